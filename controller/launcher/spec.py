@@ -1,0 +1,112 @@
+"""The contract between the controller and the process in a machine's pod.
+
+The controller writes a `MachineSpec` as `machine.json` into a Secret that the pod mounts at /etc/dvcr; the launcher
+answers `GET /status` at its pod's address, port `STATUS_PORT`, with a `MachineStatus`, and leaves a `Termination` as its
+termination message. Paths are those inside the pod; where a pod is a process of the embedded cluster,
+``DVCR_POD_ROOT`` names the folder that stands for ``/``.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPEC_PATH = "/etc/dvcr/machine.json"
+STATUS_PORT = 8080
+CONTAINER_NAME = "machine"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ImageReference(_Message):
+    """A disk artifact in the registry, pinned by digest."""
+
+    repository: str
+    digest: str
+
+
+class DiskSpec(_Message):
+    """A block device of the machine, in boot order."""
+
+    name: str
+    """Unique in the machine; becomes the QEMU node name and the guest's disk serial."""
+    kind: Literal["disk", "image"]
+    """A `disk` is written by the guest and lives at `path`; an `image` is read-only, straight from the registry."""
+    path: str = ""
+    """Where the qcow2 of a `disk` is or will be made."""
+    size_bytes: int = 0
+    """Virtual size of a `disk`."""
+    image: ImageReference | None = None
+    """What an `image` shows; what a `disk` that does not exist yet starts from (None: it starts empty)."""
+    cdrom: bool = False
+
+
+class CloudInit(_Message):
+    """The NoCloud drive."""
+
+    user_data: str
+    instance_id: str
+    hostname: str
+
+
+class MachineSpec(_Message):
+    """Everything the launcher needs to run the machine."""
+
+    name: str
+    namespace: str
+    uid: str
+    cores: int = Field(ge=1)
+    core_percent: int = 100
+    memory_bytes: int
+    bootloader: Literal["BIOS", "EFI", "EFIWithSecureBoot"] = "BIOS"
+    os_type: Literal["Generic", "Windows"] = "Generic"
+    paravirtualization: bool = True
+    disks: tuple[DiskSpec, ...]
+    cloud_init: CloudInit | None = None
+    grace_period_s: int = 60
+    """Time between the power button and the kill."""
+
+
+class MachineState(StrEnum):
+    STARTING = "Starting"
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    STOPPING = "Stopping"
+
+
+class DiskStatus(_Message):
+    name: str
+    streamed_percent: int = 100
+    """How much of the image has been copied to the disk; 100: the disk stands alone."""
+
+
+class MachineStatus(_Message):
+    """What `GET /status` answers."""
+
+    state: MachineState
+    accelerator: str = ""
+    """kvm or tcg."""
+    disks: tuple[DiskStatus, ...] = ()
+    message: str = ""
+
+
+class TerminationReason(StrEnum):
+    GUEST_SHUTDOWN = "GuestShutdown"
+    """The guest powered itself off."""
+    GUEST_RESET = "GuestReset"
+    """The guest asked for a reboot (a new pod is to start at once)."""
+    STOPPED = "Stopped"
+    """Powered off because the pod was asked to stop."""
+    KILLED = "Killed"
+    """As Stopped, but the guest did not obey within the grace period."""
+    FAILED = "Failed"
+    """The machine could not be started or crashed; `message` says why."""
+
+
+class Termination(_Message):
+    """The last word of a launcher, as JSON in the container's termination message."""
+
+    reason: TerminationReason
+    message: str = ""

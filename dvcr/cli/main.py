@@ -1,0 +1,56 @@
+"""The `dvcr` command. Other packages add their commands through the entry-point group `dvcr.commands`."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dvcr.config import load_settings
+from dvcr.errors import DvcrError
+from dvcr.logging import configure_logging
+
+COMMAND_GROUP = "dvcr.commands"
+
+app = typer.Typer(
+    name="dvcr",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Virtual machine images in a registry, and machines out of them.",
+)
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with settings; the environment (DVCR__...) wins over it.")
+    ] = None,
+) -> None:
+    """Load the settings once; commands read them from `context.obj`."""
+    if context.resilient_parsing:
+        return
+    context.obj = load_settings(config)
+    configure_logging(context.obj.log.level, context.obj.log.style)
+
+
+def build_app() -> typer.Typer:
+    """The application with the commands of every installed package."""
+    for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda e: e.name):
+        entry.load()(app)
+    return app
+
+
+def main() -> None:
+    """Run `dvcr`; an expected error prints as one line, without a traceback, and exits 1."""
+    try:
+        build_app()()
+    except DvcrError as exc:
+        Console(stderr=True).print(f"[bold red]error:[/] {exc.message}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

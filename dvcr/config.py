@@ -1,0 +1,231 @@
+"""Every setting of every part, typed and explained in one place.
+
+Order, later wins: the defaults here, a TOML file (``--config`` or ``DVCR_CONFIG``), the environment
+(``DVCR__STORAGE__FILESYSTEM__ROOT=/srv/dvcr``: the path to the key, joined by two underscores). A key that is not here
+refuses to start, naming the key. Secrets are `SecretStr` and never print.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dvcr.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "DVCR__"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are written."""
+    style: Literal["auto", "json", "console"] = "auto"
+    """JSON lines, coloured text, or text only where standard error is a terminal."""
+
+
+class FilesystemSettings(_Section):
+    root: Path = Path("data/registry")
+    """Folder that holds all blobs, manifests and upload sessions."""
+
+
+class StorageSettings(_Section):
+    driver: Literal["filesystem"] = "filesystem"
+    """Where the registry keeps its bytes."""
+    filesystem: FilesystemSettings = FilesystemSettings()
+
+
+class RegistrySettings(_Section):
+    host: str = "127.0.0.1"
+    """Address that `dvcr serve` listens on."""
+    port: int = Field(5000, ge=0, le=65535)
+    """Port that `dvcr serve` listens on; 0 picks a free one."""
+    max_manifest_bytes: int = Field(4 * 2**20, gt=0)
+    """Largest manifest that is accepted; the spec asks for at least 4 MiB."""
+    upload_idle_timeout_s: float = Field(120, gt=0)
+    """A request body that brings no byte for this long is given up; its upload session stays resumable."""
+    upload_expiry_s: float = Field(24 * 3600, gt=0)
+    """An upload session that was not used for this long is removed."""
+    collect_interval_s: float = Field(3600, gt=0)
+    """Time between two runs of garbage collection."""
+    collect_grace_s: float = Field(3600, ge=0)
+    """Unreferenced blobs are kept for this long: time for a push to send the manifest that refers to them."""
+
+
+class ClientSettings(_Section):
+    url: str = "http://127.0.0.1:5000"
+    """The registry that importer, controller, launcher and `dvcr image` talk to."""
+    username: str = ""
+    """User for the registry; empty for none."""
+    password: SecretStr = SecretStr("")
+    """Password for the registry."""
+    ca_file: Path | None = None
+    """PEM file with the certificate authorities to trust for the registry, instead of the system's."""
+    timeout_s: float = Field(60, gt=0)
+    """Longest silence of the registry in one request."""
+
+
+class BrokerSettings(_Section):
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Redis: Celery's broker, and where the progress of jobs is kept."""
+    visibility_timeout_s: int = Field(60, gt=0)
+    """A task whose worker vanished is delivered again after this time."""
+
+
+class ImporterSettings(_Section):
+    scratch_dir: Path = Path("data/scratch")
+    """Folder for bytes of a source that are still needed; emptied by each import when it ends."""
+    max_virtual_size_bytes: int = Field(2 * 2**40, gt=0)
+    """Largest virtual disk that is accepted."""
+    concurrency: int = Field(2, gt=0)
+    """Imports that one worker runs at the same time."""
+    idle_timeout_s: float = Field(60, gt=0)
+    """A source that sends no byte for this long is asked again, from where it stopped."""
+    retries: int = Field(5, ge=0)
+    """Consecutive attempts without a new byte before an import fails."""
+    lease_s: float = Field(15, gt=0)
+    """A job whose worker did not renew its lease for this long is free for another worker."""
+
+
+class UploaderSettings(_Section):
+    host: str = "127.0.0.1"
+    """Address that `dvcr uploader` listens on."""
+    port: int = Field(5001, ge=0, le=65535)
+    """Port that `dvcr uploader` listens on; 0 picks a free one."""
+    external_url: str = "http://127.0.0.1:5001"
+    """How users reach the uploader; upload commands begin with it."""
+    in_cluster_url: str = "http://127.0.0.1:5001"
+    """How pods reach the uploader."""
+    first_byte_timeout_s: float = Field(900, gt=0)
+    """An upload that does not begin within this time fails."""
+    idle_timeout_s: float = Field(120, gt=0)
+    """An upload that brings no byte for this long is cut."""
+
+
+class ControllerSettings(_Section):
+    kubeconfig: Path | None = None
+    """Kubeconfig of the cluster; without one the in-cluster configuration, then ~/.kube/config."""
+    workers: int = Field(4, gt=0)
+    """Objects of one kind that are reconciled at the same time."""
+    resync_s: float = Field(300, gt=0)
+    """Every object is looked at again at least this often."""
+    launcher_command: tuple[str, ...] = ("dvcr-launcher",)
+    """Command of the container in a virtual machine's pod."""
+    launcher_image: str = "dvcr"
+    """Container image of a virtual machine's pod."""
+    default_storage_class: str = ""
+    """Storage class of disks that name none; empty for the cluster's default."""
+
+
+class ClusterSettings(_Section):
+    host: str = "127.0.0.1"
+    """Address that the embedded cluster's API listens on."""
+    port: int = Field(6443, ge=0, le=65535)
+    """Port that the embedded cluster's API listens on; 0 picks a free one."""
+    data_dir: Path = Path("data/cluster")
+    """Folder of the embedded cluster's database and credentials."""
+    kubeconfig: Path = Path("data/kubeconfig")
+    """Where the kubeconfig of the embedded cluster is written."""
+
+
+class NodeSettings(_Section):
+    name: str = "local"
+    """Name of the Node object that this agent keeps."""
+    data_dir: Path = Path("data/node")
+    """Folder for pods' files, logs and volumes."""
+    pod_cidr: str = "127.64.0.0/16"
+    """Loopback range that pods get their addresses from."""
+
+
+class LauncherSettings(_Section):
+    cache_dir: Path = Path("data/cache")
+    """Folder where chunks that were pulled for a running machine are kept; shared by the machines of a node."""
+    cache_size_bytes: int = Field(4 * 2**30, ge=0)
+    """Most bytes that the chunk cache holds."""
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    """KVM where a guest really runs on it, else software emulation; or one of them by force."""
+
+
+class Settings(BaseSettings):
+    """All settings. Make one with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    log: LogSettings = LogSettings()
+    storage: StorageSettings = StorageSettings()
+    registry: RegistrySettings = RegistrySettings()
+    client: ClientSettings = ClientSettings()
+    broker: BrokerSettings = BrokerSettings()
+    importer: ImporterSettings = ImporterSettings()
+    uploader: UploaderSettings = UploaderSettings()
+    controller: ControllerSettings = ControllerSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    node: NodeSettings = NodeSettings()
+    launcher: LauncherSettings = LauncherSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # init_settings carries the TOML file, so the environment wins over it.
+        return env_settings, init_settings
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Settings from defaults, `file` (else the one that DVCR_CONFIG names) and the environment.
+
+    Raises ConfigError naming every key that is unknown or wrong.
+    """
+    file = file or (Path(os.environ["DVCR_CONFIG"]) if os.environ.get("DVCR_CONFIG") else None)
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text())
+        except OSError as exc:
+            raise ConfigError(f"cannot read the configuration file {file}: {exc.strerror}") from exc
+        except tomllib.TOMLDecodeError as exc:
+            raise ConfigError(f"{file} is not valid TOML: {exc}") from exc
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
+        raise ConfigError(f"wrong settings: {wrong}") from exc
+
+
+def as_environment(values: Mapping[str, Any], path: Iterable[str] = ()) -> dict[str, str]:
+    """The variables that set the nested `values`, for a child process."""
+    prefix = tuple(path)
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out.update(as_environment(value, (*prefix, key)))
+        else:
+            out[ENVIRONMENT_PREFIX + "__".join((*prefix, key)).upper()] = str(value)
+    return out
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    # pydantic-settings ignores variables whose first part is no field: a typing error would go unnoticed.
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section = name[len(ENVIRONMENT_PREFIX) :].split("__")[0].lower()
+            if section not in Settings.model_fields:
+                raise ConfigError(f"wrong settings: {name}: there is no section {section!r}")

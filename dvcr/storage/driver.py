@@ -1,0 +1,118 @@
+"""The storage port: what the registry needs of a store of bytes.
+
+Keys are slash-separated relative paths made by `dvcr.storage.paths`; drivers never invent or parse them. Every call
+blocks and is safe from any thread; the HTTP layer runs them in threads. There is no `move`: bytes that arrive in pieces
+go through an upload session, which commits to the key it is given once the caller has verified them, and the driver
+decides how (rename on a filesystem, multipart completion on S3).
+
+Contract, checked by `tests/contracts/storage.py` on every driver:
+
+- `write` and `UploadSession.commit` are atomic and durable: after they return, a crash of process or machine leaves the
+  whole value; before, the old one or none. Readers never see a part of a value.
+- `delete` is idempotent. `list` gives every key under a prefix that existed during the whole call, in no set order.
+- A missing key raises NotFoundError, a full store NoSpaceError, anything else StorageError.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a driver knows of a key without reading it."""
+
+    size_bytes: int
+    modified_at: datetime
+
+
+class UploadSession(Protocol):
+    """Bytes on their way to a key that is not yet known. One writer at a time."""
+
+    @property
+    def id(self) -> str:
+        """The id under which the session can be opened again, also after a restart."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that are safely in the session: what a restart would find."""
+        ...
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add `data` at the end. Acknowledged only by `flush`."""
+        ...
+
+    def flush(self) -> None:
+        """Make all appended bytes survive a crash of the process, and `size_bytes` tell them."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """A reader over the bytes so far, to hash them again where the hash state was lost."""
+        ...
+
+    def commit(self, key: str) -> None:
+        """Atomically and durably make the bytes the value of `key`, and end the session.
+
+        A key that exists already keeps its value (content-addressed keys hold the same bytes); the session ends all the same.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Forget the bytes and the session. Idempotent."""
+        ...
+
+
+class StorageDriver(Protocol):
+    """A store of bytes under keys."""
+
+    def read(self, key: str) -> bytes:
+        """The whole value; for small ones (links, manifests)."""
+        ...
+
+    def open(self, key: str, offset_bytes: int = 0) -> BinaryIO:
+        """A reader from `offset_bytes` on; the caller closes it."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Set a small value, atomically and durably, over any former one."""
+        ...
+
+    def stat(self, key: str) -> Stat:
+        """Size and time of last modification."""
+        ...
+
+    def touch(self, key: str) -> None:
+        """Set the time of last modification to now, so that garbage collection sees the key as fresh."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every key that starts with `prefix` + "/"."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the key if it is there."""
+        ...
+
+    def begin_upload(self) -> UploadSession:
+        """A new, empty session with an unguessable id."""
+        ...
+
+    def resume_upload(self, session_id: str) -> UploadSession:
+        """The session with this id; NotFoundError if there is none."""
+        ...
+
+    def uploads(self) -> Iterator[tuple[str, datetime]]:
+        """Id and last activity of every open session."""
+        ...
+
+
+@runtime_checkable
+class LocalFiles(Protocol):
+    """A driver whose values are files on this machine, so that a server may `sendfile` them."""
+
+    def local_path(self, key: str) -> Path:
+        """The file that holds the value of `key`; NotFoundError if there is none."""
+        ...
