@@ -1,8 +1,8 @@
 """The contract between the controller and the process in a machine's pod.
 
 The controller writes a `MachineSpec` as `machine.json` into a Secret that the pod mounts at /etc/dvcr; the launcher
-answers `GET /status` at its pod's address, port `STATUS_PORT`, with a `MachineStatus`, and leaves a `Termination` as its
-termination message. Paths are those inside the pod; where a pod is a process of the embedded cluster,
+answers `GET /status` at its pod's address, port `STATUS_PORT`, with a `MachineStatus`, and leaves a `Termination` as
+its termination message. Paths are those inside the pod; where a pod is a process of the embedded cluster,
 ``DVCR_POD_ROOT`` names the folder that stands for ``/``.
 """
 

@@ -56,7 +56,8 @@ class UploadSession(Protocol):
     def commit(self, key: str) -> None:
         """Atomically and durably make the bytes the value of `key`, and end the session.
 
-        A key that exists already keeps its value (content-addressed keys hold the same bytes); the session ends all the same.
+        A key that exists already keeps its value (content-addressed keys hold the same bytes); the session ends all
+        the same.
         """
         ...
 

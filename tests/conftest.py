@@ -1,0 +1,3 @@
+"""Fixtures for every level, each in the module of the server it starts."""
+
+pytest_plugins = ["tests.support.registry", "tests.support.redis", "tests.support.cluster"]
