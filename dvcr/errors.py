@@ -12,8 +12,8 @@
     └── ResourceError     a resource asks for something that cannot be done
 
 `reason` is machine-readable CamelCase and becomes the reason of a condition; the message says what was wrong and what
-to do. `retryable` says whether the same call may succeed later without anybody changing anything. Foreign exceptions are
-translated once, at the boundary where they appear, with ``raise ... from exc``. Nobody matches message text.
+to do. `retryable` says whether the same call may succeed later without anybody changing anything. Foreign exceptions
+are translated once, at the boundary where they appear, with ``raise ... from exc``. Nobody matches message text.
 """
 
 from typing import ClassVar
