@@ -18,10 +18,9 @@ from pathlib import Path
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX_PACKAGE = "busybox-static"
-MODULES = (
-    "virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio-rng sd_mod sr_mod isofs vfat nls_cp437 nls_ascii "
-    "nls_iso8859-1 nls_utf8 button evdev"
-).split()
+DRIVERS = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "virtio_console", "virtio-rng", "sd_mod", "sr_mod")
+FILESYSTEMS = ("isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")
+POWER_BUTTON = ("button", "evdev")
 INIT = Path(__file__).with_name("guest_init.sh")
 MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 TOOLS = {
@@ -123,35 +122,17 @@ def _build_disk(folder: Path, kernel: Path, busybox: Path) -> Path:
     )
     _run("sfdisk", "--quiet", str(raw), stdin=table.encode())
     boot = f"{raw}@@{BOOT_START_BYTES}"
-    sectors = BOOT_SIZE_BYTES // 512
-    _run(
-        "mformat",
-        "-i",
-        boot,
-        "-T",
-        str(sectors),
-        "-h",
-        "64",
-        "-s",
-        "32",
-        "-H",
-        "2048",
-        "-N",
-        "44564352",
-        "-v",
-        "BOOT",
-        "::",
-    )
+    geometry = f"-T {BOOT_SIZE_BYTES // 512} -h 64 -s 32 -H {BOOT_START_BYTES // 512}".split()
+    _run("mformat", "-i", boot, *geometry, "-N", "44564352", "-v", "BOOT", "::")
     for source, name in ((vmlinuz, "vmlinuz"), (initrd, "initrd"), (config, "syslinux.cfg")):
         _run("mcopy", "-i", boot, str(source), f"::{name}")
     _run("syslinux", "--install", "--offset", str(BOOT_START_BYTES), str(raw))
     with raw.open("r+b") as disk:
         disk.write(MBR.read_bytes()[:440])
-    offset, blocks = f"offset={DATA_START_BYTES}", f"{(DISK_SIZE_BYTES - DATA_START_BYTES) // 1024}k"
     uuid = "44564352-0000-4000-8000-000000000001"
-    _run(
-        "mke2fs", "-q", "-F", "-t", "ext4", "-L", "dvcr-data", "-U", uuid, "-E", f"{offset},hash_seed={uuid}", str(raw), blocks
-    )  # fmt: skip
+    options = f"offset={DATA_START_BYTES},hash_seed={uuid}"
+    size = f"{(DISK_SIZE_BYTES - DATA_START_BYTES) // 1024}k"
+    _run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "dvcr-data", "-U", uuid, "-E", options, str(raw), size)
     qcow2 = folder / "disk.qcow2"
     _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2))
     return qcow2
@@ -159,8 +140,7 @@ def _build_disk(folder: Path, kernel: Path, busybox: Path) -> Path:
 
 def _initramfs(kernel: Path, busybox: Path) -> bytes:
     """A cpio archive (newc) with busybox, the modules in an order in which they load, and init."""
-    (depends,) = [path for path in kernel.glob("**/lib/modules/*/kernel") if path.is_dir()]
-    modules = _module_order(depends)
+    modules = _module_order(kernel)
     names = [path.name.removesuffix(".xz") for path in modules]
     archive = bytearray()
     archive += (
@@ -184,7 +164,7 @@ def _cpio_entry(name: str, mode: int, data: bytes) -> bytes:
 
 
 def _module_order(kernel: Path) -> list[Path]:
-    """The files of MODULES and of all they need, each after what it needs."""
+    """The files of the modules that the guest loads and of all they need, each after what it needs."""
     files = {path.name.split(".")[0].replace("-", "_"): path for path in kernel.glob("**/*.ko*")}
     order: dict[str, Path] = {}
 
@@ -196,7 +176,7 @@ def _module_order(kernel: Path) -> list[Path]:
             add(_needs(path))
             order[name] = path
 
-    add(MODULES)
+    add(DRIVERS + FILESYSTEMS + POWER_BUTTON)
     return list(order.values())
 
 
