@@ -1,0 +1,51 @@
+"""A registry, as its clients see it (distribution-spec 1.1)."""
+
+from collections.abc import Iterator
+from typing import Self
+from urllib.parse import urlsplit
+
+from dvcr.client.repository import Repository, pages
+from dvcr.client.transport import Transport
+from dvcr.config import ClientSettings
+from dvcr.errors import ConfigError
+
+
+class RegistryClient:
+    """One registry. Blocking, thread-safe, cheap to keep; make one per process."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def from_settings(cls, settings: ClientSettings) -> Self:
+        """The registry that the settings name. Nothing is sent yet; ConfigError where a setting cannot be used."""
+        parts = urlsplit(settings.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError(f"client.url: {settings.url!r} is not the address of a registry; http(s)://HOST[:PORT]")
+        if parts.username or parts.password:
+            raise ConfigError("client.url: credentials do not belong here; use client.username and client.password")
+        if settings.ca_file is not None and not settings.ca_file.is_file():
+            raise ConfigError(f"client.ca_file: there is no file {settings.ca_file}")
+        return cls(
+            Transport(
+                settings.url,
+                username=settings.username,
+                password=settings.password.get_secret_value(),
+                ca_file=str(settings.ca_file) if settings.ca_file else None,
+                timeout_s=settings.timeout_s,
+            )
+        )
+
+    def repository(self, name: str) -> Repository:
+        """The repository of that name, which need not exist. ValueError where the name breaks the spec's grammar."""
+        return Repository(self._transport, name)
+
+    def repositories(self) -> Iterator[str]:
+        """The names of all repositories, page by page (`GET /v2/_catalog`)."""
+        for page in pages(self._transport, "v2/_catalog?n=1000", scope="registry:catalog:*"):
+            yield from page["repositories"]
+
+    def ping(self) -> None:
+        """Return if the registry answers and lets us in; RegistryError otherwise. Asks once, for those who poll."""
+        with self._transport.request("GET", "v2/"):
+            pass

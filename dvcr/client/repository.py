@@ -1,0 +1,253 @@
+"""A repository of a registry: blobs, manifests and tags (distribution-spec 1.1)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dvcr.client.retry import RetryPolicy, retried
+from dvcr.client.transport import PIECE_BYTES, Transport, read_at_most
+from dvcr.client.upload import BlobUpload, upload_location
+from dvcr.descriptor import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST, OCTET_STREAM
+from dvcr.digest import Digest, InvalidDigestError
+from dvcr.errors import IntegrityError, RegistryError
+
+MAX_MANIFEST_BYTES = 4 * 2**20
+_ACCEPT = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST))
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as stored; `body` has the digest `digest`."""
+
+    media_type: str
+    digest: Digest
+    body: bytes
+
+
+class Repository:
+    """One repository. Blocking, thread-safe; transient failures are retried before they are raised.
+
+    Every method raises RegistryError where the registry refuses or does not answer.
+    """
+
+    def __init__(self, transport: Transport, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no repository name: lower-case letters, digits and . _ - between slashes")
+        self.name = name
+        self._transport = transport
+        self._base = f"v2/{name}"
+        self._pull = f"repository:{name}:pull"
+        self._push = f"repository:{name}:pull,push"
+        self._delete = f"repository:{name}:delete"
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How transient failures are retried."""
+        return self._transport.retry
+
+    @retried
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the repository has the blob."""
+        with self._transport.request("HEAD", self._blob(digest), scope=self._pull, expect=(200, 404)) as response:
+            return response.status_code == 200
+
+    @retried
+    def read_blob(self, digest: Digest, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
+        """A blob, or that range of it; shorter than asked where the blob ends before.
+
+        Reads of the whole blob, with neither offset nor length, are verified: IntegrityError. A range cannot be.
+        Holds the result in memory, and never more than `length_bytes`, whatever the registry sends.
+        """
+        if length_bytes == 0:
+            return b""
+        data = b"".join(self._pieces(digest, offset_bytes, length_bytes))
+        if offset_bytes == 0 and length_bytes is None:
+            digest.verify(data)
+        return data
+
+    def open_blob(self, digest: Digest) -> Iterator[bytes]:
+        """The blob in pieces of at most 1 MiB; goes on where a connection broke.
+
+        IntegrityError after the last piece where they do not have the digest: use nothing before the end.
+        """
+        hasher, position, failures = digest.hasher(), 0, 0
+        while True:
+            try:
+                for piece in self._pieces(digest, position, None):
+                    hasher.update(piece)
+                    position += len(piece)
+                    failures = 0
+                    yield piece
+                break
+            except RegistryError as error:
+                failures += 1
+                if not error.retryable or failures >= self.retry.attempts:
+                    raise
+                self.retry.wait(failures, error)
+        if hasher.digest() != digest:
+            raise IntegrityError(f"expected {digest}, the registry sent {hasher.digest()}", reason="DigestMismatch")
+
+    def push_blob(self, digest: Digest, data: bytes | bytearray | memoryview) -> bool:
+        """Make the repository have the blob; whether its bytes had to be sent. Idempotent.
+
+        The registry is asked to mount the blob first, without naming a repository to mount it from: one that knows the
+        digest answers 201 and nothing is sent.
+        """
+        sent = False
+
+        def push() -> None:
+            nonlocal sent
+            query = {"mount": str(digest)}
+            with self._transport.request(
+                "POST", f"{self._base}/blobs/uploads/", scope=self._push, query=query, expect=(201, 202)
+            ) as response:
+                if response.status_code == 201:
+                    return
+                location = upload_location(response)
+            sent = True
+            with self._transport.request(
+                "PUT",
+                location,
+                scope=self._push,
+                query={"digest": str(digest)},
+                headers={"Content-Type": OCTET_STREAM},
+                body=bytes(data),
+                expect=(201,),
+            ):
+                pass
+
+        self.retry.run(push)
+        return sent
+
+    @retried
+    def begin_upload(self) -> BlobUpload:
+        """A new, empty upload session."""
+        with self._transport.request(
+            "POST", f"{self._base}/blobs/uploads/", scope=self._push, expect=(202,)
+        ) as response:
+            return BlobUpload(self._transport, self._push, self._blob, upload_location(response), 0)
+
+    @retried
+    def resume_upload(self, location: str) -> BlobUpload:
+        """The session that `BlobUpload.location` told, with what the registry has of it; RegistryError 404 if gone."""
+        upload = BlobUpload(self._transport, self._push, self._blob, location, 0)
+        upload.refresh()
+        return upload
+
+    @retried
+    def delete_blob(self, digest: Digest) -> None:
+        """Remove the blob from the repository, if it is there."""
+        self._remove(self._blob(digest))
+
+    @retried
+    def manifest(self, reference: str | Digest) -> Manifest:
+        """The manifest under a tag or digest, verified; RegistryError MANIFEST_UNKNOWN, status 404, if none is there."""
+        url = self._manifest(reference)
+        headers = {"Accept": _ACCEPT}
+        try:
+            with self._transport.request("GET", url, scope=self._pull, headers=headers) as response:
+                body = read_at_most(response, MAX_MANIFEST_BYTES)
+                media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+                announced = response.headers.get("Docker-Content-Digest")
+        except RegistryError as error:
+            if error.status != 404:
+                raise
+            message = f"there is no manifest {self.name}:{reference}"
+            raise RegistryError(message, code="MANIFEST_UNKNOWN", status=404, reason="NotFound") from error
+        digest = _exact(reference) or _announced(announced) or Digest.of(body)
+        digest.verify(body)
+        return Manifest(media_type, digest, body)
+
+    @retried
+    def put_manifest(self, reference: str | Digest, body: bytes, media_type: str) -> Digest:
+        """Store a manifest under a tag, or under its digest; returns the digest. Idempotent."""
+        url = self._manifest(reference)
+        headers = {"Content-Type": media_type}
+        with self._transport.request(
+            "PUT", url, scope=self._push, headers=headers, body=body, expect=(201,)
+        ) as response:
+            digest = _announced(response.headers.get("Docker-Content-Digest"))
+        digest = digest or _exact(reference) or Digest.of(body)
+        digest.verify(body)
+        return digest
+
+    @retried
+    def delete_manifest(self, digest: Digest) -> None:
+        """Remove the manifest, and with it the tags that name it, if it is there."""
+        self._remove(self._manifest(digest))
+
+    def tags(self) -> list[str]:
+        """All tags in the registry's order; none for an unknown repository."""
+        try:
+            return [
+                tag
+                for page in pages(self._transport, f"{self._base}/tags/list?n=1000", scope=self._pull)
+                for tag in page.get("tags") or ()
+            ]
+        except RegistryError as error:
+            if error.status == 404:
+                return []
+            raise
+
+    def _pieces(self, digest: Digest, offset_bytes: int, length_bytes: int | None) -> Iterator[bytes]:
+        end = None if length_bytes is None else offset_bytes + length_bytes
+        headers = {}
+        if offset_bytes or end is not None:
+            headers["Range"] = f"bytes={offset_bytes}-{'' if end is None else end - 1}"
+        with self._transport.request(
+            "GET", self._blob(digest), scope=self._pull, headers=headers, expect=(200, 206, 416)
+        ) as response:
+            if response.status_code == 416:
+                return  # nothing at or after the offset
+            # A registry may ignore the range and send everything: 200.
+            position = offset_bytes if response.status_code == 206 else 0
+            for piece in response.iter_content(PIECE_BYTES):
+                wanted = piece[max(0, offset_bytes - position) : None if end is None else max(0, end - position)]
+                position += len(piece)
+                if wanted:
+                    yield wanted
+                if end is not None and position >= end:
+                    return
+
+    def _remove(self, url: str) -> None:
+        with self._transport.request("DELETE", url, scope=self._delete, expect=(200, 202, 204, 404)):
+            pass
+
+    def _blob(self, digest: Digest) -> str:
+        return f"{self._base}/blobs/{digest}"
+
+    def _manifest(self, reference: str | Digest) -> str:
+        if _exact(reference) is None and not _TAG.fullmatch(str(reference)):
+            raise ValueError(f"{reference!r} is no tag: letters, digits and . _ -, at most 128")
+        return f"{self._base}/manifests/{reference}"
+
+
+def pages(transport: Transport, url: str, *, scope: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a paged listing, following `Link: <...>; rel="next"`."""
+    seen: set[str] = set()
+    following: str | None = url
+    while following is not None and following not in seen:
+        seen.add(following)
+        page, following = _page(transport, following, scope)
+        yield page
+
+
+def _page(transport: Transport, url: str, scope: str) -> tuple[dict[str, Any], str | None]:
+    page, following = transport.retry.run(lambda: transport.json(url, scope=scope))
+    if not isinstance(page, dict):
+        raise RegistryError(f"GET {url}: the answer is no JSON object; is this a registry?")
+    return page, following
+
+
+def _exact(reference: str | Digest) -> Digest | None:
+    return reference if isinstance(reference, Digest) else Digest.parse(reference) if ":" in reference else None
+
+
+def _announced(header: str | None) -> Digest | None:
+    try:
+        return Digest.parse(header) if header else None
+    except InvalidDigestError:
+        return None  # an algorithm that we do not know: the digest is computed instead

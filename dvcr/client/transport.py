@@ -1,0 +1,206 @@
+"""HTTP to one registry: one session, one place where foreign errors become RegistryError."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from dvcr.client.auth import Authenticator, Header
+from dvcr.client.retry import BusyError, RetryPolicy
+from dvcr.errors import RegistryError
+
+# Room for two imports that push in parallel, a reader with its read-ahead, and some calls of a controller.
+POOL_CONNECTIONS = 32
+CONNECT_TIMEOUT_S = 10.0
+PIECE_BYTES = 2**20
+_MAX_ERROR_BYTES = 64 * 2**10
+_MAX_JSON_BYTES = 8 * 2**20
+_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN", 405: "UNSUPPORTED", 429: "TOOMANYREQUESTS"}
+
+
+class Transport:
+    """Requests to the registry at `base_url`. Thread-safe.
+
+    Every failure is a RegistryError: connections that cannot be made or break are retryable with code UNAVAILABLE,
+    answers that refuse carry the registry's own code.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        username: str = "",
+        password: str = "",
+        ca_file: str | None = None,
+        timeout_s: float = 60,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.retry = retry or RetryPolicy()
+        self.session = requests.Session()
+        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS)
+        self.session.mount("http://", adapter)
+        self.session.mount("https://", adapter)
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.session.headers.update({"User-Agent": f"dvcr/{version('dvcr')}", "Accept-Encoding": "identity"})
+        self._verify: str | bool = ca_file or True
+        self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+        self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
+
+    @contextmanager
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        scope: str = "",
+        expect: tuple[int, ...] = (200,),
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Iterator[requests.Response]:
+        """The open answer to one request; its body was not read yet. RegistryError unless its status is in `expect`.
+
+        `url` is relative to the registry or absolute. One attempt, and one more where the registry asks for
+        authorization; `retry` is for the caller, who knows what may be repeated. Errors while the body is read inside
+        the block are translated as well.
+        """
+        where = f"{method} {urlsplit(url).path}"
+        full = urljoin(self.base_url + "/", url)
+        authorized = self._same_origin(full)
+        used = self._auth.header(scope) if authorized else None
+        with _translated(where, self.base_url):
+            response = self._send(method, full, used, headers, query, body)
+            if response.status_code == 401 and authorized:
+                response.close()
+                used = self._auth.challenged(response, scope, used)
+                response = self._send(method, full, used, headers, query, body)
+            with response:
+                if response.status_code not in expect:
+                    raise _refusal(where, response)
+                yield response
+
+    def json(self, url: str, *, scope: str) -> tuple[Any, str | None]:
+        """The JSON answer to a GET, and the address of the next page if there is one."""
+        with self.request("GET", url, scope=scope) as response:
+            value = _parse(f"GET {url}", read_at_most(response, _MAX_JSON_BYTES))
+            following = response.links.get("next", {}).get("url")
+            return value, urljoin(response.url, following) if following else None
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        authorization: str | None,
+        headers: Mapping[str, str] | None,
+        query: Mapping[str, str] | None,
+        body: bytes,
+    ) -> requests.Response:
+        return self.session.request(
+            method,
+            url,
+            params=query,
+            data=body,
+            headers=headers,
+            auth=Header(authorization),
+            timeout=self._timeout_s,
+            verify=self._verify,
+            stream=True,
+        )
+
+    def _fetch_token(self, realm: str, query: Mapping[str, str], authorization: str | None) -> Mapping[str, object]:
+        where = f"GET {realm}"
+
+        def ask() -> Any:
+            with (
+                _translated(where, realm),
+                self._send("GET", realm, authorization, None, query, b"") as response,
+            ):
+                if response.status_code != 200:
+                    raise _refusal(where, response)
+                return _parse(where, read_at_most(response, _MAX_ERROR_BYTES))
+
+        answer = self.retry.run(ask)
+        return answer if isinstance(answer, dict) else {}
+
+    def _same_origin(self, url: str) -> bool:
+        ours, theirs = urlsplit(self.base_url), urlsplit(url)
+        return (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
+
+
+def read_at_most(response: requests.Response, limit_bytes: int) -> bytes:
+    """The whole body; RegistryError where it is longer than `limit_bytes`."""
+    body = read_up_to(response, limit_bytes + 1)
+    if len(body) > limit_bytes:
+        raise RegistryError(f"{response.url} answers with more than {limit_bytes} bytes", code="SIZE_INVALID")
+    return body
+
+
+def read_up_to(response: requests.Response, limit_bytes: int) -> bytes:
+    """The body, cut after `limit_bytes`."""
+    pieces: list[bytes] = []
+    missing = limit_bytes
+    for piece in response.iter_content(PIECE_BYTES):
+        pieces.append(piece[:missing])
+        missing -= len(pieces[-1])
+        if not missing:
+            break
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextmanager
+def _translated(where: str, server: str) -> Iterator[None]:
+    """The one place where errors of `requests` become ours."""
+    try:
+        yield
+    except requests.exceptions.SSLError as exc:
+        raise RegistryError(
+            f"{where}: no trusted connection to {server}: {exc}; is client.ca_file right?",
+            code="UNAVAILABLE",
+            status=503,
+            reason="RegistryUntrusted",
+            retryable=False,
+        ) from exc
+    except (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+    ) as exc:
+        raise RegistryError(
+            f"{where}: the registry {server} does not answer: {exc}",
+            code="UNAVAILABLE",
+            status=503,
+            reason="RegistryUnavailable",
+            retryable=True,
+        ) from exc
+    except requests.exceptions.RequestException as exc:
+        raise RegistryError(f"{where}: {exc}", retryable=False) from exc
+
+
+def _parse(where: str, body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise RegistryError(f"{where}: the answer is not JSON: {exc}; is this a registry?") from exc
+
+
+def _refusal(where: str, response: requests.Response) -> RegistryError:
+    status = response.status_code
+    code, message = _CODES.get(status, "UNKNOWN"), response.reason or ""
+    try:
+        first = json.loads(read_up_to(response, _MAX_ERROR_BYTES))["errors"][0]
+        code, message = str(first["code"]), str(first.get("message") or message)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass  # no body in the form of the distribution-spec; the status says enough
+    text = f"{where}: {status} {code}: {message}"
+    after = response.headers.get("Retry-After", "")
+    if status in (429, 503) and after.isdecimal():
+        return BusyError(text, code=code, status=status, retry_after_s=float(after))
+    return RegistryError(text, code=code, status=status, reason="RegistryDenied" if status in (401, 403) else None)

@@ -1,0 +1,123 @@
+"""A resumable upload of one blob (distribution-spec, "Pushing a blob in chunks")."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urljoin
+
+import requests
+
+from dvcr.client.retry import RetryPolicy, retried
+from dvcr.client.transport import Transport
+from dvcr.descriptor import OCTET_STREAM
+from dvcr.digest import Digest
+from dvcr.errors import RegistryError
+
+_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+
+
+class BlobUpload:
+    """An upload session. One caller at a time; what was appended survives the caller and the registry's restart."""
+
+    def __init__(
+        self, transport: Transport, scope: str, blob_url: Callable[[Digest], str], location: str, size_bytes: int
+    ) -> None:
+        self.location = location
+        """Where the session goes on; changes with every `append`. `Repository.resume_upload` takes it."""
+        self.size_bytes = size_bytes
+        """Bytes that the registry has acknowledged."""
+        self._transport = transport
+        self._scope = scope
+        self._blob_url = blob_url
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How transient failures are retried."""
+        return self._transport.retry
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add `data` at the end; returns once the registry acknowledged all of it.
+
+        After a failure in between, the registry is asked how much arrived and only the rest is sent again. Raises
+        RegistryError with status 404 where the session is gone.
+        """
+        view = memoryview(data).cast("B")
+        start, end = self.size_bytes, self.size_bytes + len(view)
+        failed = False
+
+        def send() -> None:
+            nonlocal failed
+            if failed:
+                self.refresh()
+            failed = True
+            if not start <= self.size_bytes <= end:
+                raise RegistryError(
+                    f"the upload session has {self.size_bytes} bytes, expected {start} to {end}; start over",
+                    code="BLOB_UPLOAD_INVALID",
+                    status=416,
+                )
+            if self.size_bytes < end:
+                self._patch(bytes(view[self.size_bytes - start :]))
+
+        while self.size_bytes < end:
+            self.retry.run(send)
+
+    def commit(self, digest: Digest) -> None:
+        """Make the session's bytes the blob `digest` and end the session. RegistryError DIGEST_INVALID if they differ.
+
+        Repeated after a lost answer, it finds the blob in place.
+        """
+        failed = False
+
+        def finish() -> None:
+            nonlocal failed
+            if failed and self._exists(digest):
+                return
+            failed = True
+            with self._transport.request(
+                "PUT", self.location, scope=self._scope, query={"digest": str(digest)}, expect=(201,)
+            ):
+                pass
+
+        self.retry.run(finish)
+
+    @retried
+    def abort(self) -> None:
+        """Forget the bytes and the session. Idempotent."""
+        with self._transport.request("DELETE", self.location, scope=self._scope, expect=(200, 202, 204, 404)):
+            pass
+
+    @retried
+    def refresh(self) -> None:
+        """Ask the registry how much it has: sets `size_bytes` and `location`."""
+        with self._transport.request("GET", self.location, scope=self._scope, expect=(204,)) as response:
+            size_bytes = _received(response)
+            # Some registries say 0-0 for no byte as well as for one; what we know decides.
+            self.size_bytes = min(self.size_bytes, 1) if size_bytes in (None, 1) else size_bytes or 0
+            self.location = upload_location(response, self.location)
+
+    def _patch(self, data: bytes) -> None:
+        end = self.size_bytes + len(data)
+        headers = {"Content-Type": OCTET_STREAM, "Content-Range": f"{self.size_bytes}-{end - 1}"}
+        with self._transport.request(
+            "PATCH", self.location, scope=self._scope, headers=headers, body=data, expect=(202,)
+        ) as response:
+            received = _received(response)
+            self.size_bytes = end if received is None else received
+            self.location = upload_location(response, self.location)
+
+    def _exists(self, digest: Digest) -> bool:
+        with self._transport.request("HEAD", self._blob_url(digest), scope=self._scope, expect=(200, 404)) as response:
+            return response.status_code == 200
+
+
+def upload_location(response: requests.Response, default: str = "") -> str:
+    """The absolute address where the session goes on; RegistryError where the registry names none."""
+    location = response.headers.get("Location", default)
+    if not location:
+        raise RegistryError(f"{response.url} opens an upload without a Location; is this a registry?")
+    return urljoin(response.url, location)
+
+
+def _received(response: requests.Response) -> int | None:
+    match = _RANGE.fullmatch(response.headers.get("Range", ""))
+    return int(match[1]) + 1 if match else None
