@@ -1,0 +1,39 @@
+# Every command that a contributor needs; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.PHONY: help setup demo test check format lock bench-pipeline clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: ## Install the system packages (apt) and the Python environment (.venv)
+	@scripts/setup
+
+demo: setup ## Run the main job: from an image's URL to a booted machine (IMAGE=<url> for your own)
+	@$(BIN)/python -m demo.run $(if $(IMAGE),--image '$(IMAGE)')
+
+test: setup ## Run all tests (PYTEST='-k name' to choose)
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: setup ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --upgrade \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+bench-pipeline: setup ## Import 2 GiB beside curl + qemu-img convert; writes bench/results/pipeline.json
+	$(BIN)/python -m bench.pipeline
+
+clean: ## Remove everything that was built
+	rm -rf build .cache data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
