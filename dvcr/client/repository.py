@@ -144,7 +144,7 @@ class Repository:
 
     @retried
     def manifest(self, reference: str | Digest) -> Manifest:
-        """The manifest under a tag or digest, verified; RegistryError MANIFEST_UNKNOWN, status 404, if none is there."""
+        """The manifest under a tag or digest, verified; RegistryError MANIFEST_UNKNOWN, status 404 if absent."""
         url = self._manifest(reference)
         headers = {"Accept": _ACCEPT}
         try:

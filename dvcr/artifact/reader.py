@@ -1,0 +1,168 @@
+"""Random access to a disk whose chunks are in a registry."""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+
+from dvcr.artifact.cache import ChunkCache
+from dvcr.artifact.chunk import decode_chunk
+from dvcr.artifact.image import Chunk, DiskImage
+from dvcr.digest import Digest
+from dvcr.errors import DvcrError, IntegrityError
+
+log = structlog.get_logger(__name__)
+
+MEMORY_BYTES = 64 * 2**20
+
+
+class BlobReader(Protocol):
+    """Where chunks come from: `dvcr.client.repository.Repository`."""
+
+    def read_blob(self, digest: Digest, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
+        """That range of the blob; shorter where the blob ends before."""
+        ...
+
+
+class ImageReader:
+    """The bytes of a disk, fetched chunk by chunk as they are asked for. Thread-safe.
+
+    Every chunk is verified before a byte of it is returned. Chunks that are all zero cost no request. Threads that ask
+    for the same chunk at the same time share one request. Holds at most `memory_bytes` of decoded chunks (but two at
+    least), beside the reads under way.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobReader,
+        image: DiskImage,
+        *,
+        cache: ChunkCache | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        read_ahead: int = 0,
+    ) -> None:
+        """`read_ahead`: how many chunks to fetch in the background, each in a thread, where reads are sequential."""
+        self.image = image
+        self._blobs = blobs
+        self._cache = cache
+        self._stored = {chunk.index: chunk for chunk in image.chunks}
+        self._capacity = max(2, memory_bytes // image.chunk_size_bytes)
+        self._decoded: OrderedDict[int, bytes] = OrderedDict()
+        self._loading: dict[int, Future[bytes]] = {}
+        self._lock = threading.Lock()
+        # What is fetched ahead must still be there when it is asked for.
+        self._read_ahead = min(read_ahead, self._capacity - 1)
+        self._ahead: set[int] = set()
+        self._pool = ThreadPoolExecutor(self._read_ahead, "read-ahead") if self._read_ahead else None
+
+    @property
+    def size_bytes(self) -> int:
+        """The virtual size of the disk."""
+        return self.image.virtual_size_bytes
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """The bytes of that range, shorter only at the end of the disk.
+
+        Raises IntegrityError where a chunk is not what its digest says, RegistryError where it cannot be had. The next
+        call asks again.
+        """
+        end = min(offset_bytes + length_bytes, self.size_bytes)
+        pieces: list[bytes] = []
+        while offset_bytes < end:
+            index, start = divmod(offset_bytes, self.image.chunk_size_bytes)
+            length = min(end - offset_bytes, self.image.chunk_size_bytes - start)
+            if index in self._stored:
+                pieces.append(self._chunk(index)[start : start + length])
+                self._fetch_ahead(index)
+            else:
+                pieces.append(bytes(length))
+            offset_bytes += length
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Stop the read-ahead. Idempotent."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chunk(self, index: int) -> bytes:
+        with self._lock:
+            decoded = self._decoded.get(index)
+            if decoded is not None:
+                self._decoded.move_to_end(index)
+                return decoded
+            loading = self._loading.get(index)
+            if loading is None:
+                mine = self._loading[index] = Future[bytes]()
+        if loading is not None:
+            return loading.result()
+        try:
+            decoded = self._load(self._stored[index])
+        except BaseException as error:
+            with self._lock:
+                del self._loading[index]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._loading[index]
+            self._decoded[index] = decoded
+            while len(self._decoded) > self._capacity:
+                self._decoded.popitem(last=False)
+        mine.set_result(decoded)
+        return decoded
+
+    def _load(self, chunk: Chunk) -> bytes:
+        descriptor, length = chunk.descriptor, self.image.chunk_length(chunk.index)
+        if self._cache is not None:
+            data = self._cache.get(descriptor.digest)
+            if data is not None:
+                try:
+                    return decode_chunk(descriptor, data, length)
+                except IntegrityError as error:
+                    log.warning("cached chunk is damaged, fetching it again", error=str(error))
+                    self._cache.discard(descriptor.digest)
+        data = self._blobs.read_blob(descriptor.digest, 0, descriptor.size_bytes)
+        decoded = decode_chunk(descriptor, data, length)
+        if self._cache is not None:
+            self._cache.put(descriptor.digest, data)
+        return decoded
+
+    def _fetch_ahead(self, index: int) -> None:
+        former = index - 1
+        with self._lock:
+            if self._pool is None:
+                return
+            if former in self._stored and former not in self._decoded and former not in self._loading:
+                return  # not sequential
+            for following in range(index + 1, index + 1 + self._read_ahead):
+                if (
+                    following in self._stored
+                    and following not in self._decoded
+                    and following not in self._loading
+                    and following not in self._ahead
+                    and len(self._ahead) < self._read_ahead
+                ):
+                    self._ahead.add(following)
+                    self._pool.submit(self._load_ahead, following)
+
+    def _load_ahead(self, index: int) -> None:
+        try:
+            self._chunk(index)
+        except DvcrError as error:
+            # Whoever really asks for the chunk gets the error, or better luck.
+            log.debug("read-ahead failed", index=index, error=str(error))
+        finally:
+            with self._lock:
+                self._ahead.discard(index)
