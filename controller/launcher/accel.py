@@ -1,0 +1,65 @@
+"""Which accelerator QEMU uses: KVM only where a guest truly runs on it.
+
+A `/dev/kvm` that opens proves nothing: on some nested hosts guests hang or QEMU aborts. So a probe guest boots on it
+once per boot of the host: firmware, then a boot sector that waits for timer interrupts and ends QEMU through a debug
+device.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from controller.launcher.argv import QEMU
+
+PROBE_TIMEOUT_S = 3.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+KVM_DEVICE = Path("/dev/kvm")
+# sti; three times hlt; mov al, 0x10; out 0xf4, al; then halt for ever. isa-debug-exit turns 0x10 into exit code 0x21.
+_PROBE_CODE = bytes((0xFB, 0xF4, 0xF4, 0xF4, 0xB0, 0x10, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD))
+PROBE_BOOT_SECTOR = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
+PROBE_EXIT_CODE = 0x21
+
+log = structlog.get_logger(__name__)
+
+
+def choose_accelerator(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> Literal["kvm", "tcg"]:
+    """The accelerator to use; `auto` probes KVM once per boot of the host and keeps the answer in `cache_dir`. Blocks."""
+    if wish != "auto":
+        return wish
+    boot_id = BOOT_ID.read_text().strip()
+    cache = cache_dir / "accelerator.json"
+    if cache.exists():
+        kept = json.loads(cache.read_bytes())
+        if kept["bootId"] == boot_id:
+            return "kvm" if kept["kvm"] else "tcg"
+    trouble = probe("kvm") if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "no access to /dev/kvm"
+    log.info("probed KVM", usable=trouble is None, why=trouble or "")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = cache_dir / f".accelerator.{os.getpid()}"
+    partial.write_text(json.dumps({"bootId": boot_id, "kvm": trouble is None, "why": trouble or ""}))
+    partial.replace(cache)
+    return "tcg" if trouble else "kvm"
+
+
+def probe(accelerator: Literal["kvm", "tcg"]) -> str | None:
+    """None if a guest runs on the accelerator, else what went wrong. Blocks for at most PROBE_TIMEOUT_S."""
+    with tempfile.NamedTemporaryFile(suffix=".probe") as disk:
+        disk.write(PROBE_BOOT_SECTOR)
+        disk.flush()
+        command = [QEMU, "-accel", accelerator, "-machine", "q35", "-cpu", "host" if accelerator == "kvm" else "max"]
+        command += ["-nodefaults", "-no-user-config", "-display", "none", "-m", "16", "-no-reboot"]
+        command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+        command += ["-drive", f"file={disk.name},format=raw,if=ide"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            return f"the probe guest did not run within {PROBE_TIMEOUT_S:g} s"
+    if done.returncode == PROBE_EXIT_CODE:
+        return None
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the probe guest ended with exit code {done.returncode}"

@@ -1,0 +1,218 @@
+"""The QEMU command line of a machine. Pure: the same input gives the same arguments; nothing is read or started.
+
+The machine is a q35 without default devices. With paravirtualization disks are virtio-blk and CD-ROMs hang on a
+virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA and
+the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from controller.launcher.spec import MachineSpec
+
+QEMU = "qemu-system-x86_64"
+HOTPLUG_PORTS = 16
+SATA_PORTS = 6
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """A block device that is ready to be opened by QEMU."""
+
+    node: str
+    """Name of the QEMU block node, and the serial number that the guest sees."""
+    path: Path | None
+    """The qcow2 that the guest writes; None: the drive is read-only, straight from `export`."""
+    export: str | None
+    """NBD export that shows the image: what the qcow2 still lacks, or the drive itself."""
+    cdrom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """UEFI: the code, shared and read-only, and this machine's own variables."""
+
+    code: Path
+    variables: Path
+    secure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What QEMU is given besides the specification. File descriptors are inherited; sockets are in a private folder."""
+
+    accelerator: str
+    qmp_fd: int
+    serial_fd: int
+    nbd_socket: Path
+    vnc_socket: Path
+    agent_socket: Path
+    drives: Sequence[Drive]
+    seed: Path | None = None
+    """The NoCloud ISO."""
+    firmware: Firmware | None = None
+    sandbox: bool = True
+
+
+def node_name(name: str) -> str:
+    """A name that QEMU takes for a node with room for a suffix, and a disk for a serial number: at most 20 characters.
+
+    Distinct for distinct names; a short name that begins with a letter stays as it is.
+    """
+    if len(name) <= 20 and name[0].isalpha() and all(c.isascii() and (c.isalnum() or c in "-._") for c in name):
+        return name
+    return "d" + hashlib.sha256(name.encode()).hexdigest()[:19]
+
+
+def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
+    """The whole command line, the program first. QEMU starts with the guest's processors stopped."""
+    out = [QEMU, "-S", "-nodefaults", "-no-user-config", "-name", f"guest={spec.namespace}/{spec.name}"]
+    out += ["-uuid", spec.uid] if _is_uuid(spec.uid) else []
+    if runtime.sandbox:
+        out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    # A reboot ends the process, so that the guest's wish is seen and a changed specification takes effect.
+    out += ["-action", "reboot=shutdown"]
+    out += _board(spec, runtime)
+    out += ["-chardev", f"socket,id=qmp,fd={runtime.qmp_fd}", "-mon", "chardev=qmp,mode=control"]
+    out += ["-chardev", f"socket,id=console,fd={runtime.serial_fd}", "-serial", "chardev:console"]
+    out += ["-display", "none", "-vnc", f"unix:{_escape(runtime.vnc_socket)}", "-device", "VGA"]
+    out += ["-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0"]
+    out += ["-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=entropy"]
+    out += ["-device", "virtio-serial-pci,id=channels"]
+    out += ["-chardev", f"socket,id=agent,path={_escape(runtime.agent_socket)},server=on,wait=off"]
+    out += ["-device", "virtserialport,bus=channels.0,chardev=agent,name=org.qemu.guest_agent.0"]
+    card = "virtio-net-pci" if spec.paravirtualization else "e1000"
+    out += ["-netdev", "user,id=network", "-device", f"{card},netdev=network,mac={mac_address(spec.uid)},romfile="]
+    out += _block_devices(spec, runtime)
+    out += _hotplug_ports()
+    return out
+
+
+def mac_address(uid: str) -> str:
+    """A locally administered address that stays with the machine."""
+    digest = hashlib.sha256(uid.encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def _board(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
+    firmware = runtime.firmware
+    machine = "q35,vmport=off"
+    if firmware:
+        yield from (
+            "-blockdev",
+            _json(driver="file", filename=firmware.code, **{"node-name": "code", "read-only": True}),
+        )
+        yield from ("-blockdev", _json(driver="file", filename=firmware.variables, **{"node-name": "variables"}))
+        machine += ",pflash0=code,pflash1=variables"
+        if firmware.secure:
+            machine += ",smm=on"
+            # Only code in system management mode may write the variables; sleep would leave that door open.
+            yield from ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+    yield from ("-machine", machine)
+    kvm = runtime.accelerator == "kvm"
+    yield from ("-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max")
+    yield from ("-smp", f"{spec.cores},sockets=1,cores={spec.cores},threads=1")
+    yield from ("-m", f"{math.ceil(spec.memory_bytes / MIB)}M")
+    yield from ("-rtc", "base=localtime" if spec.os_type == "Windows" else "base=utc")
+
+
+def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
+    scsi_cdrom = spec.paravirtualization and spec.os_type != "Windows"
+    if scsi_cdrom and any(drive.cdrom for drive in runtime.drives):
+        yield from ("-device", "virtio-scsi-pci,id=scsi")
+    sata = _sata_ports()
+    for index, drive in enumerate(runtime.drives, start=1):
+        for node in blockdev_nodes(drive, runtime.nbd_socket):
+            yield from ("-blockdev", _json(**node))
+        if drive.cdrom and scsi_cdrom:
+            device = "scsi-cd,bus=scsi.0"
+        elif spec.paravirtualization and not drive.cdrom:
+            device = "virtio-blk-pci"
+        else:
+            arguments, bus = next(sata)
+            yield from arguments
+            device = f"{'ide-cd' if drive.cdrom else 'ide-hd'},bus={bus}"
+        yield from ("-device", f"{device},id=device-{drive.node},drive={drive.node},serial={drive.node},"
+                    f"bootindex={index},werror=stop,rerror=stop")  # fmt: skip
+    if runtime.seed:
+        file = {"driver": "file", "filename": runtime.seed, "read-only": True}
+        yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": "seed", "read-only": True}))
+        if spec.paravirtualization:
+            yield from ("-device", "virtio-blk-pci,id=device-seed,drive=seed")
+        else:
+            arguments, bus = next(sata)
+            yield from arguments
+            yield from ("-device", f"ide-cd,bus={bus},id=device-seed,drive=seed")
+
+
+def blockdev_nodes(drive: Drive, nbd_socket: Path) -> Iterator[dict[str, Any]]:
+    """The arguments of `-blockdev` or `blockdev-add` for the drive's nodes, the guest's own last.
+
+    `<node>-image` is the NBD view of the image, `<node>-file` the qcow2's file. The backing is always stated, so that
+    QEMU opens nothing that a header names.
+    """
+    if drive.export is not None:
+        yield {
+            "driver": "nbd",
+            "node-name": f"{drive.node}-image" if drive.path else drive.node,
+            "server": {"type": "unix", "path": nbd_socket},
+            "export": drive.export,
+            "read-only": True,
+        }
+    if drive.path is not None:
+        yield {
+            "driver": "host_device" if drive.path.is_block_device() else "file",
+            "node-name": f"{drive.node}-file",
+            "filename": drive.path,
+            "discard": "unmap",
+        }
+        yield {
+            "driver": "qcow2",
+            "node-name": drive.node,
+            "file": f"{drive.node}-file",
+            "backing": f"{drive.node}-image" if drive.export is not None else None,
+            "discard": "unmap",
+            "detect-zeroes": "unmap",
+        }
+
+
+def _sata_ports() -> Iterator[tuple[list[str], str]]:
+    """Free SATA ports, each with the arguments that bring its controller; the board has the first controller."""
+    for port in range(SATA_PORTS):
+        yield [], f"ide.{port}"
+    for controller in range(1, 4):
+        for port in range(SATA_PORTS):
+            yield (["-device", f"ich9-ahci,id=sata{controller}"] if port == 0 else []), f"sata{controller}.{port}"
+
+
+def _hotplug_ports() -> Iterator[str]:
+    # Eight functions share a slot. No I/O ports are reserved: there are too few for so many bridges, and virtio on
+    # PCIe needs none.
+    for port in range(HOTPLUG_PORTS):
+        slot, function = 0x10 + port // 8, port % 8
+        multifunction = ",multifunction=on" if function == 0 else ""
+        yield from ("-device", f"pcie-root-port,id=hotplug{port},chassis={port + 1},io-reserve=0,"
+                    f"addr={slot:#x}.{function}{multifunction}")  # fmt: skip
+
+
+def _json(**values: Any) -> str:
+    return json.dumps(values, default=str)
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

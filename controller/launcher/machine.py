@@ -1,0 +1,229 @@
+"""One running QEMU process: started, watched, kept going over I/O errors, and ended with a reason.
+
+    start ──▶ stopped processors ──begin()──▶ Running ◀──────────▶ Paused (an I/O error; tried again by itself)
+                                                 │ power_off()
+                                                 ▼
+                                             Stopping ──▶ ended: a Termination
+
+A disk whose image is still in the registry is copied by a `block-stream` job from `begin` on. A job or a guest that an
+unreadable image stopped goes on as soon as the image can be read again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from controller.launcher.disks import PreparedDisk
+from controller.launcher.power import power_off
+from controller.launcher.qmp import Monitor, MonitorError, MonitorEvent
+from controller.launcher.spec import DiskStatus, MachineState, MachineStatus, Termination, TerminationReason
+
+RETRY_FIRST_S = 0.5
+RETRY_LONGEST_S = 10.0
+QUIT_TIMEOUT_S = 5.0
+STDERR_LINES = 20
+
+log = structlog.get_logger(__name__)
+
+
+class Machine:
+    """A started QEMU. Implements the PowerPort."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, monitor: Monitor, disks: Sequence[PreparedDisk], accelerator: str
+    ) -> None:
+        self._process = process
+        self._monitor = monitor
+        self._disks = disks
+        self._accelerator = accelerator
+        self._state = MachineState.STARTING
+        self._paused = False
+        self._trouble = ""
+        self._streaming = {_job(disk): disk for disk in disks if disk.streams}
+        self._stopped_jobs: set[str] = set()
+        self._failed_jobs: set[str] = set()
+        self._shutdown_reason = ""
+        self._killed = False
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._recovery: asyncio.Task[None] | None = None
+        self._watchers = [asyncio.create_task(self._watch_events()), asyncio.create_task(self._read_stderr())]
+
+    async def begin(self) -> None:
+        """Give the disks their sizes, start copying, and let the guest run."""
+        for disk in self._disks:
+            if disk.grow_to_bytes is not None:
+                await self._monitor.execute("block_resize", node_name=disk.drive.node, size=disk.grow_to_bytes)
+        for job in self._streaming:
+            await self._start_stream(job)
+        await self._monitor.execute("cont")
+        if self._state is MachineState.STARTING:
+            self._state = MachineState.RUNNING
+
+    async def status(self) -> MachineStatus:
+        """The state now; answers also while QEMU ends."""
+        jobs: dict[str, dict[str, Any]] = {}
+        if self._streaming and self._process.returncode is None:
+            with suppress(MonitorError):
+                jobs = {job["device"]: job for job in await self._monitor.execute("query-block-jobs")}
+        state = self._state
+        if self._paused and state is MachineState.RUNNING:
+            state = MachineState.PAUSED
+        disks = tuple(DiskStatus(name=disk.name, streamed_percent=self._percent(disk, jobs)) for disk in self._disks)
+        return MachineStatus(state=state, accelerator=self._accelerator, disks=disks, message=self._trouble)
+
+    async def wait(self) -> None:
+        """Return when QEMU has ended."""
+        await self._process.wait()
+
+    async def power_off(self, grace_period_s: float) -> None:
+        """Switch off: the guest is asked first, and killed after the grace period. Returns when QEMU has ended."""
+        self._state = MachineState.STOPPING
+        await power_off(self, grace_period_s)
+
+    async def press_power_button(self) -> None:
+        with suppress(MonitorError):
+            await self._monitor.execute("system_powerdown")
+
+    async def ends_within(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(self._process.wait())), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def kill(self) -> None:
+        self._killed = True
+        # `quit` writes QEMU's own caches out; a QEMU that waits for a lost image would never get there.
+        with suppress(MonitorError, TimeoutError):
+            await asyncio.wait_for(self._monitor.execute("quit"), QUIT_TIMEOUT_S)
+        if not await self.ends_within(QUIT_TIMEOUT_S):
+            self._process.kill()
+            await self._process.wait()
+
+    async def close(self) -> Termination:
+        """End whatever is left of the machine and say why it ended."""
+        if self._process.returncode is None:
+            await self.kill()
+        stderr = self._watchers[1]
+        await stderr
+        # The monitor's last events arrive before its end does.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._settled(), 1)
+        for task in (self._watchers[0], self._recovery):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._monitor.close()
+        return self._termination()
+
+    def _termination(self) -> Termination:
+        if self._state is MachineState.STOPPING:
+            if self._killed:
+                return Termination(reason=TerminationReason.KILLED, message="the guest did not power off in time")
+            return Termination(reason=TerminationReason.STOPPED)
+        if self._shutdown_reason == "guest-shutdown":
+            return Termination(reason=TerminationReason.GUEST_SHUTDOWN)
+        if self._shutdown_reason == "guest-reset":
+            return Termination(reason=TerminationReason.GUEST_RESET)
+        code = self._process.returncode
+        ended = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        why = self._shutdown_reason or " / ".join(self._stderr) or "it gave no reason"
+        return Termination(reason=TerminationReason.FAILED, message=f"QEMU {ended}: {why}")
+
+    async def _settled(self) -> None:
+        while not self._shutdown_reason and self._process.returncode == 0 and not self._killed:
+            await asyncio.sleep(0.01)
+
+    async def _watch_events(self) -> None:
+        async for event in self._monitor.events():
+            self._note(event)
+
+    def _note(self, event: MonitorEvent) -> None:
+        data = event.data
+        match event.name:
+            case "SHUTDOWN":
+                self._shutdown_reason = data["reason"]
+            case "STOP":
+                self._paused = True
+            case "RESUME":
+                self._paused = False
+            case "BLOCK_IO_ERROR" if data["action"] == "stop":
+                self._report(data.get("node-name", ""), data["operation"], data["reason"])
+                self._recover()
+            case "BLOCK_JOB_ERROR":
+                self._stopped_jobs.add(data["device"])
+                self._report(self._streaming[data["device"]].drive.node, "copy", "the image cannot be read")
+                self._recover()
+            case "BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED" if data["device"] in self._streaming:
+                if event.name == "BLOCK_JOB_COMPLETED" and "error" not in data:
+                    disk = self._streaming.pop(data["device"])
+                    log.info("the disk stands alone", disk=disk.name)
+                else:
+                    self._failed_jobs.add(data["device"])
+                    self._trouble = f"copying the image failed: {data.get('error', 'cancelled')}"
+                    self._recover()
+
+    def _report(self, node: str, operation: str, reason: str) -> None:
+        disk = next((d for d in self._disks if node.startswith(d.drive.node)), None)
+        cause = disk.export.error if disk and disk.export else None
+        self._trouble = f"{operation} error on block device {disk.name if disk else node}: {cause or reason}"
+        log.warning("I/O error", trouble=self._trouble)
+
+    def _recover(self) -> None:
+        if self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.create_task(self._recover_with_patience())
+
+    async def _recover_with_patience(self) -> None:
+        delay_s = RETRY_FIRST_S
+        while self._process.returncode is None and (self._paused or self._stopped_jobs or self._failed_jobs):
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_LONGEST_S)
+            if not await self._images_readable():
+                continue
+            try:
+                while self._stopped_jobs:
+                    job = self._stopped_jobs.pop()
+                    if job in self._streaming:
+                        await self._monitor.execute("block-job-resume", device=job)
+                while self._failed_jobs:
+                    await self._start_stream(self._failed_jobs.pop())
+                if self._paused:
+                    await self._monitor.execute("cont")
+            except MonitorError as exc:
+                log.warning("cannot resume", why=exc.message)
+            # What fails again within this time was not worth announcing.
+            await asyncio.sleep(RETRY_FIRST_S)
+        self._trouble = ""
+
+    async def _images_readable(self) -> bool:
+        watched = {id(disk.export): disk.export for disk in self._disks if disk.export is not None}
+        for export in watched.values():
+            if not await asyncio.to_thread(export.recovered):
+                return False
+        return True
+
+    async def _start_stream(self, job: str) -> None:
+        node = self._streaming[job].drive.node
+        await self._monitor.execute("block-stream", job_id=job, device=node, on_error="stop")
+
+    def _percent(self, disk: PreparedDisk, jobs: dict[str, dict[str, Any]]) -> int:
+        if not disk.streams or _job(disk) not in self._streaming:
+            return 100
+        job = jobs.get(_job(disk))
+        # Only the event, after the header has let go of the image, makes it 100.
+        return min(99, 100 * job["offset"] // job["len"]) if job and job["len"] else 0
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            text = line.decode(errors="replace").strip()
+            self._stderr.append(text)
+            log.info("qemu", line=text)
+
+
+def _job(disk: PreparedDisk) -> str:
+    return f"stream-{disk.drive.node}"

@@ -1,0 +1,222 @@
+"""`dvcr-launcher`: the process in a machine's pod.
+
+Reads the MachineSpec, makes and opens the disks, runs QEMU until the guest or the pod ends, and leaves a Termination as
+the pod's termination message. SIGTERM switches the machine off gracefully. Exit code 1 only for reason Failed.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from controller.launcher import argv
+from controller.launcher.accel import choose_accelerator
+from controller.launcher.cloudinit import seed_iso
+from controller.launcher.console import Console
+from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
+from controller.launcher.firmware import find_firmware
+from controller.launcher.images import image_opener
+from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
+from controller.launcher.qmp import Monitor
+from controller.launcher.spec import (
+    SPEC_PATH,
+    STATUS_PORT,
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    Termination,
+    TerminationReason,
+)
+from controller.launcher.status import build_app, serving
+from converter.nbd.server import NbdServer
+from dvcr.config import Settings, load_settings
+from dvcr.errors import ConfigError, DvcrError
+from dvcr.logging import configure_logging
+
+# sockaddr_un holds 108 bytes; the longest name in the folder needs 12.
+MAX_RUN_DIR_LENGTH = 90
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run the machine and exit."""
+    root = Path(os.environ.get("DVCR_POD_ROOT", "/"))
+    try:
+        settings = load_settings()
+        configure_logging(settings.log.level, settings.log.style)
+        termination = asyncio.run(Launcher(_read_spec(root), settings, root).run())
+    except DvcrError as exc:
+        log.error("the machine cannot run", reason=exc.reason, why=exc.message)  # noqa: TRY400: no bug, no traceback
+        termination = Termination(reason=TerminationReason.FAILED, message=exc.message)
+    except Exception as exc:
+        log.exception("the launcher failed")
+        termination = Termination(reason=TerminationReason.FAILED, message=f"internal error: {exc!r}")
+    _leave(termination, root)
+    sys.exit(1 if termination.reason is TerminationReason.FAILED else 0)
+
+
+class Launcher:
+    """Brings one machine up and stays with it until its end."""
+
+    def __init__(self, spec: MachineSpec, settings: Settings, root: Path) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._root = root
+        self._machine: Machine | None = None
+        self._waiting_for = ""
+        self._stop = asyncio.Event()
+
+    async def run(self) -> Termination:
+        """Run the machine to its end; DvcrError if it cannot be started."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        async with AsyncExitStack() as stack:
+            run_dir = stack.enter_context(_private_folder(self._root))
+            serial, qemu_serial = socket.socketpair()
+            stack.enter_context(contextlib.closing(qemu_serial))
+            console = Console(serial)
+            app = build_app(self._status, console)
+            await stack.enter_async_context(serving(app, os.environ.get("POD_IP", "0.0.0.0"), STATUS_PORT))  # noqa: S104: a pod's own network
+            accelerator = await asyncio.to_thread(
+                choose_accelerator, self._settings.launcher.accelerator, self._settings.launcher.cache_dir
+            )
+            disks = await self._prepare_disks(image_opener(self._settings))
+            if disks is None:
+                return Termination(reason=TerminationReason.STOPPED)
+            nbd_socket = run_dir / "nbd.sock"
+            server = NbdServer(nbd_socket, exports(disks))
+            await asyncio.to_thread(server.__enter__)
+            stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+            machine = await self._start(accelerator, disks, run_dir, nbd_socket, qemu_serial)
+            reading = asyncio.create_task(console.run())
+            try:
+                self._machine = machine
+                await self._accompany(machine)
+            finally:
+                termination = await machine.close()
+                await reading
+            return termination
+
+    async def _prepare_disks(self, open_image: ImageOpener) -> list[PreparedDisk] | None:
+        """The disks; waits while the registry is away, None if the pod is stopped meanwhile."""
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await asyncio.to_thread(prepare, self._spec.disks, self._root, open_image)
+            except DvcrError as exc:
+                if not exc.retryable:
+                    raise
+                self._waiting_for = exc.message
+                log.warning("cannot open the disks yet", why=exc.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), delay_s)
+                return None
+            delay_s = min(delay_s * 2, RETRY_LONGEST_S)
+
+    async def _start(
+        self, accelerator: str, disks: list[PreparedDisk], run_dir: Path, nbd_socket: Path, serial: socket.socket
+    ) -> Machine:
+        spec = self._spec
+        seed = None
+        if spec.cloud_init is not None:
+            seed = run_dir / "seed.iso"
+            seed.write_bytes(seed_iso(spec.cloud_init))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            runtime = argv.Runtime(
+                accelerator=accelerator,
+                qmp_fd=theirs.fileno(),
+                serial_fd=serial.fileno(),
+                nbd_socket=nbd_socket,
+                vnc_socket=run_dir / "vnc.sock",
+                agent_socket=run_dir / "agent.sock",
+                drives=[disk.drive for disk in disks],
+                seed=seed,
+                firmware=None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, run_dir / "vars.fd"),
+            )
+            # A process group of its own: a signal to the launcher's group must not reach the guest. The kernel kills
+            # QEMU when the launcher dies.
+            process = await asyncio.create_subprocess_exec(
+                *("setpriv", "--pdeathsig", "KILL", "--", *argv.qemu_arguments(spec, runtime)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(runtime.qmp_fd, runtime.serial_fd),
+                process_group=0,
+            )
+        serial.close()
+        try:
+            monitor = await Monitor.connect(ours)
+        except DvcrError as exc:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            _, stderr = await process.communicate()
+            raise ConfigError(stderr.decode(errors="replace").strip() or exc.message, reason="QemuFailed") from exc
+        return Machine(process, monitor, disks, accelerator)
+
+    async def _accompany(self, machine: Machine) -> None:
+        await machine.begin()
+        ended, stopped = asyncio.create_task(machine.wait()), asyncio.create_task(self._stop.wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not ended.done():
+            await machine.power_off(self._spec.grace_period_s)
+        await ended
+
+    async def _status(self) -> MachineStatus:
+        if self._machine is not None:
+            return await self._machine.status()
+        return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
+
+
+def _read_spec(root: Path) -> MachineSpec:
+    path = root / SPEC_PATH.lstrip("/")
+    try:
+        return MachineSpec.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise ConfigError(f"cannot read the machine's specification {path}: {exc.strerror}") from exc
+    except ValidationError as exc:
+        raise ConfigError(f"wrong specification {path}: {exc}") from exc
+
+
+def _leave(termination: Termination, root: Path) -> None:
+    path = Path(os.environ.get("DVCR_TERMINATION_LOG", root / "dev/termination-log"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(termination.model_dump_json())
+
+
+@contextmanager
+def _private_folder(root: Path) -> Iterator[Path]:
+    """A folder for sockets that only this user can enter, emptied of what a killed predecessor left."""
+    folder = root / "run/dvcr"
+    if len(str(folder)) > MAX_RUN_DIR_LENGTH:
+        identity = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"dvcr-{os.getuid()}-{identity}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    _empty(folder)
+    try:
+        yield folder
+    finally:
+        _empty(folder)
+        folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""QEMU's monitor protocol (QMP), over the library `qemu.qmp`: commands, and the events as a stream."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp.events import EventListener
+
+from dvcr.errors import DvcrError
+
+COMMAND_TIMEOUT_S = 30.0
+
+
+class MonitorError(DvcrError):
+    """QEMU refused a command, or is gone."""
+
+    default_reason = "MachineMonitorFailed"
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorEvent:
+    """Something that QEMU tells unasked, by its name in the QMP reference."""
+
+    name: str
+    data: Mapping[str, Any]
+
+
+class Monitor:
+    """A session with one QEMU process. Not safe from other threads than the event loop's."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+        self._listener = EventListener()
+        self._client.register_listener(self._listener)
+
+    @classmethod
+    async def connect(cls, sock: socket.socket) -> Self:
+        """Greet QEMU at the other end of `sock`; MonitorError if there is none."""
+        client = QMPClient("machine")
+        monitor = cls(client)
+        try:
+            await asyncio.wait_for(client.connect(sock), COMMAND_TIMEOUT_S)
+        except (QMPError, EOFError, OSError, TimeoutError) as exc:
+            raise MonitorError(f"QEMU does not answer: {exc or type(exc).__name__}") from exc
+        return monitor
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """The answer to a command. Underscores in the names of arguments stand for hyphens."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        try:
+            return await asyncio.wait_for(self._client.execute(command, named), COMMAND_TIMEOUT_S)
+        except ExecuteError as exc:
+            raise MonitorError(f"QEMU refused {command}: {exc}") from exc
+        except (QMPError, EOFError, OSError, TimeoutError) as exc:
+            raise MonitorError(f"QEMU did not answer {command}: {exc or type(exc).__name__}") from exc
+
+    async def events(self) -> AsyncIterator[MonitorEvent]:
+        """Every event since the session began, in order; never ends by itself."""
+        while True:
+            message = await self._listener.get()
+            yield MonitorEvent(cast("str", message["event"]), cast("Mapping[str, Any]", message.get("data", {})))
+
+    async def close(self) -> None:
+        """End the session; what went wrong with it before no longer matters."""
+        try:
+            await self._client.disconnect()
+        except (QMPError, EOFError, OSError):
+            return
