@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
 
-from dvcr.client.repository import Repository, pages
+from dvcr.client.repository import Repository, listing
 from dvcr.client.transport import Transport
 from dvcr.config import ClientSettings
 from dvcr.errors import ConfigError
@@ -42,8 +42,7 @@ class RegistryClient:
 
     def repositories(self) -> Iterator[str]:
         """The names of all repositories, page by page (`GET /v2/_catalog`)."""
-        for page in pages(self._transport, "v2/_catalog?n=1000", scope="registry:catalog:*"):
-            yield from page["repositories"]
+        return listing(self._transport, "v2/_catalog?n=1000", "repositories", scope="registry:catalog:*")
 
     def ping(self) -> None:
         """Return if the registry answers and lets us in; RegistryError otherwise. Asks once, for those who poll."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from dvcr.client.retry import RetryPolicy, retried
 from dvcr.client.transport import PIECE_BYTES, Transport, read_at_most
@@ -182,11 +181,7 @@ class Repository:
     def tags(self) -> list[str]:
         """All tags in the registry's order; none for an unknown repository."""
         try:
-            return [
-                tag
-                for page in pages(self._transport, f"{self._base}/tags/list?n=1000", scope=self._pull)
-                for tag in page.get("tags") or ()
-            ]
+            return list(listing(self._transport, f"{self._base}/tags/list?n=1000", "tags", scope=self._pull))
         except RegistryError as error:
             if error.status == 404:
                 return []
@@ -225,21 +220,22 @@ class Repository:
         return f"{self._base}/manifests/{reference}"
 
 
-def pages(transport: Transport, url: str, *, scope: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a paged listing, following `Link: <...>; rel="next"`."""
+def listing(transport: Transport, url: str, key: str, *, scope: str) -> Iterator[str]:
+    """The names under `key` of a paged listing, following `Link: <...>; rel="next"`."""
     seen: set[str] = set()
     following: str | None = url
     while following is not None and following not in seen:
         seen.add(following)
-        page, following = _page(transport, following, scope)
-        yield page
+        names, following = _page(transport, following, key, scope)
+        yield from names
 
 
-def _page(transport: Transport, url: str, scope: str) -> tuple[dict[str, Any], str | None]:
+def _page(transport: Transport, url: str, key: str, scope: str) -> tuple[list[str], str | None]:
     page, following = transport.retry.run(lambda: transport.json(url, scope=scope))
-    if not isinstance(page, dict):
-        raise RegistryError(f"GET {url}: the answer is no JSON object; is this a registry?")
-    return page, following
+    names = page.get(key) or [] if isinstance(page, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RegistryError(f"GET {url}: the answer is no list of {key}; is this a registry?", retryable=False)
+    return names, following
 
 
 def _exact(reference: str | Digest) -> Digest | None:

@@ -138,7 +138,9 @@ def read_at_most(response: requests.Response, limit_bytes: int) -> bytes:
     """The whole body; RegistryError where it is longer than `limit_bytes`."""
     body = read_up_to(response, limit_bytes + 1)
     if len(body) > limit_bytes:
-        raise RegistryError(f"{response.url} answers with more than {limit_bytes} bytes", code="SIZE_INVALID")
+        raise RegistryError(
+            f"{response.url} answers with more than {limit_bytes} bytes", code="SIZE_INVALID", retryable=False
+        )
     return body
 
 
@@ -188,7 +190,7 @@ def _parse(where: str, body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as exc:
-        raise RegistryError(f"{where}: the answer is not JSON: {exc}; is this a registry?") from exc
+        raise RegistryError(f"{where}: the answer is not JSON: {exc}; is this a registry?", retryable=False) from exc
 
 
 def _refusal(where: str, response: requests.Response) -> RegistryError:

@@ -114,7 +114,7 @@ def upload_location(response: requests.Response, default: str = "") -> str:
     """The absolute address where the session goes on; RegistryError where the registry names none."""
     location = response.headers.get("Location", default)
     if not location:
-        raise RegistryError(f"{response.url} opens an upload without a Location; is this a registry?")
+        raise RegistryError(f"{response.url} opens an upload without a Location; is this a registry?", retryable=False)
     return urljoin(response.url, location)
 
 
