@@ -89,7 +89,7 @@ class DiskManifest:
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """The manifest in `body`; ImageError: `UnknownFormat` for other kinds of artifact, `CorruptImage` for a bad one."""
+        """The manifest in `body`; ImageError `UnknownFormat` for another kind of artifact, `CorruptImage` if broken."""
         kind = _parse(_Kind, body, "manifest")
         if kind.media_type not in ("", IMAGE_MANIFEST) or kind.artifact_type != ARTIFACT_TYPE:
             found = kind.artifact_type or kind.media_type or "an image"
