@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 def choose_accelerator(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> Literal["kvm", "tcg"]:
-    """The accelerator to use; `auto` probes KVM once per boot of the host and keeps the answer in `cache_dir`. Blocks."""
+    """The accelerator to use; `auto` probes KVM once per boot of the host and keeps the answer there. Blocks."""
     if wish != "auto":
         return wish
     boot_id = BOOT_ID.read_text().strip()

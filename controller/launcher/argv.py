@@ -139,8 +139,8 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             arguments, bus = next(sata)
             yield from arguments
             device = f"{'ide-cd' if drive.cdrom else 'ide-hd'},bus={bus}"
-        yield from ("-device", f"{device},id=device-{drive.node},drive={drive.node},serial={drive.node},"
-                    f"bootindex={index},werror=stop,rerror=stop")  # fmt: skip
+        device += f",id=device-{drive.node},drive={drive.node},serial={drive.node},bootindex={index}"
+        yield from ("-device", f"{device},werror=stop,rerror=stop")
     if runtime.seed:
         file = {"driver": "file", "filename": runtime.seed, "read-only": True}
         yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": "seed", "read-only": True}))
@@ -197,9 +197,8 @@ def _hotplug_ports() -> Iterator[str]:
     # PCIe needs none.
     for port in range(HOTPLUG_PORTS):
         slot, function = 0x10 + port // 8, port % 8
-        multifunction = ",multifunction=on" if function == 0 else ""
-        yield from ("-device", f"pcie-root-port,id=hotplug{port},chassis={port + 1},io-reserve=0,"
-                    f"addr={slot:#x}.{function}{multifunction}")  # fmt: skip
+        address = f"addr={slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
+        yield from ("-device", f"pcie-root-port,id=hotplug{port},chassis={port + 1},io-reserve=0,{address}")
 
 
 def _json(**values: Any) -> str:

@@ -15,8 +15,9 @@ def seed_iso(cloud_init: CloudInit) -> bytes:
 
     cloud-init runs anew when the instance id changes.
     """
-    # JSON is YAML, and quotes whatever a name may contain.
-    meta_data = json.dumps({"instance-id": cloud_init.instance_id, "local-hostname": cloud_init.hostname})
+    # YAML, with its strings quoted as JSON: whatever they contain stays a string.
+    values = {"instance-id": cloud_init.instance_id, "local-hostname": cloud_init.hostname}
+    meta_data = "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME_ID)
     try:

@@ -1,4 +1,4 @@
-"""UEFI firmware, found through the descriptors that its packages install for QEMU (docs/interop/firmware.json there)."""
+"""UEFI firmware, found through the descriptors that its packages install for QEMU (its docs/interop/firmware.json)."""
 
 import json
 import shutil

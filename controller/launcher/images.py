@@ -1,5 +1,8 @@
 """Artifacts in the registry as exports, with the chunk cache that the machines of a node share."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 from controller.launcher.disks import ImageOpener
 from controller.launcher.spec import ImageReference
 from converter.nbd.export import ReadableExport
@@ -9,15 +12,22 @@ from dvcr.artifact.reader import ImageReader
 from dvcr.artifact.store import fetch
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
+from dvcr.digest import Digest
+
+READ_AHEAD_CHUNKS = 4
 
 
-def image_opener(settings: Settings) -> ImageOpener:
-    """Opens artifacts of the configured registry."""
+@contextmanager
+def images(settings: Settings) -> Iterator[ImageOpener]:
+    """Opens artifacts of the configured registry, while the context is entered."""
     registry = RegistryClient.from_settings(settings.client)
-    cache = ChunkCache(settings.launcher.cache_dir, settings.launcher.cache_size_bytes)
+    cache = ChunkCache(settings.launcher.cache_dir / "chunks", settings.launcher.cache_size_bytes)
+    with ExitStack() as stack:
 
-    def open_image(reference: ImageReference) -> ReadableExport:
-        repository = registry.repository(reference.repository)
-        return ImageExport(ImageReader(repository, fetch(repository, reference.digest).image, cache))
+        def open_image(reference: ImageReference) -> ReadableExport:
+            repository = registry.repository(reference.repository)
+            image = fetch(repository, Digest.parse(reference.digest)).image
+            reader = ImageReader(repository, image, cache=cache, read_ahead=READ_AHEAD_CHUNKS)
+            return ImageExport(stack.enter_context(reader))
 
-    return open_image
+        yield open_image

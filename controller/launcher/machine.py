@@ -108,15 +108,11 @@ class Machine:
         """End whatever is left of the machine and say why it ended."""
         if self._process.returncode is None:
             await self.kill()
-        stderr = self._watchers[1]
-        await stderr
-        # The monitor's last events arrive before its end does.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._settled(), 1)
-        for task in (self._watchers[0], self._recovery):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        # Both end with QEMU, after its last word.
+        await asyncio.gather(*self._watchers)
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
         await self._monitor.close()
         return self._termination()
 
@@ -133,10 +129,6 @@ class Machine:
         ended = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         why = self._shutdown_reason or " / ".join(self._stderr) or "it gave no reason"
         return Termination(reason=TerminationReason.FAILED, message=f"QEMU {ended}: {why}")
-
-    async def _settled(self) -> None:
-        while not self._shutdown_reason and self._process.returncode == 0 and not self._killed:
-            await asyncio.sleep(0.01)
 
     async def _watch_events(self) -> None:
         async for event in self._monitor.events():

@@ -25,7 +25,7 @@ from controller.launcher.cloudinit import seed_iso
 from controller.launcher.console import Console
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
 from controller.launcher.firmware import find_firmware
-from controller.launcher.images import image_opener
+from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
 from controller.launcher.qmp import Monitor
 from controller.launcher.spec import (
@@ -43,6 +43,7 @@ from dvcr.config import Settings, load_settings
 from dvcr.errors import ConfigError, DvcrError
 from dvcr.logging import configure_logging
 
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (of a pod that has a network of its own)
 # sockaddr_un holds 108 bytes; the longest name in the folder needs 12.
 MAX_RUN_DIR_LENGTH = 90
 
@@ -57,7 +58,7 @@ def main() -> None:
         configure_logging(settings.log.level, settings.log.style)
         termination = asyncio.run(Launcher(_read_spec(root), settings, root).run())
     except DvcrError as exc:
-        log.error("the machine cannot run", reason=exc.reason, why=exc.message)  # noqa: TRY400: no bug, no traceback
+        log.error("the machine cannot run", reason=exc.reason, why=exc.message)  # noqa: TRY400 (no bug: no traceback)
         termination = Termination(reason=TerminationReason.FAILED, message=exc.message)
     except Exception as exc:
         log.exception("the launcher failed")
@@ -88,11 +89,11 @@ class Launcher:
             stack.enter_context(contextlib.closing(qemu_serial))
             console = Console(serial)
             app = build_app(self._status, console)
-            await stack.enter_async_context(serving(app, os.environ.get("POD_IP", "0.0.0.0"), STATUS_PORT))  # noqa: S104: a pod's own network
+            await stack.enter_async_context(serving(app, os.environ.get("POD_IP", ALL_ADDRESSES), STATUS_PORT))
             accelerator = await asyncio.to_thread(
                 choose_accelerator, self._settings.launcher.accelerator, self._settings.launcher.cache_dir
             )
-            disks = await self._prepare_disks(image_opener(self._settings))
+            disks = await self._prepare_disks(stack.enter_context(images(self._settings)))
             if disks is None:
                 return Termination(reason=TerminationReason.STOPPED)
             nbd_socket = run_dir / "nbd.sock"

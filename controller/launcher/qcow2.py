@@ -39,7 +39,7 @@ def read_header(path: Path) -> Qcow2Header:
 
 
 def create(path: Path, virtual_size_bytes: int, backing: str | None) -> None:
-    """Make an empty qcow2 over `backing`, which is only named, not opened. Atomic: a half-made file is never at `path`."""
+    """Make an empty qcow2 over `backing`, which is only named, not opened. Atomic: `path` is whole or not there."""
     partial = path.with_name(f".{path.name}.new")
     command = ["qemu-img", "create", "-q", "-f", "qcow2"]
     if backing is not None:
@@ -47,16 +47,20 @@ def create(path: Path, virtual_size_bytes: int, backing: str | None) -> None:
         command += ["-u", "-b", backing, "-F", "raw"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StorageError(f"cannot make the folder {path.parent}: {exc.strerror}", retryable=False) from exc
+    try:
         done = subprocess.run([*command, str(partial), str(virtual_size_bytes)], capture_output=True, check=False)
         if done.returncode:
             message = done.stderr.decode(errors="replace").strip()
-            kind = NoSpaceError if "No space left" in message else StorageError
-            raise kind(f"cannot make the disk {path}: {message}")
+            if "No space left" in message:
+                raise NoSpaceError(f"cannot make the disk {path}: {message}")
+            raise StorageError(f"cannot make the disk {path}: {message}", retryable=False)
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
     except OSError as exc:
-        raise StorageError(f"cannot make the disk {path}: {exc.strerror}") from exc
+        raise StorageError(f"cannot make the disk {path}: {exc.strerror}", retryable=False) from exc
     finally:
         partial.unlink(missing_ok=True)
 

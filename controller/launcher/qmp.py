@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.events import EventListener
 
 from dvcr.errors import DvcrError
@@ -58,10 +58,23 @@ class Monitor:
             raise MonitorError(f"QEMU did not answer {command}: {exc or type(exc).__name__}") from exc
 
     async def events(self) -> AsyncIterator[MonitorEvent]:
-        """Every event since the session began, in order; never ends by itself."""
+        """Every event since the session began, in order, up to the last before QEMU's end."""
+        ended = asyncio.create_task(self._ended())
         while True:
-            message = await self._listener.get()
+            if self._listener.empty():
+                arrived = asyncio.create_task(self._listener.get())
+                await asyncio.wait((arrived, ended), return_when=asyncio.FIRST_COMPLETED)
+                if not arrived.done():
+                    arrived.cancel()
+                    return
+                message = arrived.result()
+            else:
+                message = await self._listener.get()
             yield MonitorEvent(cast("str", message["event"]), cast("Mapping[str, Any]", message.get("data", {})))
+
+    async def _ended(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
 
     async def close(self) -> None:
         """End the session; what went wrong with it before no longer matters."""
