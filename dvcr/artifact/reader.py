@@ -55,7 +55,7 @@ class ImageReader:
         self._lock = threading.Lock()
         # What is fetched ahead must still be there when it is asked for.
         self._read_ahead = min(read_ahead, self._capacity - 1)
-        self._ahead: set[int] = set()
+        self._ahead: set[int] = set()  # submitted, not begun
         self._pool = ThreadPoolExecutor(self._read_ahead, "read-ahead") if self._read_ahead else None
 
     @property
@@ -97,8 +97,11 @@ class ImageReader:
     ) -> None:
         self.close()
 
-    def _chunk(self, index: int) -> bytes:
+    def _chunk(self, index: int, *, ahead: bool = False) -> bytes:
         with self._lock:
+            if ahead and index not in self._ahead:
+                return b""  # whoever needed the chunk was faster
+            self._ahead.discard(index)
             decoded = self._decoded.get(index)
             if decoded is not None:
                 self._decoded.move_to_end(index)
@@ -159,10 +162,7 @@ class ImageReader:
 
     def _load_ahead(self, index: int) -> None:
         try:
-            self._chunk(index)
+            self._chunk(index, ahead=True)
         except DvcrError as error:
             # Whoever really asks for the chunk gets the error, or better luck.
             log.debug("read-ahead failed", index=index, error=str(error))
-        finally:
-            with self._lock:
-                self._ahead.discard(index)
