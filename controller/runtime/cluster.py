@@ -1,0 +1,329 @@
+"""The Kubernetes API as the controller, the node agent and the `dvcr` verbs use it. Objects are plain dicts."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes import client, config
+
+from controller.api.resource import Resource
+from controller.runtime.errors import (
+    AlreadyExistsError,
+    Cause,
+    ClusterError,
+    ConflictError,
+    ExpiredError,
+    InvalidError,
+    MissingError,
+    error_from,
+)
+from controller.runtime.informer import Informer, Object, OnChange
+from dvcr.errors import ConfigError
+
+__all__ = [
+    "AlreadyExistsError",
+    "Cause",
+    "Cluster",
+    "ClusterError",
+    "ConflictError",
+    "ExpiredError",
+    "InvalidError",
+    "MissingError",
+    "Object",
+]
+
+# `Cluster.list` hides the built-in inside the class.
+Objects = list[Object]
+Resources = list[Resource]
+
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 30
+_WATCH_S = 300
+_PAGE = 500
+_JSON = "application/json"
+_MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+
+
+class Cluster:
+    """Thin over the official client: its configuration, credentials and connections; no models. Thread-safe.
+
+    Every method raises ClusterError (or a subclass) for what the API refuses and for a server that cannot be reached.
+    """
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    def connect(cls, kubeconfig: Path | None = None) -> Self:
+        """With the given kubeconfig, else the pod's service account, else the user's kubeconfig.
+
+        Raises ConfigError if none of them can be used. Does not contact the server.
+        """
+        configuration = client.Configuration()
+        try:
+            if kubeconfig is not None:
+                config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+            else:
+                try:
+                    config.load_incluster_config(client_configuration=configuration)
+                except config.ConfigException:
+                    config.load_kube_config(client_configuration=configuration)
+        except (config.ConfigException, OSError) as exc:
+            place = kubeconfig or "the default kubeconfig"
+            raise ConfigError(f"cannot use {place}: {exc}; start `dvcr up` or name one with KUBECONFIG") from exc
+        # Each informer holds a connection for its watch, each worker thread uses another.
+        configuration.connection_pool_maxsize = 64
+        configuration.retries = False
+        return cls(client.ApiClient(configuration))
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._api.configuration.host)
+
+    def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
+        """The object, or None if it does not exist."""
+        try:
+            return self.request("GET", resource.path(namespace, name))
+        except MissingError:
+            return None
+
+    def list(
+        self, resource: Resource, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
+    ) -> Objects:
+        """All objects of the kind, in one namespace or in all."""
+        return self._pages(resource, namespace, label_selector, field_selector)[0]
+
+    def create(self, resource: Resource, obj: Object, *, strict: bool = False) -> Object:
+        """Make the object. AlreadyExistsError if there is one; `strict` refuses unknown fields."""
+        return self.request("POST", resource.path(_namespace(obj)), _validation(strict), obj)
+
+    def update(self, resource: Resource, obj: Object, *, strict: bool = False) -> Object:
+        """Replace the object. ConflictError if it changed since `metadata.resourceVersion`."""
+        metadata = obj["metadata"]
+        return self.request("PUT", resource.path(_namespace(obj), metadata["name"]), _validation(strict), obj)
+
+    def update_status(self, resource: Resource, obj: Object) -> Object:
+        """Replace the object's status alone. ConflictError as for `update`."""
+        return self.request("PUT", resource.path(_namespace(obj), obj["metadata"]["name"], "status"), body=obj)
+
+    def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Object | Objects,
+        namespace: str | None = None,
+        subresource: str = "",
+        *,
+        strict: bool = False,
+    ) -> Object:
+        """Change the object by a JSON merge patch, or by a JSON patch where `patch` is a list."""
+        kind = _JSON_PATCH if isinstance(patch, list) else _MERGE_PATCH
+        path = resource.path(namespace, name, subresource)
+        return self.request("PATCH", path, _validation(strict), patch, content_type=kind)
+
+    def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace_period_s: int | None = None,
+        uid: str | None = None,
+    ) -> None:
+        """Delete the object; fine if it is gone. With `uid` only that very object, never a successor of its name."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if grace_period_s is not None:
+            options["gracePeriodSeconds"] = grace_period_s
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            self.request("DELETE", resource.path(namespace, name), body=options)
+        except MissingError:
+            return
+        except ConflictError:
+            if uid is None:
+                raise
+            # Another object has the name: the one that was meant is gone.
+
+    def create_in(self, resource: Resource, name: str, namespace: str, subresource: str, obj: Object) -> Object:
+        """Post to a subresource, such as a pod's `binding`."""
+        return self.request("POST", resource.path(namespace, name, subresource), body=obj)
+
+    def inform(self, resource: Resource, on_change: OnChange | None = None, field_selector: str = "") -> Informer:
+        """A started informer on all objects of the kind (in all namespaces)."""
+        informer = Informer(self, resource, on_change, field_selector)
+        informer.start()
+        return informer
+
+    def resources(self) -> Resources:
+        """Every kind that the server has, preferred versions first."""
+        groups = [("", "v1")]
+        for group in self.request("GET", "/apis")["groups"]:
+            groups += [(group["name"], version["version"]) for version in group["versions"]]
+        found = []
+        for group, version in groups:
+            path = f"/apis/{group}/{version}" if group else f"/api/{version}"
+            found += [
+                Resource(
+                    group,
+                    version,
+                    entry["kind"],
+                    entry["name"],
+                    bool(entry["namespaced"]),
+                    tuple(entry.get("shortNames") or ()),
+                    tuple(entry.get("categories") or ()),
+                )
+                for entry in self.request("GET", path)["resources"]
+                if "/" not in entry["name"]
+            ]
+        return found
+
+    def table(
+        self, resource: Resource, name: str = "", namespace: str | None = None, label_selector: str = ""
+    ) -> Object:
+        """What `kubectl get` shows: a meta.k8s.io/v1 Table of one object or of all."""
+        query = {"labelSelector": label_selector} if label_selector else {}
+        return self.request("GET", resource.path(namespace, name), query, accept=_TABLE)
+
+    def logs(
+        self, pod: str, namespace: str, *, container: str = "", follow: bool = False, previous: bool = False,
+        tail_lines: int | None = None,
+    ) -> Iterator[bytes]:  # fmt: skip
+        """The pod's log as it arrives, in pieces; with `follow` until the container ends."""
+        query = {"follow": follow and "true", "previous": previous and "true", "container": container}
+        query["tailLines"] = "" if tail_lines is None else str(tail_lines)
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        response = self._open("GET", path, {k: v for k, v in query.items() if v}, read_timeout_s=None)
+        return _pieces(response, path)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        *,
+        content_type: str = _JSON,
+        accept: str = _JSON,
+    ) -> Object:
+        """One request for JSON, for what the methods above do not cover."""
+        response = self._open(method, path, query, body, content_type, accept)
+        answer: Object = json.loads(_read(response, path))
+        return answer
+
+    def list_page(self, resource: Resource, field_selector: str) -> tuple[Objects, str]:
+        """For informers: all objects and the version that they are of."""
+        return self._pages(resource, None, "", field_selector)
+
+    def watch(self, resource: Resource, resource_version: str, field_selector: str) -> "WatchResponse":
+        """For informers: the events after `resource_version`, for some minutes."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(_WATCH_S),
+        }
+        if field_selector:
+            query["fieldSelector"] = field_selector
+        path = resource.path()
+        return WatchResponse(self._open("GET", path, query, read_timeout_s=_WATCH_S + 15), path)
+
+    def _pages(
+        self, resource: Resource, namespace: str | None, label_selector: str, field_selector: str
+    ) -> tuple[Objects, str]:
+        query = {"limit": str(_PAGE), "labelSelector": label_selector, "fieldSelector": field_selector}
+        query = {key: value for key, value in query.items() if value}
+        items: Objects = []
+        while True:
+            page = self.request("GET", resource.path(namespace), query)
+            for item in page["items"]:
+                # Lists leave these out of their items; everybody else expects them.
+                item.setdefault("apiVersion", resource.api_version)
+                item.setdefault("kind", resource.kind)
+                items.append(item)
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return items, page["metadata"]["resourceVersion"]
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = _JSON,
+        accept: str = _JSON,
+        read_timeout_s: float | None = _READ_TIMEOUT_S,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "dvcr"}
+        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self.server + quote(path) + (f"?{urlencode(query)}" if query else "")
+        timeout = (_CONNECT_TIMEOUT_S, read_timeout_s)
+        try:
+            answer = self._api.rest_client.request(method, url, headers, body, _request_timeout=timeout)
+        except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as exc:
+            raise ClusterError(f"cannot reach the Kubernetes API at {self.server}: {exc}") from exc
+        response: urllib3.BaseHTTPResponse = answer.response
+        if response.status >= 300:
+            raise error_from(response.status, _read(response, path), f"{method} {path}")
+        return response
+
+
+class WatchResponse:
+    """The events of one watch request. Iterate once; ends when the server ends it or `stop` is called."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
+        self._response = response
+        self._path = path
+        self._stopped = threading.Event()
+
+    def __iter__(self) -> Iterator[Object]:
+        rest = b""
+        try:
+            for piece in _pieces(self._response, self._path):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield json.loads(line)
+        except ClusterError:
+            if not self._stopped.is_set():
+                raise
+
+    def stop(self) -> None:
+        """End the iteration from any thread. Idempotent."""
+        self._stopped.set()
+        with suppress(ValueError, OSError, RuntimeError):  # the stream may have ended already
+            self._response.shutdown()
+
+
+def _pieces(response: urllib3.BaseHTTPResponse, path: str) -> Iterator[bytes]:
+    try:
+        yield from response.stream(2**16)
+    except (urllib3.exceptions.HTTPError, OSError) as exc:
+        raise ClusterError(f"the Kubernetes API broke off {path}: {exc}") from exc
+    finally:
+        response.close()
+
+
+def _read(response: urllib3.BaseHTTPResponse, path: str) -> bytes:
+    try:
+        return response.data
+    except (urllib3.exceptions.HTTPError, OSError) as exc:
+        raise ClusterError(f"the Kubernetes API broke off {path}: {exc}") from exc
+
+
+def _namespace(obj: Object) -> str | None:
+    namespace: str | None = obj["metadata"].get("namespace")
+    return namespace
+
+
+def _validation(strict: bool) -> dict[str, str]:
+    return {"fieldValidation": "Strict"} if strict else {}

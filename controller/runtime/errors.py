@@ -1,0 +1,81 @@
+"""What the Kubernetes API may refuse, as errors of ours. Translated in one place: `error_from`."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dvcr.errors import DvcrError
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One wrong field of an object that was refused."""
+
+    field: str
+    message: str
+
+
+class ClusterError(DvcrError):
+    """The Kubernetes API refused a request or did not answer; `status` is the HTTP status, 0 without an answer."""
+
+    default_reason: ClassVar[str] = "ClusterUnavailable"
+
+    def __init__(self, message: str, *, status: int = 0, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason, retryable=status in (0, 408, 409, 429) or status >= 500)
+        self.status = status
+
+
+class ConflictError(ClusterError):
+    """The object changed since it was read: read it again and decide anew."""
+
+
+class AlreadyExistsError(ClusterError):
+    """An object of this name is there already."""
+
+
+class MissingError(ClusterError):
+    """There is no such object, or no such kind."""
+
+
+class ExpiredError(ClusterError):
+    """The resource version is too old to go on from (410 Gone): list again."""
+
+
+class InvalidError(ClusterError):
+    """The object breaks a rule; `causes` name the fields."""
+
+    def __init__(self, message: str, *, status: int, reason: str | None, causes: tuple[Cause, ...]) -> None:
+        super().__init__(message, status=status, reason=reason)
+        self.causes = causes
+
+
+def error_from(status: int, body: bytes | dict[str, Any], where: str) -> ClusterError:
+    """The error that an answer (a `Status` object, or whatever stands in its place) means."""
+    answer: dict[str, Any] = body if isinstance(body, dict) else _status_object(body)
+    message = str(answer.get("message") or f"{where} answered {status}")
+    reason = str(answer.get("reason") or "") or None
+    if status == 404:
+        return MissingError(message, status=status, reason=reason or "NotFound")
+    if status == 410:
+        return ExpiredError(message, status=status, reason=reason or "Expired")
+    if status == 409:
+        kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
+        return kind(message, status=status, reason=reason or "Conflict")
+    if status in (400, 422):
+        causes = (answer.get("details") or {}).get("causes") or ()
+        return InvalidError(
+            message,
+            status=status,
+            reason=reason or "Invalid",
+            causes=tuple(Cause(str(c.get("field", "")), str(c.get("message", ""))) for c in causes),
+        )
+    return ClusterError(message, status=status, reason=reason)
+
+
+def _status_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        # A proxy in front of the API answers in its own words.
+        return {"message": body[:200].decode(errors="replace").strip()}
+    return answer if isinstance(answer, dict) else {}

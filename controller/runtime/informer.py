@@ -1,0 +1,165 @@
+"""A cache of one kind that follows the API server: list, then watch, again and again.
+
+The official `kubernetes.informer` is not used: see docs/decisions/informer.md.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import structlog
+
+from controller.api.resource import Resource
+from controller.runtime.errors import ClusterError, ExpiredError, error_from
+
+Object = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped kinds) and name."""
+OnChange = Callable[[str, str], None]
+
+_log = structlog.get_logger(__name__)
+
+
+class WatchStream(Protocol):
+    """The events of one watch request, oldest first."""
+
+    def __iter__(self) -> Iterator[Object]: ...
+
+    def stop(self) -> None:
+        """End the iteration, from another thread."""
+        ...
+
+
+class Source(Protocol):
+    """What an informer needs of a cluster."""
+
+    def list_page(self, resource: Resource, field_selector: str) -> tuple[list[Object], str]:
+        """All objects and the resource version that they are of."""
+        ...
+
+    def watch(self, resource: Resource, resource_version: str, field_selector: str) -> WatchStream:
+        """Everything that happens after that version."""
+        ...
+
+
+def key_of(obj: Object) -> Key:
+    """Namespace and name of an object."""
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+class Informer:
+    """Keeps a copy of all objects of a kind; calls `on_change(namespace, name)` after each change of one.
+
+    A call means "look at it again", nothing more: changes may be told together or twice, and after every list (start,
+    expired watch) each object is told that changed meanwhile, deleted ones too. Objects that are handed out are shared:
+    copy before changing one. Thread-safe.
+    """
+
+    def __init__(
+        self, source: Source, resource: Resource, on_change: OnChange | None = None, field_selector: str = ""
+    ) -> None:
+        self._source = source
+        self._resource = resource
+        self._on_change = on_change or (lambda _namespace, _name: None)
+        self._field_selector = field_selector
+        self._objects: dict[Key, Object] = {}
+        self._lock = threading.Lock()
+        self._synced = threading.Event()
+        self._stopping = threading.Event()
+        self._watch: WatchStream | None = None
+        self._thread = threading.Thread(target=self._run, name=f"informer-{resource.plural}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow, in a thread of its own."""
+        self._thread.start()
+
+    def wait_synced(self, timeout_s: float) -> bool:
+        """Wait for the first complete list; False if it did not come in time."""
+        return self._synced.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Stop following. Idempotent."""
+        self._stopping.set()
+        with self._lock:
+            watch = self._watch
+        if watch is not None:
+            watch.stop()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+
+    def get(self, name: str, namespace: str | None = None) -> Object | None:
+        """The last known state of an object."""
+        with self._lock:
+            return self._objects.get((namespace or "", name))
+
+    def list(self, namespace: str | None = None) -> list[Object]:
+        """The last known state of all objects, or of those of one namespace."""
+        with self._lock:
+            return [obj for (space, _), obj in self._objects.items() if namespace is None or space == namespace]
+
+    def _run(self) -> None:
+        failures = 0
+        version = ""
+        while not self._stopping.is_set():
+            try:
+                if not version:
+                    version = self._list()
+                    failures = 0
+                for reached in self._follow(version):
+                    version = reached
+                    failures = 0
+            except ExpiredError:
+                version = ""
+            except ClusterError as exc:
+                if self._stopping.is_set():
+                    return
+                failures += 1
+                delay_s = min(30.0, 0.2 * 2 ** min(failures, 10)) * random.uniform(0.5, 1)
+                _log.warning("cannot follow", kind=self._resource.kind, error=exc.message, retry_s=round(delay_s, 1))
+                self._stopping.wait(delay_s)
+
+    def _list(self) -> str:
+        items, version = self._source.list_page(self._resource, self._field_selector)
+        fresh = {key_of(item): item for item in items}
+        with self._lock:
+            known, self._objects = self._objects, fresh
+        self._synced.set()
+        for key in known.keys() | fresh.keys():
+            if _version(known.get(key)) != _version(fresh.get(key)):
+                self._on_change(*key)
+        return version
+
+    def _follow(self, version: str) -> Iterator[str]:
+        """Apply events until the stream ends; yields the version reached after each."""
+        watch = self._source.watch(self._resource, version, self._field_selector)
+        with self._lock:
+            self._watch = watch
+        if self._stopping.is_set():
+            watch.stop()
+        try:
+            for event in watch:
+                kind, obj = event["type"], event["object"]
+                if kind == "ERROR":
+                    raise error_from(int(obj.get("code", 500)), obj, f"the watch of {self._resource.plural}")
+                if kind != "BOOKMARK":
+                    self._apply(kind, obj)
+                yield obj["metadata"]["resourceVersion"]
+        finally:
+            watch.stop()
+            with self._lock:
+                self._watch = None
+
+    def _apply(self, kind: str, obj: Object) -> None:
+        key = key_of(obj)
+        with self._lock:
+            if kind == "DELETED":
+                self._objects.pop(key, None)
+            else:
+                self._objects[key] = obj
+        self._on_change(*key)
+
+
+def _version(obj: Object | None) -> str:
+    return obj["metadata"]["resourceVersion"] if obj else ""
