@@ -1,0 +1,173 @@
+"""A ByteSource over HTTP: one pass over the body, readable while it arrives."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dvcr.config import ImporterSettings
+from dvcr.errors import NoSpaceError, SourceError
+from dvcr.jobs.job import HttpOrigin
+from importer.checksums import Checksums
+from importer.sources.download import HttpDownload
+from importer.spool import Spool
+
+WINDOW_BYTES = 64 * 2**20
+_EVERYTHING = 2**63
+
+
+class HttpSource:
+    """The bytes of a URL. A thread fetches them into a spool file and computes the promised checksums on the way.
+
+    A reader that calls `release` (raw images are read from front to end) bounds the spool to a window: its place is
+    given back and the download waits for the reader. Without, the whole file is spooled; NoSpaceError at once where it
+    cannot fit.
+    """
+
+    def __init__(
+        self,
+        origin: HttpOrigin,
+        checksums: Mapping[str, str],
+        scratch_dir: Path,
+        settings: ImporterSettings,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self._checksums = Checksums(checksums)
+        self._spool = Spool(scratch_dir)
+        self._window_bytes = window_bytes
+        self._download = HttpDownload(
+            origin,
+            idle_timeout_s=settings.idle_timeout_s,
+            retries=settings.retries,
+            verified=bool(checksums),
+        )
+        self._changed = threading.Condition()
+        # All below under `_changed`.
+        self._fetched = 0
+        self._released = 0
+        self._wanted = 0
+        self._spooled_whole: bool | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._fetch, name="http-source", daemon=True)
+        self._thread.start()
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes received so far."""
+        return self._fetched
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The length, where the server told it or the end was reached."""
+        return self._download.total_bytes
+
+    def size_bytes(self) -> int:
+        """The length; waits for the first answer, or for the end where the server did not announce it."""
+        with self._changed:
+            if self._fetched == 0:
+                self._wait(lambda: self._fetched > 0)
+            if self._download.total_bytes is None:
+                self._wanted = _EVERYTHING
+                self._changed.notify_all()
+                self._wait(lambda: False)
+            return self._fetched if self._download.total_bytes is None else self._download.total_bytes
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """The bytes of that range as soon as they are here, whatever happened behind them."""
+        end = offset_bytes + length_bytes
+        with self._changed:
+            if offset_bytes < self._released:
+                raise ValueError(f"bytes before {self._released} were released, {offset_bytes} is asked for")
+            if end > self._wanted:
+                self._wanted = end
+                self._changed.notify_all()
+            self._wait(lambda: self._fetched >= end)
+            length_bytes = max(0, min(end, self._fetched) - offset_bytes)
+        return self._spool.read(offset_bytes, length_bytes)
+
+    def release(self, offset_bytes: int) -> None:
+        """Free what lies before `offset_bytes`; from now on at most a window is held beyond it."""
+        with self._changed:
+            if offset_bytes <= self._released:
+                return
+            self._released = offset_bytes
+            self._changed.notify_all()
+        self._spool.punch(min(offset_bytes, self._fetched))
+
+    def finish(self) -> None:
+        """Fetch what is left, without keeping it, and check the promised checksums."""
+        with self._changed:
+            self._released = _EVERYTHING
+            self._changed.notify_all()
+            self._wait(lambda: False)
+        self._checksums.verify()
+
+    def close(self) -> None:
+        """Stop fetching and forget the bytes; readers that wait get SourceError. Idempotent."""
+        self.abort()
+        self._thread.join()
+        self._spool.close()
+
+    def abort(self) -> None:
+        """Stop fetching, from any thread; readers that wait get SourceError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._download.stop()
+
+    def _wait(self, arrived: Callable[[], bool]) -> None:
+        """Wait until `arrived`, or the end; raises what ended the download early."""
+        while not arrived() and not self._ended:
+            self._changed.wait()
+        if not arrived() and self._error is not None:
+            raise self._error
+
+    def _fetch(self) -> None:
+        error: BaseException | None = None
+        try:
+            for piece in self._download.pieces():
+                if not self._make_room(len(piece)):
+                    break
+                self._checksums.update(piece)
+                if self._fetched + len(piece) > self._released:
+                    self._spool.write(self._fetched, piece)
+                with self._changed:
+                    self._fetched += len(piece)
+                    self._changed.notify_all()
+            if self._closed:
+                error = SourceError("the import was stopped", reason="SourceInterrupted")
+        except Exception as exc:  # noqa: BLE001 (handed to the readers, which raise it)
+            error = exc
+        finally:
+            self._download.close()
+            with self._changed:
+                self._ended, self._error = True, error
+                self._changed.notify_all()
+
+    def _make_room(self, length_bytes: int) -> bool:
+        """Wait until the spool may take that many bytes more; False once the source was closed."""
+        with self._changed:
+            end = self._fetched + length_bytes
+            while not self._closed and end > self._released + self._window_bytes:
+                if self._released == 0 or self._wanted > self._released + self._window_bytes:
+                    # Nobody releases, or what is asked for lies beyond the window: the rest must be kept.
+                    if self._fits():
+                        break
+                    if self._wanted > self._fetched:
+                        raise NoSpaceError(self._lack())
+                self._changed.wait()
+            return not self._closed
+
+    def _fits(self) -> bool:
+        if self._spooled_whole is None:
+            total = self._download.total_bytes
+            self._spooled_whole = total is None or total - self._fetched < self._spool.free_bytes()
+        return self._spooled_whole
+
+    def _lack(self) -> str:
+        return (
+            f"the source has {self._download.total_bytes} bytes, of which all must be kept during the conversion, and "
+            f"importer.scratch_dir has {self._spool.free_bytes()} bytes free; free some space, or set it elsewhere"
+        )

@@ -1,0 +1,76 @@
+"""Bytes of a source that are still needed, in an unnamed file that no crash leaves behind."""
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from dvcr.errors import NoSpaceError, StorageError
+
+_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
+_BLOCK_BYTES = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Spool:
+    """A sparse file. `write` and `punch` come from one thread each; `read` from any."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._punched = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by `close`)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def free_bytes(self) -> int:
+        """What the folder's filesystem can still take."""
+        return shutil.disk_usage(self._folder).free
+
+    def stored_bytes(self) -> int:
+        """Bytes that the file takes on the filesystem."""
+        return os.fstat(self._file.fileno()).st_blocks * 512
+
+    def write(self, offset_bytes: int, data: bytes) -> None:
+        """Put `data` at `offset_bytes`; NoSpaceError where the filesystem is full."""
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._file.fileno(), view, offset_bytes)
+                view, offset_bytes = view[written:], offset_bytes + written
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """That range; shorter only at the end of what was written."""
+        data = os.pread(self._file.fileno(), length_bytes, offset_bytes)
+        while len(data) < length_bytes:
+            more = os.pread(self._file.fileno(), length_bytes - len(data), offset_bytes + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def punch(self, end_bytes: int) -> None:
+        """Free the place of everything before `end_bytes`, in whole blocks; a filesystem that cannot keeps it."""
+        end = end_bytes // _BLOCK_BYTES * _BLOCK_BYTES
+        if end > self._punched:
+            start, self._punched = self._punched, end
+            if _libc.fallocate(self._file.fileno(), _PUNCH_HOLE_KEEP_SIZE, start, end - start) != 0:
+                number = ctypes.get_errno()
+                if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise self._failed(OSError(number, os.strerror(number)))
+
+    def close(self) -> None:
+        """Forget the bytes. Idempotent."""
+        self._file.close()
+
+    def _failed(self, exc: OSError) -> StorageError:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpaceError(f"no space left in {self._folder}; free some, or set importer.scratch_dir elsewhere")
+        return StorageError(f"cannot use {self._folder} (importer.scratch_dir): {exc.strerror}")
