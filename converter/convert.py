@@ -1,0 +1,128 @@
+"""A source image into chunks of a raw disk, without a scratch copy of either.
+
+ByteSource ── SourceExport ◀─socket─ qemu-img convert ─socket─▶ ChunkSink ── ChunkStore
+ByteSource ─────────────── raw, iso: no qemu-img ─────────────▶ ChunkSink ── ChunkStore
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.inspect import ImageFormat, ImageInfo
+from converter.nbd.server import NbdServer
+from converter.nbd.sink import ChunkSink, ChunkStore
+from converter.nbd.source import SourceExport
+from converter.qemu_img import QemuImg
+from converter.source import ByteSource
+from dvcr.artifact.image import Chunk
+from dvcr.errors import ImageError
+
+__all__ = ["ChunkStore", "ConvertedDisk", "convert"]
+
+READ_BYTES = 4 * 2**20
+IDLE_TIMEOUT_S = 60.0
+SOURCE, TARGET = "source", "target"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedDisk:
+    """A disk whose chunks are stored; chunks that are all zero are left out."""
+
+    virtual_size_bytes: int
+    chunk_size_bytes: int
+    chunks: tuple[Chunk, ...]
+
+
+def convert(
+    source: ByteSource,
+    info: ImageInfo,
+    store: ChunkStore,
+    *,
+    work_dir: Path,
+    on_progress: Callable[[int], None],
+    qemu_img: QemuImg | None = None,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+) -> ConvertedDisk:
+    """Convert `source`, which `inspect` found to be `info`, to raw, and put its chunks into `store`.
+
+    The result is byte for byte what `qemu-img convert -O raw` gives. `on_progress` is called in this thread several
+    times a second with the bytes of the disk that are done, never fewer than before; what it raises stops the
+    conversion. Neither a process nor a socket nor a file is left behind, whatever happens; `work_dir` stays empty, as
+    no format needs scratch. The checksums of the source are not checked: call `source.finish` after this.
+
+    Raises SourceError, ImageError (`TruncatedImage`, or `ConversionFailed` also where qemu-img asks for nothing for
+    `idle_timeout_s`), and whatever the store raises.
+    """
+    with ChunkSink(info.virtual_size_bytes, store) as sink:
+        if info.format in (ImageFormat.RAW, ImageFormat.ISO):
+            _copy(source, sink, on_progress)
+        else:
+            _through_qemu_img(source, info, sink, qemu_img or QemuImg(), on_progress, idle_timeout_s)
+        chunks = sink.finish()
+    on_progress(info.virtual_size_bytes)
+    return ConvertedDisk(info.virtual_size_bytes, sink.chunk_size_bytes, chunks)
+
+
+def _copy(source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+    offset, end = 0, source.size_bytes()
+    while offset < end:
+        data = source.read_at(offset, min(READ_BYTES, end - offset))
+        if not data:
+            raise ImageError(f"the image ends after {offset} of {end} bytes", reason="TruncatedImage")
+        sink.write(offset, memoryview(data))
+        offset += len(data)
+        source.release(offset)
+        on_progress(min(offset, sink.size_bytes))
+
+
+def _through_qemu_img(
+    source: ByteSource,
+    info: ImageInfo,
+    sink: ChunkSink,
+    qemu_img: QemuImg,
+    on_progress: Callable[[int], None],
+    idle_timeout_s: float,
+) -> None:
+    read_ahead = info.format is ImageFormat.VMDK
+    export = SourceExport(source, exact_length=info.exact_length, read_ahead=read_ahead)
+    with (
+        NbdServer(None, {SOURCE: export}) as source_server,
+        NbdServer(None, {TARGET: sink}) as target_server,
+        source_server.connect() as source_socket,
+        target_server.connect() as target_socket,
+    ):
+
+        def tick() -> None:
+            _raise_cause(source_server, sink, target_server)
+            on_progress(sink.written_bytes)
+            idle_s = min(source_server.idle_s(), target_server.idle_s())
+            if idle_s > idle_timeout_s:
+                raise ImageError(
+                    f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
+                )
+
+        arguments = [
+            # What the target does not receive is zero already; only longer runs of zeroes are worth a gap.
+            *("-n", "--target-is-zero", "-m", "8", "-S", "1M"),
+            *("--image-opts", "--target-image-opts"),
+            f"driver={info.format},{_nbd(source_socket.fileno(), SOURCE)}",
+            f"driver=raw,{_nbd(target_socket.fileno(), TARGET)}",
+        ]
+        sockets = (source_socket.fileno(), target_socket.fileno())
+        try:
+            qemu_img.convert(arguments, sockets=sockets, virtual_size_bytes=info.virtual_size_bytes, on_tick=tick)
+        except ImageError:
+            # qemu-img only saw an I/O error; what caused it is known on our side of the sockets.
+            _raise_cause(source_server, sink, target_server)
+            raise
+        _raise_cause(source_server, sink, target_server)
+
+
+def _raise_cause(source_server: NbdServer, sink: ChunkSink, target_server: NbdServer) -> None:
+    cause: BaseException | None = source_server.error or sink.error or target_server.error
+    if cause is not None:
+        raise cause
+
+
+def _nbd(fd: int, export: str) -> str:
+    return f"file.driver=nbd,file.server.type=fd,file.server.str={fd},file.export={export}"

@@ -1,0 +1,252 @@
+"""The headers of each disk format: is it safe, is it whole, how large is the disk.
+
+Each function reads a few kilobytes (tables of offsets: a few megabytes at most) and returns the virtual size.
+Everything that would make qemu open another file, or guess, is refused with an ImageError.
+"""
+
+import re
+import struct
+from typing import NoReturn
+from uuid import UUID
+
+from converter.source import ByteSource
+from dvcr.errors import ImageError
+
+SECTOR_BYTES = 512
+MAX_L1_BYTES = 32 * 2**20  # what qemu allows
+
+QCOW2_MAGIC = b"QFI\xfb"
+QCOW2_CORRUPT, QCOW2_EXTERNAL_DATA, QCOW2_KNOWN_FEATURES = 2, 4, 0b11111
+
+VMDK_MAGIC = b"KDMV"
+VMDK_COMPRESSED = 1 << 16
+VMDK_GD_AT_END = 2**64 - 1
+MAX_DESCRIPTOR_BYTES = 2**20 - 1
+
+VPC_MAGIC = b"conectix"
+VPC_FIXED, VPC_DYNAMIC, VPC_DIFFERENCING = 2, 3, 4
+VPC_SIZED_BY = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS")  # writers that trust the size, not the geometry
+VPC_MAX_SECTORS = 65535 * 16 * 255
+
+VDI_MAGIC = 0xBEDA107F
+VDI_DYNAMIC, VDI_STATIC = 1, 2
+
+VHDX_MAGIC = b"vhdxfile"
+VHDX_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
+VHDX_FILE_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
+VHDX_VIRTUAL_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
+VHDX_HAS_PARENT = 2
+
+
+def refuse(reason: str, message: str) -> NoReturn:
+    """Raise the ImageError."""
+    raise ImageError(message, reason=reason)
+
+
+def read(source: ByteSource, offset_bytes: int, length_bytes: int, what: str) -> bytes:
+    """Exactly that range; ImageError `TruncatedImage` naming `what` if the source ends before."""
+    if offset_bytes + length_bytes > source.size_bytes():
+        refuse(
+            "TruncatedImage",
+            f"the image is cut off: {what} would end at byte {offset_bytes + length_bytes}, "
+            f"the image has {source.size_bytes()}",
+        )
+    data = source.read_at(offset_bytes, length_bytes)
+    if len(data) != length_bytes:
+        refuse("TruncatedImage", f"the image is cut off in {what}")
+    return data
+
+
+def qcow2(source: ByteSource) -> int:
+    """Virtual size of a qcow2 of version 2 or 3 (docs/interop/qcow2.txt of QEMU)."""
+    header = read(source, 0, 72, "the qcow2 header")
+    (version, backing_offset, backing_length, cluster_bits, size, encryption, l1_entries, l1_offset) = struct.unpack(
+        ">IQIIQIIQ", header[4:48]
+    )
+    if version not in (2, 3):
+        refuse("UnknownFormat", f"this is a qcow image of version {version}; only versions 2 and 3 are supported")
+    features = 0
+    if version == 3:
+        (features,) = struct.unpack(">Q", read(source, 72, 8, "the qcow2 header"))
+    if backing_offset:
+        name = source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace")
+        refuse(
+            "BackingFileRefused",
+            f"the qcow2 refers to a backing file ({name!r}); convert it to an image that "
+            "stands alone (qemu-img convert)",
+        )
+    if features & QCOW2_EXTERNAL_DATA:
+        refuse(
+            "ExternalDataFileRefused", "the qcow2 keeps its data in another file; convert it to one that stands alone"
+        )
+    if encryption:
+        kind = {1: "AES", 2: "LUKS"}.get(encryption, f"method {encryption}")
+        refuse("EncryptedImageRefused", f"the qcow2 is encrypted ({kind}); decrypt it first")
+    if features & QCOW2_CORRUPT:
+        refuse("CorruptImage", "the qcow2 is marked as corrupt; repair it first (qemu-img check -r all)")
+    if features & ~QCOW2_KNOWN_FEATURES:
+        refuse("CorruptImage", f"the qcow2 needs features that are not known ({features:#x})")
+    if not 9 <= cluster_bits <= 21:
+        refuse("CorruptImage", f"the qcow2 has clusters of 2^{cluster_bits} bytes")
+    cluster = 1 << cluster_bits
+    entry_bits = 4 if features & 16 else 3
+    needed = -(-size // (cluster << (cluster_bits - entry_bits)))
+    if l1_entries < needed or l1_entries * 8 > MAX_L1_BYTES or l1_offset % cluster:
+        refuse("CorruptImage", "the qcow2's table of clusters does not fit its size")
+    table = read(source, l1_offset, needed * 8, "the qcow2's table of clusters")
+    furthest = max((entry & 0x00FFFFFFFFFFFE00 for (entry,) in struct.iter_unpack(">Q", table)), default=0)
+    if furthest and furthest + cluster > source.size_bytes():
+        refuse(
+            "TruncatedImage",
+            f"the image is cut off: it refers to byte {furthest + cluster}, and has {source.size_bytes()}",
+        )
+    return int(size) // SECTOR_BYTES * SECTOR_BYTES
+
+
+def vmdk(source: ByteSource) -> tuple[int, bool]:
+    """Virtual size of a sparse VMDK, and whether its metadata is found from the end of the file."""
+    header = read(source, 0, SECTOR_BYTES, "the VMDK header")
+    from_end = struct.unpack_from("<Q", header, 56)[0] == VMDK_GD_AT_END
+    if from_end:
+        tail = read(source, max(0, source.size_bytes() - 1536), 1536, "the VMDK footer")
+        if tail[512:516] != VMDK_MAGIC or any(tail[1024:]) or source.size_bytes() % SECTOR_BYTES:
+            refuse(
+                "TruncatedImage", "the image is cut off: a streamOptimized VMDK ends with a footer, this one does not"
+            )
+        # The capacity, and where the descriptor is, must be what is checked here.
+        if tail[512 + 12 : 512 + 20] != header[12:20] or tail[512 + 28 : 512 + 44] != header[28:44]:
+            refuse("CorruptImage", "the VMDK's header and footer contradict each other")
+    (version, _flags, capacity, grain, descriptor_at, descriptor_sectors, _, _, directory_at) = struct.unpack_from(
+        "<IIQQQQIQQ", header, 4
+    )
+    if version not in (1, 2, 3):
+        refuse("UnknownFormat", f"this is a VMDK of version {version}; only versions 1 to 3 are supported")
+    if not capacity or not descriptor_at or not descriptor_sectors:
+        refuse(
+            "MultiExtentRefused",
+            "this VMDK is only a part or a description of a disk; export it as one file "
+            "(monolithicSparse or streamOptimized)",
+        )
+    length = min(descriptor_sectors * SECTOR_BYTES, MAX_DESCRIPTOR_BYTES)
+    text = read(source, descriptor_at * SECTOR_BYTES, length, "the VMDK descriptor").split(b"\0")[0]
+    check_vmdk_descriptor(text.decode("latin-1"))
+    if not from_end and directory_at * SECTOR_BYTES >= source.size_bytes():
+        refuse("TruncatedImage", "the image is cut off: the VMDK's grain directory is not in it")
+    if not 1 <= grain <= 2**16:
+        refuse("CorruptImage", f"the VMDK has grains of {grain} sectors")
+    return capacity * SECTOR_BYTES, from_end
+
+
+def check_vmdk_descriptor(text: str) -> None:
+    """Refuse a descriptor that is not that of one sparse file which stands alone."""
+    found = re.search(r'^\s*createType\s*=\s*"([^"]*)"', text, re.MULTILINE | re.IGNORECASE)
+    kind = found.group(1) if found else ""
+    extents = re.findall(r"^\s*(?:RW|RDONLY|NOACCESS)\s.*$", text, re.MULTILINE | re.IGNORECASE)
+    if kind.lower() not in ("monolithicsparse", "streamoptimized") or len(extents) != 1:
+        refuse(
+            "MultiExtentRefused",
+            f"a VMDK of type {kind[:40]!r} with {len(extents)} extents needs other files; export "
+            "it as one file (monolithicSparse or streamOptimized)",
+        )
+    parent = re.search(r"^\s*parentCID\s*=\s*(\w+)", text, re.MULTILINE | re.IGNORECASE)
+    if "parentfilenamehint" in text.lower() or (parent and parent.group(1).lower() != "ffffffff"):
+        refuse("BackingFileRefused", "the VMDK is a snapshot that refers to a parent; export the whole disk")
+    if re.search(r"encryption\.", text, re.IGNORECASE):
+        refuse("EncryptedImageRefused", "the VMDK is encrypted; decrypt it first")
+
+
+def vpc(source: ByteSource) -> tuple[int, bool]:
+    """Virtual size of a VHD, as qemu computes it, and whether it is of the fixed kind, found by its last sector."""
+    at_start = source.read_at(0, len(VPC_MAGIC)) == VPC_MAGIC
+    at = 0 if at_start else source.size_bytes() - SECTOR_BYTES
+    footer = read(source, at, SECTOR_BYTES, "the VHD footer")
+    unsigned = footer[:64] + bytes(4) + footer[68:]
+    if struct.unpack_from(">I", footer, 64)[0] != ~sum(unsigned) & 0xFFFFFFFF:
+        refuse("CorruptImage", "the checksum of the VHD footer is wrong")
+    (kind,) = struct.unpack_from(">I", footer, 60)
+    if kind == VPC_DIFFERENCING:
+        refuse("BackingFileRefused", "the VHD is a differencing disk that refers to a parent; merge it first")
+    if kind != (VPC_DYNAMIC if at_start else VPC_FIXED):
+        refuse("CorruptImage", f"the VHD is of type {kind}; only fixed and dynamic disks are supported")
+    (current_size,) = struct.unpack_from(">Q", footer, 48)
+    cylinders, heads, sectors = struct.unpack_from(">HBB", footer, 56)
+    total = cylinders * heads * sectors
+    if footer[28:32] in VPC_SIZED_BY or total == VPC_MAX_SECTORS:
+        total = current_size // SECTOR_BYTES
+    if not at_start and total * SECTOR_BYTES > at:
+        refuse("TruncatedImage", f"the image is cut off: the VHD says {total * SECTOR_BYTES} bytes and has {at}")
+    if at_start:
+        (table_at,) = struct.unpack_from(">Q", footer, 16)
+        dynamic = read(source, table_at, 1024, "the VHD header")
+        if dynamic[:8] != b"cxsparse":
+            refuse("CorruptImage", "the VHD has no header of a dynamic disk where it should be")
+        bat_at, _, entries = struct.unpack_from(">QII", dynamic, 16)
+        if bat_at + entries * 4 > source.size_bytes():
+            refuse("TruncatedImage", "the image is cut off: the VHD's block table is not in it")
+    return total * SECTOR_BYTES, not at_start
+
+
+def vdi(source: ByteSource) -> int:
+    """Virtual size of a VDI of version 1.1."""
+    header = read(source, 0, SECTOR_BYTES, "the VDI header")
+    version, _, kind = struct.unpack_from("<III", header, 0x44)
+    if version != 0x00010001:
+        refuse("UnknownFormat", f"this is a VDI of version {version >> 16}.{version & 0xFFFF}; only 1.1 is supported")
+    if kind not in (VDI_DYNAMIC, VDI_STATIC) or any(header[0x1A8:0x1C8]):
+        refuse(
+            "BackingFileRefused", "the VDI is a differencing or undo disk that refers to a parent; clone the whole disk"
+        )
+    bmap_at, data_at = struct.unpack_from("<II", header, 0x154)
+    size, block, _, blocks, allocated = struct.unpack_from("<QIIII", header, 0x170)
+    if block != 2**20 or blocks * block < size or bmap_at % SECTOR_BYTES or data_at % SECTOR_BYTES:
+        refuse("CorruptImage", "the VDI's block table does not fit its size")
+    end = max(bmap_at + blocks * 4, data_at)
+    if end > source.size_bytes():
+        refuse("TruncatedImage", f"the image is cut off: {end} bytes of tables, the image has {source.size_bytes()}")
+    if allocated > blocks:
+        refuse("CorruptImage", "the VDI has more blocks allocated than it holds")
+    return -(-int(size) // SECTOR_BYTES) * SECTOR_BYTES
+
+
+def vhdx(source: ByteSource) -> int:
+    """Virtual size of a VHDX (MS-VHDX)."""
+    headers = [read(source, at, 80, "the VHDX header") for at in (64 * 1024, 128 * 1024)]
+    valid = [header for header in headers if header[:4] == b"head"]
+    if not valid:
+        refuse("CorruptImage", "the VHDX has no valid header")
+    newest = max(valid, key=lambda header: int(struct.unpack_from("<Q", header, 8)[0]))
+    if any(newest[48:64]):
+        refuse(
+            "CorruptImage",
+            "the VHDX was not closed cleanly (its log is not empty); open and close it in Hyper-V, or "
+            "repair it (qemu-img check -r all)",
+        )
+    at, length = _vhdx_region(source)
+    table = read(source, at, 64 * 1024, "the VHDX metadata")
+    if table[:8] != b"metadata":
+        refuse("CorruptImage", "the VHDX has no metadata table where it should be")
+    (count,) = struct.unpack_from("<H", table, 10)
+    items = {}
+    for i in range(min(count, 2047)):
+        guid, offset, size = struct.unpack_from("<16sII", table, 32 + 32 * i)
+        if offset + size <= length:
+            items[UUID(bytes_le=guid)] = at + offset
+    if VHDX_FILE_PARAMETERS not in items or VHDX_VIRTUAL_SIZE not in items:
+        refuse("CorruptImage", "the VHDX does not say how large its disk is")
+    (_, flags) = struct.unpack("<II", read(source, items[VHDX_FILE_PARAMETERS], 8, "the VHDX metadata"))
+    if flags & VHDX_HAS_PARENT:
+        refuse("BackingFileRefused", "the VHDX is a differencing disk that refers to a parent; merge it first")
+    (size,) = struct.unpack("<Q", read(source, items[VHDX_VIRTUAL_SIZE], 8, "the VHDX metadata"))
+    return int(size)
+
+
+def _vhdx_region(source: ByteSource) -> tuple[int, int]:
+    table = read(source, 192 * 1024, 64 * 1024, "the VHDX region table")
+    if table[:4] != b"regi":
+        refuse("CorruptImage", "the VHDX has no region table")
+    (count,) = struct.unpack_from("<I", table, 8)
+    for i in range(min(count, 2047)):
+        guid, offset, length = struct.unpack_from("<16sQI", table, 16 + 32 * i)
+        if UUID(bytes_le=guid) == VHDX_METADATA:
+            return offset, length
+    return refuse("CorruptImage", "the VHDX has no metadata")

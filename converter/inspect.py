@@ -1,0 +1,152 @@
+"""What an image is, from its bytes: format, size, and whether it is safe to convert. qemu never guesses.
+
+Our own reading of the headers decides; oslo.utils' format inspector, written for the same purpose, is asked as well,
+and either may refuse.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+from oslo_utils.imageutils import format_inspector
+
+from converter import headers, signatures
+from converter.source import ByteSource
+from dvcr.errors import ImageError
+
+HEAD_BYTES = 128 * 1024
+DESCRIPTOR_MARK = b"# Disk DescriptorFile"
+
+
+class ImageFormat(StrEnum):
+    """Formats that are accepted, by the names that qemu gives them (`iso` is raw to qemu)."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VDI = "vdi"
+    VPC = "vpc"
+    VHDX = "vhdx"
+    ISO = "iso"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What `inspect` found."""
+
+    format: ImageFormat
+    virtual_size_bytes: int
+    cdrom: bool
+    exact_length: bool = False
+    """The format is read from its end, so the converter must see exactly where that is."""
+
+
+def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
+    """Find out what `source` is. Reads only headers and tables of offsets, at most a few megabytes.
+
+    Raises ImageError: `UnknownFormat` (with what it looks like instead), `AmbiguousFormat`, `TruncatedImage`,
+    `CorruptImage`, `BackingFileRefused`, `ExternalDataFileRefused`, `EncryptedImageRefused`, `MultiExtentRefused`,
+    `VirtualSizeTooLarge`. Raw is accepted only where a partition table or a file system says that it is a disk.
+    """
+    size = source.size_bytes()
+    head = source.read_at(0, min(HEAD_BYTES, size))
+    tail = source.read_at(size - 512, 512) if size >= 512 else b""
+    found = _claims(head, tail)
+    if len(found) > 1:
+        names = " and ".join(sorted(found))
+        raise ImageError(f"the image can be read as {names}; it was made to deceive", reason="AmbiguousFormat")
+    if not found:
+        _refuse_others(head)
+    image_format = found.pop() if found else ImageFormat.RAW
+    exact = False
+    match image_format:
+        case ImageFormat.QCOW2:
+            virtual = headers.qcow2(source)
+        case ImageFormat.VMDK:
+            virtual, exact = headers.vmdk(source)
+        case ImageFormat.VPC:
+            virtual, exact = headers.vpc(source)
+        case ImageFormat.VDI:
+            virtual = headers.vdi(source)
+        case ImageFormat.VHDX:
+            virtual = headers.vhdx(source)
+        case _:
+            # As qemu does, to whole sectors.
+            virtual = -(-size // headers.SECTOR_BYTES) * headers.SECTOR_BYTES
+    if not virtual:
+        raise ImageError("the disk in the image is empty: it has no bytes", reason="CorruptImage")
+    if virtual > max_virtual_size_bytes:
+        raise ImageError(
+            f"the disk in the image has {virtual} bytes; at most {max_virtual_size_bytes} are allowed",
+            reason="VirtualSizeTooLarge",
+        )
+    _second_opinion(source, image_format, head, size)
+    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact)
+
+
+def _claims(head: bytes, tail: bytes) -> set[ImageFormat]:
+    found = set()
+    if head.startswith(headers.QCOW2_MAGIC):
+        found.add(ImageFormat.QCOW2)
+    if head.startswith(headers.VMDK_MAGIC):
+        found.add(ImageFormat.VMDK)
+    if head.startswith(headers.VHDX_MAGIC):
+        found.add(ImageFormat.VHDX)
+    if head[0x40:0x44] == headers.VDI_MAGIC.to_bytes(4, "little"):
+        found.add(ImageFormat.VDI)
+    if head.startswith(headers.VPC_MAGIC) or _fixed_vhd(tail):
+        found.add(ImageFormat.VPC)
+    if signatures.is_iso(head):
+        found.add(ImageFormat.ISO)
+    return found
+
+
+def _fixed_vhd(tail: bytes) -> bool:
+    # A footer alone could be data that a disk happens to end with; its kind and checksum could not.
+    if not tail.startswith(headers.VPC_MAGIC):
+        return False
+    kind, checksum = struct.unpack_from(">II", tail, 60)
+    return bool(kind == headers.VPC_FIXED and checksum == ~sum(tail[:64] + tail[68:]) & 0xFFFFFFFF)
+
+
+def _refuse_others(head: bytes) -> None:
+    """Raise unless `head` is the beginning of a raw disk."""
+    if not head:
+        raise ImageError("the image is empty", reason="UnknownFormat")
+    if head.startswith(b"LUKS\xba\xbe"):
+        raise ImageError("the image is encrypted (LUKS); decrypt it first", reason="EncryptedImageRefused")
+    if head.lstrip()[: len(DESCRIPTOR_MARK)].lower() == DESCRIPTOR_MARK.lower():
+        raise ImageError(
+            "this is only the description of a VMDK; its data are in other files. Export it as one file "
+            "(monolithicSparse or streamOptimized)",
+            reason="MultiExtentRefused",
+        )
+    looks_like = signatures.foreign(head)
+    if looks_like is None and signatures.is_disk(head):
+        return
+    if looks_like is None:
+        looks_like = "nothing that is known: there is no partition table and no file system in it"
+    raise ImageError(f"this is no disk image: it looks like {looks_like}", reason="UnknownFormat")
+
+
+def _second_opinion(source: ByteSource, image_format: ImageFormat, head: bytes, size: int) -> None:
+    if image_format not in (ImageFormat.QCOW2, ImageFormat.VMDK):
+        return  # oslo has no checks for the others
+    inspector = format_inspector.ALL_FORMATS[image_format]()
+    try:
+        fed = 0
+        while fed < size and not inspector.complete and fed < headers.MAX_DESCRIPTOR_BYTES:
+            piece = head[:512] if not fed else source.read_at(fed, 64 * 1024)
+            inspector.eat_chunk(piece)
+            fed += len(piece)
+        if fed < size:
+            inspector.eat_chunk(source.read_at(max(fed, size - 1536), 1536))
+        inspector.finish()
+        inspector.safety_check()
+    except format_inspector.SafetyCheckFailed as exc:
+        # It does not know extended L2 entries, a feature of qcow2 that our own reading checks for.
+        failures = {name: str(why) for name, why in exc.failures.items() if name != "unknown_features"}
+        if failures:
+            raise ImageError(f"the {image_format} is not safe: {failures}", reason="CorruptImage") from exc
+    except (format_inspector.ImageFormatError, struct.error, RuntimeError) as exc:
+        raise ImageError(f"the {image_format} is broken: {exc}", reason="CorruptImage") from exc

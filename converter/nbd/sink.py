@@ -1,0 +1,200 @@
+"""The converted disk as a writable NBD export that ends in a chunk store."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from converter.nbd.export import Extent
+from dvcr.artifact.chunk import encode_chunk
+from dvcr.artifact.image import Chunk, chunk_size_bytes
+from dvcr.descriptor import Descriptor
+from dvcr.digest import Digest
+from dvcr.errors import ImageError
+
+WORKERS = 3
+BUFFERED_BYTES = 48 * 2**20
+WINDOW_BYTES = 16 * 2**20
+
+
+class ChunkStore(Protocol):
+    """Where encoded chunks go."""
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """Store the blob, durably. Idempotent; called from several threads."""
+        ...
+
+
+@dataclass
+class _Buffer:
+    """A chunk being put together. Bytes from `filled` on are stale: the buffer is used again and again."""
+
+    data: bytearray
+    filled: int = 0
+
+    def write(self, at: int, piece: memoryview) -> None:
+        if at > self.filled:
+            self.data[self.filled : at] = bytes(at - self.filled)
+        self.data[at : at + len(piece)] = piece
+        self.filled = max(self.filled, at + len(piece))
+
+    def content(self, length: int) -> memoryview:
+        if self.filled < length:
+            self.data[self.filled : length] = bytes(length - self.filled)
+        return memoryview(self.data)[:length]
+
+
+class ChunkSink:
+    """Cuts writes into chunks; encodes and stores them in a few threads while the next arrive. Used as a context.
+
+    Writes may arrive out of order within a window of 16 MiB (at least one chunk). A chunk that left the window is
+    final: a write to it raises ImageError `ConversionFailed`. What is never written is zero and costs nothing.
+    Holds about 48 MiB of chunks, or one chunk where that is more; `write` waits for the store beyond that.
+    An error of the store is raised by the next write, flush or finish.
+    """
+
+    def __init__(self, size_bytes: int, store: ChunkStore) -> None:
+        self.size_bytes = size_bytes
+        self.chunk_size_bytes = chunk_size_bytes(size_bytes)
+        self.written_bytes = 0
+        """End of the furthest write so far."""
+        self._store = store
+        self._window = max(1, min(WINDOW_BYTES, BUFFERED_BYTES // 2) // self.chunk_size_bytes)
+        self._free_buffers = max(1, BUFFERED_BYTES // self.chunk_size_bytes)
+        self._pool = ThreadPoolExecutor(min(WORKERS, self._free_buffers), thread_name_prefix="chunk")
+        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._spare: list[_Buffer] = []
+        self._open: dict[int, _Buffer] = {}
+        self._final: set[int] = set()
+        self._chunks: list[Chunk] = []
+        self._known: set[Digest] = set()
+        self._pending = 0
+        self._stopped = False
+        self.error: BaseException | None = None
+        """What the store failed with, if it did."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Refused: chunks leave as soon as they are full."""
+        raise ImageError("the converter tried to read back what it wrote", reason="ConversionFailed")
+
+    def extents(self, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:
+        """One run of data: nothing is kept that could tell."""
+        yield Extent(length_bytes, zero=False)
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        """Take the bytes; see the class for the order they may come in."""
+        with self._lock:
+            while len(data):
+                index, at = divmod(offset_bytes, self.chunk_size_bytes)
+                piece = data[: self.chunk_size_bytes - at]
+                self._buffer(index).write(at, piece)
+                offset_bytes += len(piece)
+                data = data[len(piece) :]
+            self.written_bytes = max(self.written_bytes, offset_bytes)
+
+    def write_zeroes(self, offset_bytes: int, length_bytes: int) -> None:
+        """As a write of zeroes: clears what the window holds, and takes no room otherwise."""
+        end = offset_bytes + length_bytes
+        with self._lock:
+            self._raise_error()
+            for index in range(offset_bytes // self.chunk_size_bytes, -(-end // self.chunk_size_bytes)):
+                self._refuse_final(index)
+            for index, buffer in self._open.items():
+                start = index * self.chunk_size_bytes
+                first, last = max(offset_bytes - start, 0), min(end - start, buffer.filled)
+                if first < last:
+                    buffer.write(first, memoryview(bytes(last - first)))
+            self.written_bytes = max(self.written_bytes, end)
+
+    def flush(self) -> None:
+        """Wait until every chunk that left the window is stored; `finish` stores the others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending or self._stopped)
+        self._raise_error()
+
+    def finish(self) -> tuple[Chunk, ...]:
+        """Store what is left, wait for the store, and return the chunks by rising index."""
+        with self._lock:
+            for index in sorted(self._open):
+                self._seal(index)
+        self.flush()
+        return tuple(sorted(self._chunks, key=lambda chunk: chunk.index))
+
+    def _buffer(self, index: int) -> _Buffer:
+        buffer = self._open.get(index)
+        if buffer is None:
+            self._raise_error()
+            self._refuse_final(index)
+            if len(self._open) >= self._window:
+                self._seal(min(self._open))
+            buffer = self._open[index] = self._take_buffer()
+        return buffer
+
+    def _take_buffer(self) -> _Buffer:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free_buffers or self.error or self._stopped)
+            self._raise_error()
+            if self._stopped:
+                raise ImageError("the conversion was stopped", reason="ConversionFailed")
+            self._free_buffers -= 1
+            buffer = self._spare.pop() if self._spare else _Buffer(bytearray(self.chunk_size_bytes))
+        buffer.filled = 0
+        return buffer
+
+    def _seal(self, index: int) -> None:
+        buffer = self._open.pop(index)
+        self._final.add(index)
+        with self._changed:
+            self._pending += 1
+        self._pool.submit(self._deliver, index, buffer)
+
+    def _deliver(self, index: int, buffer: _Buffer) -> None:
+        try:
+            if self.error is None and not self._stopped:
+                length = min(self.chunk_size_bytes, self.size_bytes - index * self.chunk_size_bytes)
+                encoded = encode_chunk(buffer.content(length))
+                self._return_buffer(buffer)
+                if encoded is not None:
+                    if encoded.descriptor.digest not in self._known:
+                        self._store.put(encoded.descriptor, encoded.data)
+                    with self._changed:
+                        self._known.add(encoded.descriptor.digest)
+                        self._chunks.append(Chunk(index, encoded.descriptor))
+        except BaseException as exc:  # noqa: BLE001  # kept, and raised to whoever writes next
+            self.error = self.error or exc
+        finally:
+            with self._changed:
+                self._pending -= 1
+                self._changed.notify_all()
+
+    def _return_buffer(self, buffer: _Buffer) -> None:
+        with self._changed:
+            self._spare.append(buffer)
+            self._free_buffers += 1
+            self._changed.notify_all()
+
+    def _refuse_final(self, index: int) -> None:
+        if index in self._final:
+            raise ImageError(
+                f"the converter wrote to chunk {index} again after it was stored; writes must stay within "
+                f"{self._window} chunks of each other",
+                reason="ConversionFailed",
+            )
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error
