@@ -1,0 +1,143 @@
+"""A stored disk as a file in a format that other software reads."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from converter.nbd.export import ReadableExport
+from converter.nbd.server import NbdServer
+from converter.qemu_img import QemuImg
+from dvcr.errors import ImageError, NoSpaceError, StorageError
+
+READ_BYTES = 4 * 2**20
+EXPORT = "disk"
+
+
+class ExportFormat(StrEnum):
+    """Formats that a disk can be written as."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VDI = "vdi"
+    VHDX = "vhdx"
+
+
+def export_image(
+    disk: ReadableExport,
+    destination: Path,
+    format: ExportFormat,  # noqa: A002  # the word of the trade, and of qemu-img
+    *,
+    on_progress: Callable[[int], None],
+    qemu_img: QemuImg | None = None,
+) -> None:
+    """Write `disk` to the file `destination`, replacing what is there.
+
+    Raw is byte for byte the disk, with holes where it is zero. Atomic: the file appears complete and synced, or not at
+    all, and nothing else is left behind. `on_progress` gets the bytes of the disk that are done, never fewer than
+    before; what it raises stops the export. Raises StorageError (NoSpaceError) where the file cannot be written,
+    ImageError `ConversionFailed`, and whatever reading `disk` raises.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)).absolute()
+    except OSError as exc:
+        raise _cannot_write(destination, exc) from exc
+    file = folder / "disk"
+    try:
+        if format is ExportFormat.RAW:
+            _write_raw(disk, file, on_progress)
+        else:
+            _write_with_qemu_img(disk, file, format, on_progress, qemu_img or QemuImg())
+        _sync(file)
+        file.replace(destination)
+        _sync(destination.parent)
+    except OSError as exc:
+        raise _cannot_write(destination, exc) from exc
+    finally:
+        shutil.rmtree(folder)
+    on_progress(disk.size_bytes)
+
+
+def _write_raw(disk: ReadableExport, file: Path, on_progress: Callable[[int], None]) -> None:
+    with file.open("xb", buffering=0) as out:
+        out.truncate(disk.size_bytes)
+        offset = 0
+        while offset < disk.size_bytes:
+            for extent in disk.extents(offset, disk.size_bytes - offset):
+                end = offset + extent.length_bytes
+                while not extent.zero and offset < end:
+                    data = disk.read(offset, min(READ_BYTES, end - offset))
+                    _write_at(out.fileno(), data, offset)
+                    offset += len(data)
+                    on_progress(offset)
+                offset = end
+                on_progress(offset)
+
+
+def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def _write_with_qemu_img(
+    disk: ReadableExport,
+    file: Path,
+    format: ExportFormat,  # noqa: A002  # as above
+    on_progress: Callable[[int], None],
+    qemu_img: QemuImg,
+) -> None:
+    watched = _Watched(disk)
+    with NbdServer(None, {EXPORT: watched}) as server, server.connect() as connection:
+
+        def tick() -> None:
+            if server.error is not None:
+                raise server.error
+            on_progress(watched.done_bytes)
+
+        source = f"driver=raw,file.driver=nbd,file.server.type=fd,file.server.str={connection.fileno()}"
+        try:
+            qemu_img.convert(
+                ["-m", "8", "-O", format, "--image-opts", f"{source},file.export={EXPORT}", str(file)],
+                sockets=[connection.fileno()],
+                virtual_size_bytes=disk.size_bytes,
+                writable=file.parent,
+                on_tick=tick,
+            )
+        except ImageError as exc:
+            if server.error is not None:
+                raise server.error from exc
+            raise
+
+
+class _Watched:
+    """An export that remembers how far it was read."""
+
+    def __init__(self, disk: ReadableExport) -> None:
+        self.size_bytes = disk.size_bytes
+        self.extents = disk.extents
+        self.done_bytes = 0
+        self._disk = disk
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes | bytearray | memoryview:
+        data = self._disk.read(offset_bytes, length_bytes)
+        self.done_bytes = max(self.done_bytes, offset_bytes + length_bytes)
+        return data
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _cannot_write(destination: Path, exc: OSError) -> StorageError:
+    kind = NoSpaceError if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    return kind(f"cannot write {destination}: {exc.strerror or exc}")
