@@ -23,6 +23,7 @@ KVM_DEVICE = Path("/dev/kvm")
 _PROBE_CODE = bytes((0xFB, 0xF4, 0xF4, 0xF4, 0xB0, 0x10, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD))
 PROBE_BOOT_SECTOR = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
 PROBE_EXIT_CODE = 0x21
+PROBE_DISK_SIZE_BYTES = 2**20
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,8 @@ def probe(accelerator: Literal["kvm", "tcg"]) -> str | None:
     """None if a guest runs on the accelerator, else what went wrong. Blocks for at most PROBE_TIMEOUT_S."""
     with tempfile.NamedTemporaryFile(suffix=".probe") as disk:
         disk.write(PROBE_BOOT_SECTOR)
-        disk.flush()
+        # Firmware reads no disk that is too small for its geometry.
+        disk.truncate(PROBE_DISK_SIZE_BYTES)
         command = [QEMU, "-accel", accelerator, "-machine", "q35", "-cpu", "host" if accelerator == "kvm" else "max"]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-m", "16", "-no-reboot"]
         command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]

@@ -160,7 +160,7 @@ class Machine:
                     self._recover()
 
     def _report(self, node: str, operation: str, reason: str) -> None:
-        disk = next((d for d in self._disks if node.startswith(d.drive.node)), None)
+        disk = next((d for d in self._disks if node in (d.drive.node, _filter(d))), None)
         cause = disk.export.error if disk and disk.export else None
         self._trouble = f"{operation} error on block device {disk.name if disk else node}: {cause or reason}"
         log.warning("I/O error", trouble=self._trouble)
@@ -199,8 +199,10 @@ class Machine:
         return True
 
     async def _start_stream(self, job: str) -> None:
-        node = self._streaming[job].drive.node
-        await self._monitor.execute("block-stream", job_id=job, device=node, on_error="stop")
+        disk = self._streaming[job]
+        await self._monitor.execute(
+            "block-stream", job_id=job, device=disk.drive.node, filter_node_name=_filter(disk), on_error="stop"
+        )
 
     def _percent(self, disk: PreparedDisk, jobs: dict[str, dict[str, Any]]) -> int:
         if not disk.streams or _job(disk) not in self._streaming:
@@ -219,3 +221,8 @@ class Machine:
 
 def _job(disk: PreparedDisk) -> str:
     return f"stream-{disk.drive.node}"
+
+
+def _filter(disk: PreparedDisk) -> str:
+    """The node that a copy puts above the disk's own; the guest's errors are reported for it."""
+    return f"{disk.drive.node}-copy"

@@ -133,7 +133,7 @@ def test_a_foreign_backing_file_is_never_opened(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "vol").write_text("in the way")
 
-    with pytest.raises(StorageError, match="cannot make the folder .*vol: File exists"):
+    with pytest.raises(StorageError, match=r"cannot make the folder .*vol: File exists"):
         prepare([disk(size_bytes=MIB)], tmp_path, Registry().open_image)
 
 
