@@ -59,7 +59,7 @@ class Receiver:
                         break
                 idle.reschedule(None)
                 if sending is None:
-                    raise RefusedError(400, "the request has no body; use: curl <address> -T <file>")
+                    raise RefusedError(400, "the request has no body; use: curl <address> -T <file>")  # noqa: TRY301
                 await sending
             return await loop.run_in_executor(self._threads, self._commit)
         except BaseException as exc:
