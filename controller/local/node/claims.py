@@ -1,0 +1,212 @@
+"""Persistent volumes: a folder of this node for every claim of the storage class `local`.
+
+    claim ──(this node takes it)──▶ folder, volume ──▶ both Bound ──▶ grows when asked ──▶ deleted with the claim
+
+A claim that a pod still uses is kept until the pod is gone, as is a volume until its folder is. A folder is only ever
+removed because the API says that its claim was deleted, never because something could not be found.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from controller.api.quantity import parse_bytes
+from controller.api.resource import PV, PVC, STORAGE_CLASS
+from controller.local.node.events import NodeEvents
+from controller.runtime.cluster import Cluster
+from controller.runtime.errors import AlreadyExistsError, ConflictError
+from controller.runtime.informer import Informer
+
+Object = dict[str, Any]
+
+CLASS = "local"
+PROVISIONER = "virtualization.deckhouse.io/node"
+CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
+VOLUME_FINALIZER = "virtualization.deckhouse.io/volume-folder"
+_NODE = "volume.kubernetes.io/selected-node"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+class ClaimBinder:
+    """Brings one claim or volume at a time to where it should be; every method may be called again at any time."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        node: str,
+        folder: Path,
+        events: NodeEvents,
+        users: Callable[[str, str], list[str]],
+    ) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._folder = folder
+        self._events = events
+        self._users = users
+
+    def ensure_class(self) -> None:
+        """Make the storage class, as the default one, if nobody did."""
+        storage_class = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": CLASS, "annotations": {_DEFAULT_CLASS: "true"}},
+            "provisioner": PROVISIONER,
+            "reclaimPolicy": "Delete",
+            "volumeBindingMode": "Immediate",
+            "allowVolumeExpansion": True,
+        }
+        if self._cluster.get(STORAGE_CLASS, CLASS) is None:
+            try:
+                self._cluster.create(STORAGE_CLASS, storage_class)
+            except AlreadyExistsError:
+                return  # another agent was first
+
+    def sync_claim(self, namespace: str, name: str, volumes: Informer) -> None:
+        """Bind, grow or release the claim; frees its volume if the claim is gone."""
+        claim = self._cluster.get(PVC, name, namespace)
+        if claim is None:
+            for volume in volumes.list():
+                reference = volume["spec"].get("claimRef") or {}
+                if (reference.get("namespace"), reference.get("name")) == (namespace, name):
+                    self.sync_volume(volume["metadata"]["name"])
+            return
+        if claim["spec"].get("storageClassName") not in (None, CLASS):
+            return
+        if claim["metadata"].get("deletionTimestamp"):
+            self._release(claim)
+        elif (claim["metadata"].get("annotations") or {}).get(_NODE, self._node) == self._node:
+            self._bind(claim)
+
+    def sync_volume(self, name: str) -> None:
+        """Delete the volume and its folder if its claim is gone, or if the volume itself is being deleted."""
+        volume = self._cluster.get(PV, name)
+        if volume is None or not is_ours(volume, self._node):
+            return
+        reference = volume["spec"]["claimRef"]
+        claim = self._cluster.get(PVC, reference["name"], reference["namespace"])
+        if claim is not None and claim["metadata"]["uid"] == reference["uid"]:
+            return
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        metadata = volume["metadata"]
+        self._cluster.delete(PV, name, uid=metadata["uid"])
+        if VOLUME_FINALIZER in (metadata.get("finalizers") or ()):
+            rest = [entry for entry in metadata["finalizers"] if entry != VOLUME_FINALIZER]
+            if self._cluster.get(PV, name) is not None:
+                self._cluster.patch(PV, name, {"metadata": {"finalizers": rest}})
+
+    def _bind(self, claim: Object) -> None:
+        metadata, spec = claim["metadata"], claim["spec"]
+        if spec.get("volumeMode", "Filesystem") != "Filesystem":
+            message = "this node has volumes of the mode Filesystem only; change spec.volumeMode"
+            self._events.record(claim, "ProvisioningFailed", message, warning=True)
+            return
+        name = spec.get("volumeName") or f"pvc-{metadata['uid']}"
+        wanted = spec["resources"]["requests"]["storage"]
+        status = claim.get("status") or {}
+        if status.get("phase") == "Bound":
+            self._grow(claim, name, wanted)
+            return
+        if (metadata.get("annotations") or {}).get(_NODE) != self._node:
+            finalizers = sorted({*(metadata.get("finalizers") or ()), CLAIM_FINALIZER})
+            annotations = {_NODE: self._node, "volume.kubernetes.io/storage-provisioner": PROVISIONER}
+            patch = {
+                "metadata": {
+                    # Of two agents that want the claim, the one with the older version is refused.
+                    "resourceVersion": metadata["resourceVersion"],
+                    "annotations": annotations,
+                    "finalizers": finalizers,
+                }
+            }
+            try:
+                claim = self._cluster.patch(PVC, metadata["name"], patch, metadata["namespace"])
+            except ConflictError:
+                return  # the change that was in between calls us again
+        (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            volume = self._cluster.create(PV, self._volume(name, claim, wanted))
+        except AlreadyExistsError:
+            volume = self._cluster.get(PV, name) or {}
+        self._cluster.patch(PV, name, {"status": {"phase": "Bound"}}, subresource="status")
+        self._cluster.patch(
+            PVC, metadata["name"], {"spec": {"volumeName": name, "storageClassName": CLASS}}, metadata["namespace"]
+        )
+        capacity = volume.get("spec", {}).get("capacity", {"storage": wanted})
+        bound = {"phase": "Bound", "accessModes": spec.get("accessModes") or ["ReadWriteOnce"], "capacity": capacity}
+        self._cluster.patch(PVC, metadata["name"], {"status": bound}, metadata["namespace"], "status")
+        self._events.record(claim, "ProvisioningSucceeded", f"Successfully provisioned volume {name}")
+
+    def _grow(self, claim: Object, name: str, wanted: str) -> None:
+        present = claim["status"]["capacity"]["storage"]
+        if parse_bytes(wanted) <= parse_bytes(present):
+            return
+        metadata = claim["metadata"]
+        self._cluster.patch(PV, name, {"spec": {"capacity": {"storage": wanted}}})
+        status = {"capacity": {"storage": wanted}}
+        self._cluster.patch(PVC, metadata["name"], {"status": status}, metadata["namespace"], "status")
+        self._events.record(claim, "FileSystemResizeSuccessful", f"Resized from {present} to {wanted}")
+
+    def _release(self, claim: Object) -> None:
+        metadata = claim["metadata"]
+        if CLAIM_FINALIZER not in (metadata.get("finalizers") or ()):
+            return
+        users = self._users(metadata["namespace"], metadata["name"])
+        if users:
+            message = f"waiting for the pods that use it: {', '.join(users)}"
+            self._events.record(claim, "InUse", message)
+            return
+        rest = [entry for entry in metadata["finalizers"] if entry != CLAIM_FINALIZER]
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": rest}}
+        try:
+            self._cluster.patch(PVC, metadata["name"], patch, metadata["namespace"])
+        except ConflictError:
+            return  # as above
+
+    def _volume(self, name: str, claim: Object, capacity: str) -> Object:
+        metadata = claim["metadata"]
+        term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [self._node]}]}
+        return {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {
+                "name": name,
+                "finalizers": [VOLUME_FINALIZER],
+                "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER},
+            },
+            "spec": {
+                "capacity": {"storage": capacity},
+                "accessModes": claim["spec"].get("accessModes") or ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Delete",
+                "storageClassName": CLASS,
+                "volumeMode": "Filesystem",
+                "claimRef": {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "namespace": metadata["namespace"],
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                },
+                "local": {"path": str((self._folder / name).absolute())},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+            },
+        }
+
+
+def is_ours(volume: Object, node: str) -> bool:
+    """Whether the volume is a folder of this node that goes with its claim."""
+    spec = volume["spec"]
+    return (
+        spec.get("storageClassName") == CLASS
+        and spec.get("persistentVolumeReclaimPolicy") == "Delete"
+        and "claimRef" in spec
+        and node_of(volume) == node
+    )
+
+
+def node_of(volume: Object) -> str:
+    """The node that the volume is on; empty if it says none."""
+    for term in volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms", ()):
+        for expression in term.get("matchExpressions", ()):
+            if expression["key"] == "kubernetes.io/hostname":
+                return str(expression["values"][0])
+    return ""
