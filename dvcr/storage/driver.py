@@ -19,6 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
+from dvcr.errors import StorageError
+
+
+class SessionBusyError(StorageError):
+    """Somebody else is writing to this upload session at this moment."""
+
+    default_reason = "SessionBusy"
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -29,7 +37,11 @@ class Stat:
 
 
 class UploadSession(Protocol):
-    """Bytes on their way to a key that is not yet known. One writer at a time."""
+    """Bytes on their way to a key that is not yet known.
+
+    One writer at a time: from the first `append` to `flush` the session belongs to one object; another one's `append`
+    or `commit` raises SessionBusyError meanwhile. It is free again when its holder's process dies.
+    """
 
     @property
     def id(self) -> str:
@@ -56,8 +68,8 @@ class UploadSession(Protocol):
     def commit(self, key: str) -> None:
         """Atomically and durably make the bytes the value of `key`, and end the session.
 
-        A key that exists already keeps its value (content-addressed keys hold the same bytes); the session ends all
-        the same.
+        A key that exists already keeps its value (content-addressed keys hold the same bytes) and becomes fresh as by
+        `touch`; the session ends all the same.
         """
         ...
 
@@ -95,6 +107,14 @@ class StorageDriver(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the key if it is there."""
+        ...
+
+    def delete_unmodified_since(self, key: str, moment: datetime) -> bool:
+        """Remove the key if it was last modified before `moment`, and tell whether it was removed.
+
+        One step as seen by `touch`, `write` and `commit`: what they made fresh before stays; a `touch` after it raises
+        NotFoundError. Garbage collection rests on this.
+        """
         ...
 
     def begin_upload(self) -> UploadSession:

@@ -1,0 +1,68 @@
+"""`dvcr serve` and `dvcr gc`."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dvcr.config import Settings
+
+if TYPE_CHECKING:
+    from dvcr.registry.registry import Registry
+
+
+def register(app: typer.Typer) -> None:
+    """Add the registry's commands to `dvcr`."""
+    app.command()(serve)
+    app.command()(gc)
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = None,
+) -> None:
+    """Run the registry until Ctrl-C.
+
+    Example: `DVCR__STORAGE__FILESYSTEM__ROOT=/srv/dvcr dvcr serve --host 0.0.0.0 --port 5000`
+    """
+    import asyncio
+
+    from dvcr.http.server import serve as serve_registry
+
+    settings: Settings = context.obj
+    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    registry = _open_registry(settings, settings.registry.collect_grace_s)
+    asyncio.run(serve_registry(registry, settings.registry.model_copy(update=changes)))
+
+
+def gc(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option(help="Seconds that unreferenced blobs are kept; 0 only while nobody pushes.", min=0),
+    ] = None,
+) -> None:
+    """Remove blobs that no manifest needs, and abandoned uploads. The registry may go on working meanwhile.
+
+    Example: `dvcr gc --dry-run --grace 600`
+    """
+    settings: Settings = context.obj
+    registry = _open_registry(settings, settings.registry.collect_grace_s if grace is None else grace)
+    report = registry.collector.run(dry_run=dry_run)
+    typer.echo(
+        f"{'would remove' if dry_run else 'removed'} {report.blobs} blobs ({report.bytes / 2**20:.1f} MiB), "
+        f"{report.links} links, {report.uploads} uploads, {report.repositories} empty repositories"
+    )
+
+
+def _open_registry(settings: Settings, grace_s: float) -> "Registry":
+    from dvcr.registry.registry import Registry
+    from dvcr.storage.filesystem import FilesystemStorage
+
+    return Registry(
+        FilesystemStorage(settings.storage.filesystem.root),
+        grace=timedelta(seconds=grace_s),
+        upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
+    )

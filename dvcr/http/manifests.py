@@ -1,0 +1,45 @@
+"""Manifests over HTTP (distribution-spec, "Pulling manifests", "Pushing Manifests", "Deleting Manifests")."""
+
+from aiohttp import web
+
+from dvcr.digest import Digest
+from dvcr.http.body import read_all
+from dvcr.http.state import STATE, repository_of
+from dvcr.registry.names import reference
+
+
+async def get(request: web.Request) -> web.Response:
+    """GET and HEAD: the manifest, byte for byte, with the media type it was pushed with."""
+    state, repository = request.app[STATE], repository_of(request)
+    named = reference(request.match_info["reference"])
+    manifest = await state.run(lambda: state.registry.manifests.get(repository, named))
+    etag = f'"{manifest.digest}"'
+    headers = {"Content-Type": manifest.media_type, "Docker-Content-Digest": str(manifest.digest), "ETag": etag}
+    if etag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=manifest.body, headers=headers)
+
+
+async def put(request: web.Request) -> web.Response:
+    """PUT: store a manifest under a tag or its digest."""
+    state, repository = request.app[STATE], repository_of(request)
+    named = reference(request.match_info["reference"])
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
+    body = await read_all(request, state.settings.max_manifest_bytes)
+    stored = await state.run(lambda: state.registry.manifests.put(repository, named, body, media_type))
+    headers = {"Location": f"/v2/{repository}/manifests/{stored.digest}", "Docker-Content-Digest": str(stored.digest)}
+    if stored.subject:
+        headers["OCI-Subject"] = str(stored.subject)
+    return web.Response(status=201, headers=headers)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE: a tag, or by digest the manifest and all its tags."""
+    state, repository = request.app[STATE], repository_of(request)
+    named = reference(request.match_info["reference"])
+    registry = state.registry
+    if isinstance(named, Digest):
+        await state.run(lambda: registry.manifests.delete(repository, named))
+    else:
+        await state.run(lambda: registry.tags.delete(repository, named))
+    return web.Response(status=202)

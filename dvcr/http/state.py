@@ -1,0 +1,39 @@
+"""What the handlers share, and how they reach the blocking domain code."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from aiohttp import web
+
+from dvcr.config import RegistrySettings
+from dvcr.registry.names import repository_name
+from dvcr.registry.registry import Registry
+
+# Threads mostly wait for the disk; enough of them let concurrent fsyncs share one commit of the journal.
+THREADS = 32
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class State:
+    """The registry behind the handlers of one application."""
+
+    registry: Registry
+    settings: RegistrySettings
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "registry"))
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The result of a blocking call, made in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+
+
+STATE = web.AppKey("state", State)
+
+
+def repository_of(request: web.Request) -> str:
+    """The repository that the request's path names; raises NameInvalidError."""
+    return repository_name(request.match_info["name"])

@@ -1,0 +1,118 @@
+"""Pushing blobs (distribution-spec, "Pushing Blobs")."""
+
+from aiohttp import web
+
+from dvcr.digest import Digest
+from dvcr.http.body import receive
+from dvcr.http.errors import BadRequestError, RangeError
+from dvcr.http.ranges import parse_chunk_range
+from dvcr.http.state import STATE, repository_of
+from dvcr.registry.names import repository_name
+from dvcr.registry.uploads import Upload
+
+
+async def begin(request: web.Request) -> web.Response:
+    """POST: mount a blob, or push one in a single request, or begin a session."""
+    state, repository = request.app[STATE], repository_of(request)
+    registry = state.registry
+    if "mount" in request.query:
+        digest = Digest.parse(request.query["mount"])
+        source = repository_name(request.query["from"]) if "from" in request.query else None
+
+        def mount_or_begin() -> Upload | None:
+            return None if registry.blobs.mount(repository, digest, source) else registry.uploads.begin()
+
+        begun = await state.run(mount_or_begin)
+        return _session(repository, begun, 0) if begun else _created(repository, digest)
+    upload = await state.run(registry.uploads.begin)
+    if "digest" not in request.query:
+        return _session(repository, upload, 0)
+    try:
+        digest = Digest.parse(request.query["digest"])
+        await receive(request, upload.append, lambda: upload.commit(repository, digest))
+    except BaseException:
+        # Nobody knows the id of this session, so nobody could go on with it.
+        await state.run(upload.abort)
+        raise
+    return _created(repository, digest)
+
+
+async def append(request: web.Request) -> web.Response:
+    """PATCH: add a chunk, or a stream of unknown length."""
+    state, repository = request.app[STATE], repository_of(request)
+    upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"]))
+    try:
+        await _check_order(request, repository, upload)
+        size_bytes = await receive(request, upload.append, lambda: upload.size_bytes)
+    finally:
+        await state.run(upload.flush)
+    return _session(repository, upload, size_bytes)
+
+
+async def commit(request: web.Request) -> web.Response:
+    """PUT: add the last bytes, if any, and make the session a blob."""
+    state, repository = request.app[STATE], repository_of(request)
+    if "digest" not in request.query:
+        raise BadRequestError("the request that ends an upload needs ?digest=")
+    digest = Digest.parse(request.query["digest"])
+    upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"], digest.algorithm))
+    try:
+        await _check_order(request, repository, upload)
+        await receive(request, upload.append, lambda: upload.commit(repository, digest))
+    except BaseException:
+        await state.run(upload.flush)
+        raise
+    return _created(repository, digest)
+
+
+async def status(request: web.Request) -> web.Response:
+    """GET: how far the session is."""
+    state, repository = request.app[STATE], repository_of(request)
+    upload_id = request.match_info["upload"]
+    size_bytes = await state.run(lambda: state.registry.uploads.size_bytes(upload_id))
+    return web.Response(status=204, headers=_session_headers(repository, upload_id, size_bytes))
+
+
+async def abort(request: web.Request) -> web.Response:
+    """DELETE: end the session and forget its bytes."""
+    state = request.app[STATE]
+    repository_of(request)
+    await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"]).abort())
+    return web.Response(status=204)
+
+
+async def _check_order(request: web.Request, repository: str, upload: Upload) -> None:
+    header = request.headers.get("Content-Range")
+    if header is None:
+        return
+    chunk = parse_chunk_range(header)
+    size_bytes = await request.app[STATE].run(lambda: upload.size_bytes)
+    if chunk.start != size_bytes:
+        raise RangeError(
+            f"the chunk begins at {chunk.start}, the upload continues at {size_bytes}",
+            _session_headers(repository, upload.id, size_bytes),
+        )
+    if request.content_length is not None and request.content_length != chunk.length:
+        raise BadRequestError(
+            f"Content-Range {header} is {chunk.length} bytes, Content-Length {request.content_length}"
+        )
+
+
+def _created(repository: str, digest: Digest) -> web.Response:
+    return web.Response(
+        status=201,
+        headers={"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)},
+    )
+
+
+def _session(repository: str, upload: Upload, size_bytes: int) -> web.Response:
+    return web.Response(status=202, headers=_session_headers(repository, upload.id, size_bytes))
+
+
+def _session_headers(repository: str, upload_id: str, size_bytes: int) -> dict[str, str]:
+    return {
+        "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
+        "Docker-Upload-UUID": upload_id,
+        # Both ends included; an empty session is "0-0" to clients since Docker's first registry.
+        "Range": f"0-{max(size_bytes - 1, 0)}",
+    }

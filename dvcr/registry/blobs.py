@@ -1,0 +1,80 @@
+"""Blobs: bytes once in the store, a link in every repository that has them."""
+
+from typing import BinaryIO
+
+from dvcr.digest import Digest
+from dvcr.errors import NotFoundError
+from dvcr.registry.catalog import Catalog, mark
+from dvcr.registry.errors import BlobUnknownError
+from dvcr.storage import paths
+from dvcr.storage.driver import LocalFiles, StorageDriver
+
+
+class Blobs:
+    """The blobs of every repository.
+
+    Whatever makes a client rely on a blob (`link`, `mount`, `confirm`) makes link and blob fresh in an order that
+    garbage collection respects: see docs/storage-format.md.
+    """
+
+    def __init__(self, storage: StorageDriver, catalog: Catalog) -> None:
+        self._storage = storage
+        self._catalog = catalog
+
+    def confirm(self, repository: str, digest: Digest) -> int:
+        """The blob's size, after making link and blob fresh; raises BlobUnknownError if either is missing."""
+        try:
+            self._storage.touch(paths.blob_link(repository, digest))
+            self._storage.touch(paths.blob(digest))
+            return self._storage.stat(paths.blob(digest)).size_bytes
+        except NotFoundError as exc:
+            raise _unknown(repository, digest) from exc
+
+    def size_bytes(self, repository: str, digest: Digest) -> int:
+        """The blob's size, for a reader; raises BlobUnknownError."""
+        try:
+            self._storage.stat(paths.blob_link(repository, digest))
+            return self._storage.stat(paths.blob(digest)).size_bytes
+        except NotFoundError as exc:
+            raise _unknown(repository, digest) from exc
+
+    def open(self, digest: Digest, offset_bytes: int = 0) -> BinaryIO:
+        """A reader of the blob, whose presence in a repository the caller has checked."""
+        return self._storage.open(paths.blob(digest), offset_bytes)
+
+    @property
+    def are_files(self) -> bool:
+        """Whether `open` gives files that a server may `sendfile`."""
+        return isinstance(self._storage, LocalFiles)
+
+    def mount(self, repository: str, digest: Digest, source: str | None = None) -> bool:
+        """Give the repository a blob that exists already, in `source` or, without one, anywhere in the store.
+
+        False if it is not there: the client has to upload it.
+        """
+        try:
+            if source is not None:
+                self._storage.touch(paths.blob_link(source, digest))
+            self._storage.touch(paths.blob(digest))
+        except NotFoundError:
+            return False
+        self.link(repository, digest)
+        return True
+
+    def link(self, repository: str, digest: Digest) -> None:
+        """Give the repository a blob that the caller has just made fresh. Idempotent."""
+        self._catalog.enter(repository)
+        mark(self._storage, paths.blob_link(repository, digest))
+
+    def delete(self, repository: str, digest: Digest) -> None:
+        """Take the blob from the repository; its bytes go by garbage collection. BlobUnknownError if it has none."""
+        key = paths.blob_link(repository, digest)
+        try:
+            self._storage.stat(key)
+        except NotFoundError as exc:
+            raise _unknown(repository, digest) from exc
+        self._storage.delete(key)
+
+
+def _unknown(repository: str, digest: Digest) -> BlobUnknownError:
+    return BlobUnknownError(f"repository {repository} has no blob {digest}")

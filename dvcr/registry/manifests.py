@@ -1,0 +1,103 @@
+"""Manifests: documents that say which blobs belong together."""
+
+from dataclasses import dataclass
+
+from dvcr.digest import Digest
+from dvcr.errors import NotFoundError
+from dvcr.registry.blobs import Blobs
+from dvcr.registry.catalog import Catalog
+from dvcr.registry.document import ManifestDocument
+from dvcr.registry.errors import (
+    BlobUnknownError,
+    DigestMismatchError,
+    ManifestBlobUnknownError,
+    ManifestInvalidError,
+    ManifestUnknownError,
+)
+from dvcr.registry.referrers import Referrers
+from dvcr.registry.tags import Tags
+from dvcr.storage import paths
+from dvcr.storage.driver import StorageDriver
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it was pushed: exact bytes, exact media type."""
+
+    media_type: str
+    digest: Digest
+    body: bytes
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    """What a push answers."""
+
+    digest: Digest
+    subject: Digest | None
+
+
+class Manifests:
+    """The manifests of every repository."""
+
+    def __init__(
+        self, storage: StorageDriver, catalog: Catalog, blobs: Blobs, tags: Tags, referrers: Referrers
+    ) -> None:
+        self._storage = storage
+        self._catalog = catalog
+        self._blobs = blobs
+        self._tags = tags
+        self._referrers = referrers
+
+    def get(self, repository: str, reference: Digest | str) -> Manifest:
+        """The manifest with this digest or tag; raises ManifestUnknownError."""
+        digest = reference if isinstance(reference, Digest) else self._tags.resolve(repository, reference)
+        return read_manifest(self._storage, repository, digest)
+
+    def put(
+        self, repository: str, reference: Digest | str, body: bytes, media_type: str, algorithm: str = "sha256"
+    ) -> StoredManifest:
+        """Durably store a manifest, then point the tag at it. Idempotent.
+
+        The digest is the one asked for, else of `algorithm`. Raises ManifestInvalidError, DigestMismatchError, and
+        ManifestBlobUnknownError if config or layers are missing in this repository.
+        """
+        digest = Digest.of(body, reference.algorithm if isinstance(reference, Digest) else algorithm)
+        if isinstance(reference, Digest) and reference != digest:
+            raise DigestMismatchError(f"the manifest has the digest {digest}, not {reference}")
+        if not media_type or not media_type.isascii() or not media_type.isprintable():
+            raise ManifestInvalidError("a manifest needs its media type in Content-Type")
+        document = ManifestDocument.parse(body, media_type)
+        for blob in set(document.required_blobs()):
+            try:
+                self._blobs.confirm(repository, blob)
+            except BlobUnknownError as exc:
+                raise ManifestBlobUnknownError(f"push blob {blob} before the manifest that names it") from exc
+        self._catalog.enter(repository)
+        if document.subject:
+            # Before the manifest: an entry without its manifest is ignored, a manifest without its entry is not found.
+            self._referrers.add(
+                repository, document.subject.digest, document.as_referrer(media_type, digest, len(body))
+            )
+        self._storage.write(paths.manifest(repository, digest), media_type.encode() + b"\n" + body)
+        if not isinstance(reference, Digest):
+            self._tags.set(repository, reference, digest)
+        return StoredManifest(digest, document.subject.digest if document.subject else None)
+
+    def delete(self, repository: str, digest: Digest) -> None:
+        """Remove a manifest and the tags that name it; raises ManifestUnknownError."""
+        manifest = self.get(repository, digest)
+        self._tags.delete_all_of(repository, digest)
+        self._storage.delete(paths.manifest(repository, digest))
+        subject = ManifestDocument.parse(manifest.body, manifest.media_type).subject
+        if subject:
+            self._referrers.remove(repository, subject.digest, digest)
+
+
+def read_manifest(storage: StorageDriver, repository: str, digest: Digest) -> Manifest:
+    """The stored manifest; raises ManifestUnknownError."""
+    try:
+        media_type, _, body = storage.read(paths.manifest(repository, digest)).partition(b"\n")
+    except NotFoundError as exc:
+        raise ManifestUnknownError(f"repository {repository} has no manifest {digest}") from exc
+    return Manifest(media_type.decode(), digest, body)

@@ -1,0 +1,50 @@
+"""Referrers: manifests that name another one as their subject (distribution-spec, "Listing Referrers")."""
+
+import json
+from typing import Any
+
+from dvcr.descriptor import Descriptor
+from dvcr.digest import Digest
+from dvcr.errors import NotFoundError
+from dvcr.storage import paths
+from dvcr.storage.driver import StorageDriver
+
+
+class Referrers:
+    """Who refers to what, in every repository."""
+
+    def __init__(self, storage: StorageDriver) -> None:
+        self._storage = storage
+
+    def add(self, repository: str, subject: Digest, referrer: Descriptor) -> None:
+        """List `referrer` under `subject`, which need not exist."""
+        value = json.dumps(referrer.to_json()).encode()
+        self._storage.write(paths.referrer(repository, subject, referrer.digest), value)
+
+    def remove(self, repository: str, subject: Digest, digest: Digest) -> None:
+        """List it no more. Idempotent."""
+        self._storage.delete(paths.referrer(repository, subject, digest))
+
+    def of(self, repository: str, subject: Digest, artifact_type: str | None = None) -> list[dict[str, Any]]:
+        """Descriptors of the manifests that refer to `subject`, by digest; of one artifact type, if given.
+
+        Includes those of an index under the fallback tag, which clients of registries without this API maintain.
+        """
+        found = {item["digest"]: item for item in self._fallback(repository, subject)}
+        for key in self._storage.list(paths.referrers(repository, subject)):
+            try:
+                self._storage.stat(paths.manifest(repository, paths.last_digest(key)))
+                item = json.loads(self._storage.read(key))
+            except NotFoundError:
+                continue  # its manifest was deleted, or never came
+            found[item["digest"]] = item
+        return [item for _, item in sorted(found.items()) if artifact_type in (None, item.get("artifactType"))]
+
+    def _fallback(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
+        try:
+            digest = self._storage.read(paths.tag(repository, f"{subject.algorithm}-{subject.hex}"[:128])).decode()
+            value = self._storage.read(paths.manifest(repository, Digest.parse(digest))).partition(b"\n")[2]
+        except NotFoundError:
+            return []
+        items = json.loads(value).get("manifests")
+        return [item for item in items if isinstance(item, dict) and "digest" in item] if items else []

@@ -1,0 +1,36 @@
+"""The registry: its parts over one store."""
+
+from datetime import timedelta
+
+from dvcr.registry.blobs import Blobs
+from dvcr.registry.catalog import Catalog
+from dvcr.registry.collect import Collector
+from dvcr.registry.manifests import Manifests
+from dvcr.registry.referrers import Referrers
+from dvcr.registry.tags import Tags
+from dvcr.registry.uploads import Uploads
+from dvcr.storage.driver import StorageDriver
+
+
+class Registry:
+    """Everything that the HTTP layer and the commands need. Blocking, safe from any thread."""
+
+    def __init__(
+        self,
+        storage: StorageDriver,
+        *,
+        grace: timedelta = timedelta(hours=1),
+        upload_expiry: timedelta = timedelta(days=1),
+    ) -> None:
+        self.storage = storage
+        self.catalog = Catalog(storage)
+        self.blobs = Blobs(storage, self.catalog)
+        self.uploads = Uploads(storage, self.blobs)
+        self.tags = Tags(storage, self.catalog)
+        self.referrers = Referrers(storage)
+        self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers)
+        self.collector = Collector(storage, self.catalog, self.uploads, grace=grace, expiry=upload_expiry)
+
+    def check(self) -> None:
+        """Raise StorageError unless the store takes writes."""
+        self.storage.begin_upload().abort()

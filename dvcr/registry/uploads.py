@@ -1,0 +1,143 @@
+"""Upload sessions: bytes on their way to becoming a blob."""
+
+import threading
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+
+from dvcr.digest import Digest, Hasher
+from dvcr.errors import NoSpaceError, NotFoundError
+from dvcr.registry.blobs import Blobs
+from dvcr.registry.errors import DigestMismatchError, UploadUnknownError
+from dvcr.storage import paths
+from dvcr.storage.driver import StorageDriver, UploadSession
+
+_REMEMBERED_HASHES = 4096
+_REHASH_BYTES = 4 * 2**20
+
+
+class Uploads:
+    """The upload sessions of every repository.
+
+    A session's id is unguessable and is all that is needed to go on with it, on any server over the same store. Hash
+    states are kept in memory between requests; where one is missing (a restart, another server), the bytes are hashed
+    again at commit.
+    """
+
+    def __init__(self, storage: StorageDriver, blobs: Blobs) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._hashes: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self) -> "Upload":
+        """A new, empty session."""
+        return Upload(self, self._storage.begin_upload(), Hasher(), 0)
+
+    def resume(self, upload_id: str, algorithm: str = "sha256") -> "Upload":
+        """The session with this id, as a restart or an earlier request left it; raises UploadUnknownError.
+
+        `algorithm` is the one that will be asked for at commit, as far as known: another one costs reading again.
+        """
+        try:
+            session = self._storage.resume_upload(upload_id)
+            if not session.size_bytes:
+                return Upload(self, session, Hasher(algorithm), 0)
+        except NotFoundError as exc:
+            raise UploadUnknownError(f"there is no upload {upload_id}") from exc
+        with self._lock:
+            hasher, hashed_bytes = self._hashes.pop(upload_id, (Hasher(algorithm), 0))
+        return Upload(self, session, hasher, hashed_bytes)
+
+    def size_bytes(self, upload_id: str) -> int:
+        """Bytes in the session, also while another request writes to it; raises UploadUnknownError."""
+        try:
+            return self._storage.resume_upload(upload_id).size_bytes
+        except NotFoundError as exc:
+            raise UploadUnknownError(f"there is no upload {upload_id}") from exc
+
+    def commit(self, repository: str, session: UploadSession, digest: Digest) -> None:
+        """Make verified bytes a blob of the repository."""
+        session.commit(paths.blob(digest))
+        self._blobs.link(repository, digest)
+
+    def remember(self, upload_id: str, hasher: Hasher, hashed_bytes: int) -> None:
+        """Keep a hash state for the session's next request."""
+        with self._lock:
+            self._hashes[upload_id] = hasher, hashed_bytes
+            while len(self._hashes) > _REMEMBERED_HASHES:
+                self._hashes.popitem(last=False)
+
+    def expire(self, idle: timedelta, *, dry_run: bool = False) -> int:
+        """Remove the sessions that were idle for longer than `idle`; gives their number."""
+        moment = datetime.now(UTC) - idle
+        stale = [upload_id for upload_id, used_at in self._storage.uploads() if used_at < moment]
+        if not dry_run:
+            for upload_id in stale:
+                try:
+                    self._storage.resume_upload(upload_id).abort()
+                except NotFoundError:
+                    continue  # committed meanwhile
+        return len(stale)
+
+
+class Upload:
+    """One session in the hands of one request. Ends with `flush`, `commit` or `abort`."""
+
+    def __init__(self, uploads: Uploads, session: UploadSession, hasher: Hasher, hashed_bytes: int) -> None:
+        self._uploads = uploads
+        self._session = session
+        self._hasher = hasher
+        # Equal to the size of the session exactly if the hasher has seen all of it: no byte is hashed twice, and
+        # one that another process wrote is not hashed at all.
+        self._hashed_bytes = hashed_bytes
+
+    @property
+    def id(self) -> str:
+        """The id for `Uploads.resume`."""
+        return self._session.id
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the session."""
+        return self._session.size_bytes
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add `data`. A full store ends the session: NoSpaceError leaves nothing behind."""
+        try:
+            self._session.append(data)
+        except NoSpaceError:
+            self.abort()
+            raise
+        self._hasher.update(data)
+        self._hashed_bytes += len(data)
+
+    def flush(self) -> None:
+        """Keep what has arrived for a later request, on this server or after its restart."""
+        self._session.flush()
+        if self._hashed_bytes:
+            self._uploads.remember(self.id, self._hasher, self._hashed_bytes)
+
+    def commit(self, repository: str, digest: Digest) -> None:
+        """Durably make the bytes a blob of `repository`. DigestMismatchError if they are others: the session ends."""
+        actual = self._digest(digest.algorithm)
+        if actual != digest:
+            self.abort()
+            raise DigestMismatchError(f"the {self._hashed_bytes} bytes received have the digest {actual}, not {digest}")
+        try:
+            self._uploads.commit(repository, self._session, digest)
+        except NoSpaceError:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Forget the bytes and the session. Idempotent."""
+        self._session.abort()
+
+    def _digest(self, algorithm: str) -> Digest:
+        if self._hasher.algorithm != algorithm or self._hashed_bytes != self._session.size_bytes:
+            self._hasher, self._hashed_bytes = Hasher(algorithm), 0
+            with self._session.open() as reader:
+                while data := reader.read(_REHASH_BYTES):
+                    self._hasher.update(data)
+                    self._hashed_bytes += len(data)
+        return self._hasher.digest()
