@@ -58,7 +58,6 @@ class Runtime:
     seed: Path | None = None
     """The NoCloud ISO."""
     firmware: Firmware | None = None
-    sandbox: bool = True
 
 
 def node_name(name: str) -> str:
@@ -75,8 +74,7 @@ def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
     """The whole command line, the program first. QEMU starts with the guest's processors stopped."""
     out = [QEMU, "-S", "-nodefaults", "-no-user-config", "-name", f"guest={spec.namespace}/{spec.name}"]
     out += ["-uuid", spec.uid] if _is_uuid(spec.uid) else []
-    if runtime.sandbox:
-        out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     # A reboot ends the process, so that the guest's wish is seen and a changed specification takes effect.
     out += ["-action", "reboot=shutdown"]
     out += _board(spec, runtime)

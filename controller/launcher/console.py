@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 BACKLOG_BYTES = 64 * 1024
 MAX_WAITING_PIECES = 256
 READ_BYTES = 16 * 1024
@@ -43,9 +47,9 @@ class Backlog:
 class Console:
     """The launcher's end of the serial line."""
 
-    def __init__(self, sock: socket.socket, output_fd: int = 1) -> None:
+    def __init__(self, sock: socket.socket, log_fd: int | None = 1) -> None:
         self._sock = sock
-        self._output_fd = output_fd
+        self._log_fd = log_fd
         self._backlog = Backlog()
         self._watchers: set[asyncio.Queue[bytes | None]] = set()
         self._writer: asyncio.StreamWriter | None = None
@@ -55,13 +59,14 @@ class Console:
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         loop = asyncio.get_running_loop()
         # A thread writes the log: standard output may be a pipe whose reader is slow.
-        with ThreadPoolExecutor(1, "console-log") as log:
+        with ThreadPoolExecutor(1, "console-log") as pen:
             try:
                 while data := await reader.read(READ_BYTES):
                     self._backlog.append(data)
                     for queue in list(self._watchers):
                         self._offer(queue, data)
-                    await loop.run_in_executor(log, _write_all, self._output_fd, data)
+                    if self._log_fd is not None:
+                        await loop.run_in_executor(pen, self._write_log, self._log_fd, data)
             except ConnectionError:
                 pass
             finally:
@@ -87,6 +92,16 @@ class Console:
         finally:
             self._watchers.discard(queue)
 
+    def _write_log(self, fd: int, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(fd, view) :]
+        except OSError as exc:
+            # The console outlives its log: a full volume must not stop the guest.
+            log.warning("the console is no longer logged", why=exc.strerror)
+            self._log_fd = None
+
     def _offer(self, queue: "asyncio.Queue[bytes | None]", data: bytes | None) -> None:
         if data is not None and not queue.full():
             queue.put_nowait(data)
@@ -95,9 +110,3 @@ class Console:
         if queue.full():
             queue.get_nowait()
         queue.put_nowait(None)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -25,6 +25,8 @@ def images(settings: Settings) -> Iterator[ImageOpener]:
     with ExitStack() as stack:
 
         def open_image(reference: ImageReference) -> ReadableExport:
+            # Asks once, where all else asks for long: whoever opens images says what it waits for, and can be stopped.
+            registry.ping()
             repository = registry.repository(reference.repository)
             image = fetch(repository, Digest.parse(reference.digest)).image
             reader = ImageReader(repository, image, cache=cache, read_ahead=READ_AHEAD_CHUNKS)

@@ -10,8 +10,8 @@ import hashlib
 import os
 import signal
 import socket
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
 from controller.launcher.qmp import Monitor
 from controller.launcher.spec import (
+    ADDRESS_VARIABLE,
     SPEC_PATH,
     STATUS_PORT,
     MachineSpec,
@@ -84,23 +85,23 @@ class Launcher:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         async with AsyncExitStack() as stack:
-            run_dir = stack.enter_context(_private_folder(self._root))
+            folder = stack.enter_context(_private_folder(self._root))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
             console = Console(serial)
             app = build_app(self._status, console)
-            await stack.enter_async_context(serving(app, os.environ.get("POD_IP", ALL_ADDRESSES), STATUS_PORT))
+            await stack.enter_async_context(serving(app, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES), STATUS_PORT))
             accelerator = await asyncio.to_thread(
                 choose_accelerator, self._settings.launcher.accelerator, self._settings.launcher.cache_dir
             )
             disks = await self._prepare_disks(stack.enter_context(images(self._settings)))
             if disks is None:
                 return Termination(reason=TerminationReason.STOPPED)
-            nbd_socket = run_dir / "nbd.sock"
+            nbd_socket = folder / "nbd.sock"
             server = NbdServer(nbd_socket, exports(disks))
             await asyncio.to_thread(server.__enter__)
             stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
-            machine = await self._start(accelerator, disks, run_dir, nbd_socket, qemu_serial)
+            machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
             reading = asyncio.create_task(console.run())
             try:
                 self._machine = machine
@@ -127,12 +128,12 @@ class Launcher:
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
 
     async def _start(
-        self, accelerator: str, disks: list[PreparedDisk], run_dir: Path, nbd_socket: Path, serial: socket.socket
+        self, accelerator: str, disks: list[PreparedDisk], folder: Path, nbd_socket: Path, serial: socket.socket
     ) -> Machine:
         spec = self._spec
         seed = None
         if spec.cloud_init is not None:
-            seed = run_dir / "seed.iso"
+            seed = folder / "seed.iso"
             seed.write_bytes(seed_iso(spec.cloud_init))
         ours, theirs = socket.socketpair()
         with theirs:
@@ -141,11 +142,11 @@ class Launcher:
                 qmp_fd=theirs.fileno(),
                 serial_fd=serial.fileno(),
                 nbd_socket=nbd_socket,
-                vnc_socket=run_dir / "vnc.sock",
-                agent_socket=run_dir / "agent.sock",
+                vnc_socket=folder / "vnc.sock",
+                agent_socket=folder / "agent.sock",
                 drives=[disk.drive for disk in disks],
                 seed=seed,
-                firmware=None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, run_dir / "vars.fd"),
+                firmware=None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd"),
             )
             # A process group of its own: a signal to the launcher's group must not reach the guest. The kernel kills
             # QEMU when the launcher dies.
@@ -197,14 +198,24 @@ def _leave(termination: Termination, root: Path) -> None:
     path.write_text(termination.model_dump_json())
 
 
+def run_dir(root: Path) -> Path:
+    """The folder for the machine's sockets: in the pod, unless its path is too long for the address of a socket."""
+    folder = root / "run/dvcr"
+    if len(str(folder)) <= MAX_RUN_DIR_LENGTH:
+        return folder
+    identity = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    # Not TMPDIR, which may be as long.
+    return Path("/tmp") / f"dvcr-{os.getuid()}-{identity}"  # noqa: S108 (made with mode 0700, by the same user)
+
+
 @contextmanager
 def _private_folder(root: Path) -> Iterator[Path]:
     """A folder for sockets that only this user can enter, emptied of what a killed predecessor left."""
-    folder = root / "run/dvcr"
-    if len(str(folder)) > MAX_RUN_DIR_LENGTH:
-        identity = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-        folder = Path(tempfile.gettempdir()) / f"dvcr-{os.getuid()}-{identity}"
+    folder = run_dir(root)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{folder} belongs to somebody else; remove it")
     folder.chmod(0o700)
     _empty(folder)
     try:

@@ -1,6 +1,7 @@
 """QEMU's monitor protocol (QMP), over the library `qemu.qmp`: commands, and the events as a stream."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from qemu.qmp.events import EventListener
 from dvcr.errors import DvcrError
 
 COMMAND_TIMEOUT_S = 30.0
+
+# The library tells of each connection's normal end.
+logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
 
 
 class MonitorError(DvcrError):

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SPEC_PATH = "/etc/dvcr/machine.json"
 STATUS_PORT = 8080
+ADDRESS_VARIABLE = "POD_IP"
+"""Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
 
 

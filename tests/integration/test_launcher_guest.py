@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from controller.launcher import qcow2
+from controller.launcher.main import run_dir
 from controller.launcher.spec import MachineState, TerminationReason
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
@@ -83,7 +84,7 @@ def test_from_the_registry_to_a_disk_that_stands_alone_and_boots_again(
 
     assert "DVCR-GUEST boot=2" in console
     assert "DVCR-GUEST hostname=guest" in console
-    assert not list(Path("/tmp").glob("dvcr-*/*.sock"))
+    assert not run_dir(pod.root).exists()
 
 
 async def use_the_console(pod: LauncherPod) -> None:
