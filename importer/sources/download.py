@@ -15,7 +15,7 @@ from dvcr.jobs.job import HttpOrigin
 
 PIECE_BYTES = 2**20
 _MAX_REDIRECTS = 10
-_FIRST_WAIT_S = 0.2
+_FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 10.0
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _REFUSALS = {401: "SourceForbidden", 403: "SourceForbidden", 404: "SourceNotFound", 410: "SourceNotFound"}
@@ -49,7 +49,9 @@ class HttpDownload:
         self._session = requests.Session()
         self._session.max_redirects = _MAX_REDIRECTS
         self._session.headers["Accept-Encoding"] = "identity"
-        self._certificates = _trust(self._session, origin)
+        self._certificates = _certificates(origin)
+        # Given with every request: a session's own `verify` gives way to REQUESTS_CA_BUNDLE in the environment.
+        self._verify = self._certificates.name if self._certificates else not origin.insecure_skip_verify
 
     def pieces(self) -> Iterator[bytes]:
         """The body in pieces of at most 1 MiB. Ends early, without an error, only after `stop`.
@@ -68,10 +70,10 @@ class HttpDownload:
             except _BrokenError as exc:
                 if self._stopped.is_set():
                     return
-                failures = 1 if self._position > before else failures + 1
+                failures = 0 if self._position > before else failures + 1
                 if failures > self._retries:
                     self._give_up(str(exc))
-                self._stopped.wait(min(_FIRST_WAIT_S * 2 ** (failures - 1), _LONGEST_WAIT_S))
+                self._stopped.wait(min(_FIRST_WAIT_S * 2**failures, _LONGEST_WAIT_S))
 
     def stop(self) -> None:
         """End `pieces` soon, from another thread. Idempotent."""
@@ -128,7 +130,9 @@ class HttpDownload:
             validator = self._etag if self._etag and not self._etag.startswith("W/") else self._modified
             if validator and not self._etag.startswith("W/"):
                 headers["If-Range"] = validator
-        return self._session.get(self._url, headers=headers, stream=True, timeout=self._idle_timeout_s)
+        return self._session.get(
+            self._url, headers=headers, stream=True, timeout=self._idle_timeout_s, verify=self._verify
+        )
 
     def _check(self, response: requests.Response) -> int | None:
         """Where in the file the body of this answer begins; None where there is nothing left to fetch."""
@@ -184,11 +188,9 @@ class HttpDownload:
         )
 
 
-def _trust(session: requests.Session, origin: HttpOrigin) -> IO[bytes] | None:
-    if origin.insecure_skip_verify:
-        session.verify = False
-        return None
-    if not origin.ca_bundle:
+def _certificates(origin: HttpOrigin) -> IO[bytes] | None:
+    """The trusted certificates as the file that requests asks for."""
+    if origin.insecure_skip_verify or not origin.ca_bundle:
         return None
     try:
         ssl.create_default_context(cadata=origin.ca_bundle)
@@ -197,7 +199,6 @@ def _trust(session: requests.Session, origin: HttpOrigin) -> IO[bytes] | None:
     file = tempfile.NamedTemporaryFile(prefix="ca-", suffix=".pem")  # noqa: SIM115 (closed by `HttpDownload.close`)
     file.write(origin.ca_bundle.encode())
     file.flush()
-    session.verify = file.name
     return file
 
 

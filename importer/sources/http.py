@@ -63,6 +63,11 @@ class HttpSource:
         """The length, where the server told it or the end was reached."""
         return self._download.total_bytes
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes that the spool takes on the filesystem."""
+        return self._spool.stored_bytes()
+
     def size_bytes(self) -> int:
         """The length; waits for the first answer, or for the end where the server did not announce it."""
         with self._changed:
@@ -150,8 +155,10 @@ class HttpSource:
         """Wait until the spool may take that many bytes more; False once the source was closed."""
         with self._changed:
             end = self._fetched + length_bytes
-            while not self._closed and end > self._released + self._window_bytes:
-                if self._released == 0 or self._wanted > self._released + self._window_bytes:
+            while not self._closed and end > (limit := self._released + self._window_bytes):
+                if self._fetched < self._wanted <= limit:
+                    break  # over the limit by less than a piece, and a reader waits for it
+                if self._released == 0 or self._wanted > limit:
                     # Nobody releases, or what is asked for lies beyond the window: the rest must be kept.
                     if self._fits():
                         break

@@ -1,0 +1,127 @@
+"""An HTTP server for one file, that breaks on command."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+PIECE_BYTES = 64 * 1024
+
+
+@dataclass
+class FileServer:
+    """What it serves, and how badly. All may be changed while it runs."""
+
+    content: bytes
+    url: str = ""
+    ranges: bool = True
+    etag: str = '"v1"'
+    modified: str = ""
+    length: bool = True
+    """Tell Content-Length; without, the end of the connection is the end of the file."""
+    chunked: bool = False
+    statuses: list[int] = field(default_factory=list)
+    """Answers to the next requests, before the file is served."""
+    cuts: list[int] = field(default_factory=list)
+    """How many bytes of the next bodies are sent before the connection is cut."""
+    redirect: str = ""
+    gate: threading.Event = field(default_factory=threading.Event)
+    """Bodies stop after `gate_after` bytes until it is set."""
+    gate_after: int | None = None
+    requests: list[dict[str, str]] = field(default_factory=list)
+    """Headers of every request, in order."""
+    sent_bytes: int = 0
+
+
+@contextmanager
+def serving(content: bytes, certificate: Path | None = None, key: Path | None = None) -> Iterator[FileServer]:
+    """A server of `content` on a free port; with TLS where there is a certificate."""
+    state = FileServer(content)
+    state.gate.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            state.requests.append(dict(self.headers))
+            if state.statuses:
+                self.send_error(state.statuses.pop(0))
+                return
+            if state.redirect:
+                self.send_response(302)
+                self.send_header("Location", state.redirect)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self._send(self._start())
+
+        def _start(self) -> int:
+            wanted = self.headers.get("Range", "")
+            condition = self.headers.get("If-Range")
+            if not wanted or not state.ranges or (condition and condition not in (state.etag, state.modified)):
+                return 0
+            return int(wanted.removeprefix("bytes=").removesuffix("-"))
+
+        def _send(self, start: int) -> None:
+            whole, body = len(state.content), state.content[start:]
+            if start >= whole > 0:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{whole}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+            if state.etag:
+                self.send_header("ETag", state.etag)
+            if state.modified:
+                self.send_header("Last-Modified", state.modified)
+            if state.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            elif state.length:
+                self.send_header("Content-Length", str(len(body)))
+            else:
+                self.close_connection = True
+            self.end_headers()
+            cut = state.cuts.pop(0) if state.cuts else None
+            self._body(body[:cut])
+            if cut is not None:
+                self.close_connection = True
+            elif state.chunked:
+                self.wfile.write(b"0\r\n\r\n")
+
+        def _body(self, body: bytes) -> None:
+            for at in range(0, len(body), PIECE_BYTES):
+                if state.gate_after is not None and at >= state.gate_after:
+                    state.gate.wait(60)
+                piece = body[at : at + PIECE_BYTES]
+                try:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if state.chunked else piece)
+                except OSError:
+                    self.close_connection = True
+                    return
+                state.sent_bytes += len(piece)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class says so)
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if certificate is None else "https"
+    state.url = f"{scheme}://localhost:{server.server_port}/disk.img"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.gate.set()
+        server.shutdown()
+        server.server_close()
