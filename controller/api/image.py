@@ -1,0 +1,109 @@
+"""ClusterVirtualMachineImage and VirtualMachineImage."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from controller.api.data_source import ClusterImageDataSource, ImageDataSource, check_data_source
+from controller.api.model import ApiModel, Condition, FieldError
+
+
+class ImagePhase(StrEnum):
+    PENDING = "Pending"
+    WAIT_FOR_USER_UPLOAD = "WaitForUserUpload"
+    PROVISIONING = "Provisioning"
+    READY = "Ready"
+    FAILED = "Failed"
+    IMAGE_LOST = "ImageLost"
+    PVC_LOST = "PVCLost"
+    TERMINATING = "Terminating"
+    UNKNOWN = "Unknown"
+
+
+class Storage(StrEnum):
+    CONTAINER_REGISTRY = "ContainerRegistry"
+    PERSISTENT_VOLUME_CLAIM = "PersistentVolumeClaim"
+
+
+class ImageClaim(ApiModel):
+    storage_class_name: str | None = None
+
+
+class ClusterImageSpec(ApiModel):
+    data_source: ClusterImageDataSource
+
+
+class ImageSpec(ApiModel):
+    data_source: ImageDataSource
+    storage: Storage = Storage.CONTAINER_REGISTRY
+    persistent_volume_claim: ImageClaim | None = None
+
+
+class DownloadSpeed(ApiModel):
+    avg: str | None = None
+    current: str | None = None
+    avg_bytes: str | None = None
+    current_bytes: str | None = None
+
+
+class ImageSize(ApiModel):
+    stored: str
+    stored_bytes: str
+    unpacked: str
+    unpacked_bytes: str
+
+
+class Target(ApiModel):
+    registry_url: str | None = Field(None, alias="registryURL")
+    persistent_volume_claim_name: str | None = None
+
+
+class UploadUrls(ApiModel):
+    external: str
+    in_cluster: str
+
+
+class Machine(ApiModel):
+    name: str
+    namespace: str
+
+
+class ImportStatus(ApiModel):
+    """What images and disks tell of an import."""
+
+    progress: str | None = None
+    download_speed: DownloadSpeed | None = None
+    import_duration: str | None = None
+    target: Target | None = None
+    upload_command: str | None = None
+    image_upload_urls: UploadUrls | None = Field(None, alias="imageUploadURLs")
+    failure_reason: str | None = None
+    failure_message: str | None = None
+    conditions: list[Condition] = Field(default_factory=list)
+    observed_generation: int | None = None
+
+
+class ImageStatus(ImportStatus):
+    phase: ImagePhase | None = None
+    format: str | None = None
+    cdrom: bool | None = None
+    size: ImageSize | None = None
+    used_in_vms: list[Machine] | None = Field(None, alias="usedInVMs")
+
+
+def check_image(
+    spec: ClusterImageSpec | ImageSpec, obj: dict[str, Any], old: dict[str, Any] | None
+) -> list[FieldError]:
+    """The rules of both image kinds."""
+    if old is not None:
+        return [] if obj["spec"] == old["spec"] else [FieldError("spec", "cannot be changed after creation")]
+    errors = check_data_source(spec.data_source, "spec.dataSource")
+    if (
+        isinstance(spec, ImageSpec)
+        and spec.persistent_volume_claim
+        and spec.storage is not Storage.PERSISTENT_VOLUME_CLAIM
+    ):
+        message = f"must not be set when spec.storage is {spec.storage.value}"
+        errors.append(FieldError("spec.persistentVolumeClaim", message))
+    return errors

@@ -1,0 +1,209 @@
+"""VirtualMachine."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from controller.api.data_source import Named, check_name
+from controller.api.model import ApiModel, Condition, FieldError, Preserved, QuantityString
+from controller.api.quantity import parse_bytes
+
+MAX_BLOCK_DEVICES = 16
+MAX_NAME_LENGTH = 63
+
+
+class RunPolicy(StrEnum):
+    ALWAYS_ON = "AlwaysOn"
+    ALWAYS_OFF = "AlwaysOff"
+    MANUAL = "Manual"
+    ALWAYS_ON_UNLESS_STOPPED_MANUALLY = "AlwaysOnUnlessStoppedManually"
+
+
+class MachinePhase(StrEnum):
+    PENDING = "Pending"
+    SCHEDULING = "Scheduling"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    MIGRATING = "Migrating"
+    PAUSE = "Pause"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    TERMINATING = "Terminating"
+    FAILED = "Failed"
+
+
+class Cpu(ApiModel):
+    cores: int = Field(ge=1)
+    core_fraction: Literal["5%", "10%", "25%", "50%", "100%"] = "100%"
+    model_name: str = "generic-v1"
+
+
+class Memory(ApiModel):
+    size: QuantityString
+
+
+class BlockDeviceType(StrEnum):
+    DISK = "VirtualMachineDisk"
+    IMAGE = "VirtualMachineImage"
+    CLUSTER_IMAGE = "ClusterVirtualMachineImage"
+
+
+class BlockDevice(ApiModel):
+    type: BlockDeviceType
+    virtual_machine_disk: Named | None = None
+    virtual_machine_image: Named | None = None
+    cluster_virtual_machine_image: Named | None = None
+
+    @property
+    def block(self) -> str:
+        """The name of the block that belongs to the type."""
+        return self.type.value[0].lower() + self.type.value[1:]
+
+    @property
+    def name(self) -> str:
+        """Of the disk or image."""
+        named = self.virtual_machine_disk or self.virtual_machine_image or self.cluster_virtual_machine_image
+        return named.name if named else ""
+
+
+class ProvisioningType(StrEnum):
+    USER_DATA = "UserData"
+    USER_DATA_SECRET = "UserDataSecret"  # noqa: S105
+    SYSPREP_SECRET = "SysprepSecret"  # noqa: S105
+
+
+class Provisioning(ApiModel):
+    type: ProvisioningType
+    user_data: str | None = None
+    user_data_secret_ref: Named | None = None
+    sysprep_secret_ref: Named | None = None
+
+
+class Disruptions(ApiModel):
+    restart_approval_mode: Literal["Manual", "Automatic"] = "Manual"
+
+
+class MachineSpec(ApiModel):
+    run_policy: RunPolicy = RunPolicy.ALWAYS_ON_UNLESS_STOPPED_MANUALLY
+    cpu: Cpu
+    memory: Memory
+    block_devices: list[BlockDevice]
+    provisioning: Provisioning | None = None
+    bootloader: Literal["BIOS", "EFI", "EFIWithSecureBoot"] = "BIOS"
+    os_type: Literal["Generic", "Windows"] = "Generic"
+    enable_paravirtualization: bool = True
+    disruptions: Disruptions = Disruptions()
+    termination_grace_period_seconds: int = Field(60, ge=0)
+    node_selector: dict[str, str] | None = None
+    affinity: Preserved | None = None
+    tolerations: list[Preserved] | None = None
+    topology_spread_constraints: list[Preserved] | None = None
+    priority_class_name: str | None = None
+    virtual_machine_ip_address_claim_name: str | None = Field(None, alias="virtualMachineIPAddressClaimName")
+
+
+class AttachedDevice(ApiModel):
+    type: BlockDeviceType
+    virtual_machine_disk: Named | None = None
+    virtual_machine_image: Named | None = None
+    cluster_virtual_machine_image: Named | None = None
+    target: str | None = None
+    size: str | None = None
+    hotpluggable: bool = False
+
+
+class PendingChange(ApiModel):
+    """A change of the spec that waits for a restart."""
+
+    operation: Literal["add", "remove", "replace"]
+    path: str
+    current_value: Any | None = None
+    desired_value: Any | None = None
+
+
+class Power(ApiModel):
+    """What the controller must remember of a machine while it has no pod."""
+
+    desired: Literal["On", "Off"]
+    """What operations and the guest left; decides with the policies Manual and AlwaysOnUnlessStoppedManually."""
+    crashes: int | None = None
+    """Consecutive crashes; they set the pause before the next start."""
+    crashed_at: str | None = None
+    operation: str | None = None
+    """UID of the operation that was carried out last."""
+
+
+class MachineStatus(ApiModel):
+    phase: MachinePhase | None = None
+    node_name: str | None = None
+    ip_address: str | None = None
+    ip_address_claim: str | None = None
+    guest_os_info: Preserved | None = Field(None, alias="guestOSInfo")
+    block_devices_attached: list[AttachedDevice] | None = None
+    restart_awaiting_changes: list[PendingChange] | None = None
+    message: str | None = None
+    conditions: list[Condition] = Field(default_factory=list)
+    observed_generation: int | None = None
+    power: Power | None = None
+
+
+def check_machine(spec: MachineSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
+    """The rules of a machine, as far as they can be known from it alone."""
+    errors = []
+    name = obj["metadata"].get("name", "")
+    if old is None and len(name) > MAX_NAME_LENGTH:
+        message = f"must be no longer than {MAX_NAME_LENGTH} characters: it becomes the guest's host name"
+        errors.append(FieldError("metadata.name", message))
+    try:
+        if parse_bytes(spec.memory.size) == 0:
+            errors.append(FieldError("spec.memory.size", "must be more than 0"))
+    except ValueError as exc:
+        errors.append(FieldError("spec.memory.size", str(exc)))
+    errors += _check_devices(spec.block_devices)
+    if spec.provisioning:
+        errors += _check_provisioning(spec.provisioning)
+    return errors
+
+
+def _check_devices(devices: list[BlockDevice]) -> list[FieldError]:
+    path = "spec.blockDevices"
+    errors = []
+    if not devices:
+        errors.append(FieldError(path, "must name at least one device to boot from"))
+    if len(devices) > MAX_BLOCK_DEVICES:
+        errors.append(FieldError(path, f"must have at most {MAX_BLOCK_DEVICES} devices, not {len(devices)}"))
+    seen: dict[tuple[str, str], int] = {}
+    for index, device in enumerate(devices):
+        here = f"{path}[{index}]"
+        given = set(device.write()) - {"type"}
+        if device.block not in given:
+            errors.append(FieldError(f"{here}.{device.block}", f"required when {here}.type is {device.type.value}"))
+        for block in sorted(given - {device.block}):
+            errors.append(FieldError(f"{here}.{block}", f"must not be set when {here}.type is {device.type.value}"))
+        if given != {device.block}:
+            continue
+        errors += check_name(device.name, f"{here}.{device.block}.name")
+        first = seen.setdefault((device.type, device.name), index)
+        if first != index:
+            message = f"{device.type.value} {device.name!r} is {path}[{first}] already"
+            errors.append(FieldError(f"{here}.{device.block}.name", message))
+    return errors
+
+
+def _check_provisioning(provisioning: Provisioning) -> list[FieldError]:
+    path = "spec.provisioning"
+    own = {
+        ProvisioningType.USER_DATA: "userData",
+        ProvisioningType.USER_DATA_SECRET: "userDataSecretRef",
+        ProvisioningType.SYSPREP_SECRET: "sysprepSecretRef",
+    }[provisioning.type]
+    given = set(provisioning.write()) - {"type"}
+    errors = []
+    if own not in given:
+        errors.append(FieldError(f"{path}.{own}", f"required when {path}.type is {provisioning.type.value}"))
+    for block in sorted(given - {own}):
+        errors.append(FieldError(f"{path}.{block}", f"must not be set when {path}.type is {provisioning.type.value}"))
+    for block in sorted(given & {"userDataSecretRef", "sysprepSecretRef"}):
+        errors += check_name(provisioning.write()[block]["name"], f"{path}.{block}.name")
+    return errors
