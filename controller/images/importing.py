@@ -1,0 +1,210 @@
+"""The steps by which the bytes of a source become an artifact; images and disks share them.
+
+The registry decides whether an import is done. Jobs and tickets may get lost: they are sent and opened again.
+"""
+
+import base64
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from controller.api.data_source import DataSource, SourceType
+from controller.api.image import DownloadSpeed, ImportStatus, Target, UploadUrls
+from controller.api.quantity import human_bytes
+from controller.images.registry import ImageRegistry
+from controller.runtime.conditions import Clock, find_condition, read_time
+from dvcr.artifact.store import StoredImage
+from dvcr.config import UploaderSettings
+from dvcr.jobs.board import JobBoard
+from dvcr.jobs.job import BlobOrigin, HttpOrigin, ImportJob, JobState, Origin, UploadState, UploadTicket
+
+READY = "Ready"
+WAITING_FOR_UPLOAD = "WaitForUserUpload"
+_POLL_S = 1.0
+_STALE_AFTER = timedelta(seconds=60)
+"""A worker that runs a job reports more often than this."""
+_QUEUE_LOST_AFTER = timedelta(minutes=10)
+"""A job that waits longer may have been lost; sending it twice does no harm."""
+
+
+class ImportState(StrEnum):
+    UNSUPPORTED = "Unsupported"
+    WAIT_FOR_UPLOAD = "WaitForUpload"
+    RUNNING = "Running"
+    FAILED = "Failed"
+    DONE = "Done"
+
+
+@dataclass(frozen=True)
+class ImportOutcome:
+    """How far an import is."""
+
+    state: ImportState
+    reason: str
+    message: str
+    image: StoredImage | None = None
+    again_s: float | None = _POLL_S
+
+
+@dataclass(frozen=True)
+class ImportTarget:
+    """The artifact that is to exist."""
+
+    repository: str
+    uid: str
+
+
+class ImageImport:
+    """Brings imports forward, one look at a time."""
+
+    def __init__(self, board: JobBoard, registry: ImageRegistry, uploader: UploaderSettings, clock: Clock) -> None:
+        self._board = board
+        self._registry = registry
+        self._uploader = uploader
+        self._clock = clock
+
+    def advance(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
+        """Do what is next for the artifact, and tell in `status` how far it is."""
+        if source.type not in (SourceType.HTTP, SourceType.UPLOAD):
+            message = f"sources of type {source.type.value} cannot be imported yet; use HTTP or Upload"
+            return ImportOutcome(ImportState.UNSUPPORTED, "SourceTypeNotSupported", message, again_s=None)
+        image = self._registry.find(target.repository, target.uid)
+        if image is not None:
+            self._tell_done(target, image, status)
+            return ImportOutcome(ImportState.DONE, READY, "the image is in the registry", image, None)
+        if source.http:
+            http = source.http
+            pem = base64.b64decode(http.ca_bundle).decode() if http.ca_bundle else ""
+            origin = HttpOrigin(url=http.url, ca_bundle=pem, insecure_skip_verify=http.insecure_skip_verify)
+            return self._follow_job(target, origin, source, status)
+        return self._follow_upload(target, source, status)
+
+    def find(self, target: ImportTarget) -> StoredImage | None:
+        """The artifact, if it exists."""
+        return self._registry.find(target.repository, target.uid)
+
+    def forget(self, target: ImportTarget, status: ImportStatus) -> None:
+        """Undo all of it: the job, the ticket with what was uploaded, the artifact. Idempotent."""
+        self._board.forget(target.uid)
+        token = _token(status)
+        if token:
+            ticket = self._board.ticket(token)
+            if ticket is not None and ticket.digest:
+                self._registry.remove_blob(ticket.repository, ticket.digest)
+            self._board.close_ticket(token)
+        self._registry.remove(target.repository, target.uid)
+
+    def _follow_job(
+        self, target: ImportTarget, origin: Origin, source: DataSource, status: ImportStatus
+    ) -> ImportOutcome:
+        progress = self._board.progress(target.uid)
+        if progress is None or self._lost(progress.state, progress.updated_at):
+            job = ImportJob(
+                id=target.uid,
+                repository=target.repository,
+                tag=target.uid,
+                origin=origin,
+                checksums=source.checksums,
+            )
+            self._board.submit(job)
+            _advance_progress(status, progress.percent if progress else 0)
+            return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
+        if progress.state is JobState.FAILED:
+            return ImportOutcome(ImportState.FAILED, progress.reason, progress.message, again_s=None)
+        _advance_progress(status, progress.percent)
+        if progress.state is JobState.QUEUED:
+            return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
+        status.download_speed = _speed(progress.average_speed, progress.current_speed)
+        return ImportOutcome(ImportState.RUNNING, "Importing", "a worker fetches and converts the image")
+
+    def _lost(self, state: JobState, updated_at: datetime) -> bool:
+        age = self._clock() - updated_at
+        if state is JobState.FAILED:
+            return False
+        # Succeeded, yet the registry has no artifact: it was lost since, or is not visible yet.
+        return age > (_QUEUE_LOST_AFTER if state is JobState.QUEUED else _STALE_AFTER)
+
+    def _follow_upload(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
+        ticket = self._open_ticket(target, source, status)
+        if ticket.state is UploadState.COMPLETE:
+            origin = BlobOrigin(repository=ticket.repository, digest=ticket.digest, size_bytes=ticket.received_bytes)
+            return self._follow_job(target, origin, source, status)
+        if ticket.state is UploadState.FAILED:
+            return ImportOutcome(ImportState.FAILED, ticket.reason, ticket.message, again_s=None)
+        if ticket.state is UploadState.RECEIVING:
+            percent = 100 * ticket.received_bytes // ticket.total_bytes if ticket.total_bytes else 0
+            _advance_progress(status, percent // 2)
+            return ImportOutcome(ImportState.RUNNING, "Uploading", f"{human_bytes(ticket.received_bytes)} received")
+        if self._clock() > self._upload_deadline(status):
+            self._board.close_ticket(ticket.token)
+            minutes = round(self._uploader.first_byte_timeout_s / 60)
+            message = f"no upload began within {minutes} minutes; delete the resource and create it again"
+            return ImportOutcome(ImportState.FAILED, "UploadTimeout", message, again_s=None)
+        message = "upload the image with the command in status.uploadCommand"
+        return ImportOutcome(ImportState.WAIT_FOR_UPLOAD, WAITING_FOR_UPLOAD, message)
+
+    def _open_ticket(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> UploadTicket:
+        token = _token(status)
+        ticket = self._board.ticket(token) if token else None
+        if ticket is not None:
+            return ticket
+        token = token or secrets.token_urlsafe(32)
+        ticket = UploadTicket(
+            token=token,
+            repository=target.repository,
+            checksums=source.checksums,
+            expires_at=self._upload_deadline(status),
+        )
+        self._board.open_ticket(ticket)
+        external = f"{self._uploader.external_url.rstrip('/')}/upload/{token}"
+        in_cluster = f"{self._uploader.in_cluster_url.rstrip('/')}/upload/{token}"
+        status.upload_command = f"curl {external} -T example.iso"
+        status.image_upload_urls = UploadUrls(external=external, in_cluster=in_cluster)
+        return ticket
+
+    def _upload_deadline(self, status: ImportStatus) -> datetime:
+        waiting = find_condition(status.conditions, READY)
+        since = self._clock()
+        if waiting is not None and waiting.reason == WAITING_FOR_UPLOAD:
+            since = read_time(waiting.last_transition_time)
+        return since + timedelta(seconds=self._uploader.first_byte_timeout_s)
+
+    def _tell_done(self, target: ImportTarget, image: StoredImage, status: ImportStatus) -> None:
+        status.progress = "100%"
+        status.failure_reason = status.failure_message = None
+        if status.target is None or status.target.registry_url is None:
+            claim = status.target.persistent_volume_claim_name if status.target else None
+            url = f"{self._registry.host}/{target.repository}:{target.uid}"
+            status.target = Target(registry_url=url, persistent_volume_claim_name=claim)
+        progress = self._board.progress(target.uid)
+        if progress is not None and progress.started_at and progress.finished_at:
+            status.import_duration = _duration(progress.finished_at - progress.started_at)
+            status.download_speed = _speed(progress.average_speed, None)
+        token = _token(status)
+        if token:
+            self._board.close_ticket(token)
+            status.upload_command = status.image_upload_urls = None
+
+
+def _token(status: ImportStatus) -> str:
+    return status.image_upload_urls.external.rpartition("/")[2] if status.image_upload_urls else ""
+
+
+def _advance_progress(status: ImportStatus, percent: int) -> None:
+    reached = int(status.progress.rstrip("%")) if status.progress else 0
+    status.progress = f"{min(99, max(reached, percent))}%"
+
+
+def _speed(average: int, current: int | None) -> DownloadSpeed:
+    speed = DownloadSpeed(avg=f"{human_bytes(average)}B/s", avg_bytes=str(average))
+    if current is not None:
+        speed.current, speed.current_bytes = f"{human_bytes(current)}B/s", str(current)
+    return speed
+
+
+def _duration(took: timedelta) -> str:
+    """As Go writes durations: 1h2m3s, 1m44s, 5s."""
+    minutes, seconds = divmod(round(took.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}s"

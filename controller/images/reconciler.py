@@ -1,0 +1,111 @@
+"""ClusterVirtualMachineImage and VirtualMachineImage."""
+
+from pydantic import ValidationError
+
+from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Storage
+from controller.api.quantity import human_bytes
+from controller.api.resource import IMAGE, Resource
+from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
+from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.informer import Key
+from controller.runtime.port import ClusterPort
+from controller.runtime.subject import Subject
+from dvcr.artifact.store import StoredImage
+
+
+def repository_of(resource: Resource, name: str, namespace: str | None) -> str:
+    """Where the artifact of an image is kept in the registry."""
+    return f"vmi/{namespace}/{name}" if resource.namespaced else f"cvmi/{name}"
+
+
+class ImageReconciler:
+    """Makes the artifact of an image exist in the registry, and notices when it is lost."""
+
+    def __init__(self, cluster: ClusterPort, resource: Resource, imports: ImageImport, clock: Clock = utc_now) -> None:
+        self._cluster = cluster
+        self._resource = resource
+        self._imports = imports
+        self._clock = clock
+
+    def reconcile(self, key: Key) -> float | None:
+        obj = self._cluster.get(self._resource, key[1], key[0] or None)
+        if obj is None:
+            return None
+        image = Subject(self._cluster, self._resource, obj, ImageStatus, self._clock)
+        target = ImportTarget(repository_of(self._resource, image.name, image.namespace), image.uid)
+        if image.deleting:
+            return self._remove(image, target)
+        image.hold()
+        if image.status.phase is ImagePhase.FAILED:
+            return None
+        again_s = self._bring_forward(image, target)
+        image.save()
+        return again_s
+
+    def _bring_forward(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
+        try:
+            spec = (ImageSpec if self._resource == IMAGE else ClusterImageSpec).read(image.obj["spec"])
+        except ValidationError as exc:
+            self._fail(image, "InvalidSpec", str(exc))
+            return None
+        if isinstance(spec, ImageSpec) and spec.storage is Storage.PERSISTENT_VOLUME_CLAIM:
+            image.status.phase = ImagePhase.PENDING
+            message = "images on a PersistentVolumeClaim are not supported yet; use storage: ContainerRegistry"
+            image.condition(READY, False, "StorageNotSupported", message)
+            return None
+        was_ready = image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST)
+        if was_ready:
+            return self._check_kept(image, target)
+        return self._tell(image, self._imports.advance(target, spec.data_source, image.status))
+
+    def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
+        stored = self._imports.find(target)
+        if stored is not None:
+            self._tell_ready(image, stored)
+            return None
+        image.status.phase = ImagePhase.IMAGE_LOST
+        message = f"{target.repository}:{target.uid} is not in the registry any more; create the resource again"
+        image.condition(READY, False, "ImageLost", message)
+        return None
+
+    def _tell(self, image: Subject[ImageStatus], outcome: ImportOutcome) -> float | None:
+        if outcome.state is ImportState.FAILED:
+            self._fail(image, outcome.reason, outcome.message)
+        elif outcome.image is not None:
+            self._tell_ready(image, outcome.image)
+        else:
+            image.status.phase = {
+                ImportState.UNSUPPORTED: ImagePhase.PENDING,
+                ImportState.WAIT_FOR_UPLOAD: ImagePhase.WAIT_FOR_USER_UPLOAD,
+                ImportState.RUNNING: ImagePhase.PROVISIONING,
+            }[outcome.state]
+            image.condition(READY, False, outcome.reason, outcome.message)
+        return outcome.again_s
+
+    def _tell_ready(self, image: Subject[ImageStatus], stored: StoredImage) -> None:
+        disk = stored.image
+        image.status.phase = ImagePhase.READY
+        image.status.format = disk.source.format
+        image.status.cdrom = disk.cdrom
+        image.status.size = ImageSize(
+            stored=human_bytes(disk.stored_bytes),
+            stored_bytes=str(disk.stored_bytes),
+            unpacked=human_bytes(disk.virtual_size_bytes),
+            unpacked_bytes=str(disk.virtual_size_bytes),
+        )
+        image.condition(READY, True, "Ready", "the image is in the registry")
+
+    def _fail(self, image: Subject[ImageStatus], reason: str, message: str) -> None:
+        image.status.phase = ImagePhase.FAILED
+        image.status.failure_reason, image.status.failure_message = reason, message
+        image.condition(READY, False, reason or "ImportFailed", message)
+
+    def _remove(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
+        if image.finalized:
+            return None
+        if image.status.phase is not ImagePhase.TERMINATING:
+            image.status.phase = ImagePhase.TERMINATING
+            image.save()
+        self._imports.forget(target, image.status)
+        image.let_go()
+        return None

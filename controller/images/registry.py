@@ -1,0 +1,58 @@
+"""What the reconcilers ask of the registry, where Ready is decided."""
+
+from typing import Protocol
+
+from dvcr.artifact.store import StoredImage, fetch, remove
+from dvcr.client.registry import RegistryClient
+from dvcr.config import ClientSettings
+from dvcr.digest import Digest
+from dvcr.errors import RegistryError
+
+
+class ImageRegistry(Protocol):
+    """The disk artifacts of a registry. Every method raises RegistryError if the registry does not answer."""
+
+    @property
+    def host(self) -> str:
+        """As image references begin."""
+        ...
+
+    def find(self, repository: str, tag: str) -> StoredImage | None:
+        """The artifact, or None if it does not exist."""
+        ...
+
+    def remove(self, repository: str, tag: str) -> None:
+        """Remove the artifact and the blobs that only it needs. Idempotent."""
+        ...
+
+    def remove_blob(self, repository: str, digest: str) -> None:
+        """Remove a single blob. Idempotent."""
+        ...
+
+
+class RemoteImageRegistry:
+    """ImageRegistry over the OCI client."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._client = RegistryClient.from_settings(settings)
+        self._host = settings.url.split("://", 1)[-1].rstrip("/")
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    def find(self, repository: str, tag: str) -> StoredImage | None:
+        try:
+            return fetch(self._client.repository(repository), tag)
+        except RegistryError as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+    def remove(self, repository: str, tag: str) -> None:
+        image = self.find(repository, tag)
+        if image is not None:
+            remove(self._client.repository(repository), image.digest)
+
+    def remove_blob(self, repository: str, digest: str) -> None:
+        self._client.repository(repository).delete_blob(Digest.parse(digest))
