@@ -12,10 +12,14 @@ import pytest
 import requests
 
 from controller.launcher.spec import ImageReference
-from dvcr.artifact.chunk import encode_chunk
-from dvcr.artifact.image import Chunk, DiskImage, ImageSource, chunk_size_bytes
+from converter.convert import convert
+from converter.inspect import ImageFormat, ImageInfo, inspect
+from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.store import publish
 from dvcr.client.registry import RegistryClient
+from dvcr.client.repository import Repository
+from dvcr.descriptor import Descriptor
+from tests.support.images import MemorySource
 from tests.support.memory_registry import MemoryRegistry
 
 
@@ -32,9 +36,9 @@ class ImageServer:
         """Environment for a process that is to read from here."""
         return {"DVCR__CLIENT__URL": self.url}
 
-    def publish(self, repository: str, raw: Path, *, cdrom: bool = False) -> ImageReference:
-        """Store the raw disk as an artifact."""
-        return publish_disk(self.registry.client(), repository, raw, cdrom=cdrom)
+    def publish(self, repository: str, disk: Path) -> ImageReference:
+        """Store the raw or qcow2 disk as an artifact."""
+        return publish_disk(self.registry.client(), repository, disk)
 
     def spoil_blob(self, digest: str) -> None:
         """Flip the last bit of a blob."""
@@ -48,19 +52,28 @@ class ImageServer:
         return self.registry.send(request)
 
 
-def publish_disk(registry: RegistryClient, repository: str, raw: Path, *, cdrom: bool = False) -> ImageReference:
-    """Cut the raw disk into chunks and store it as an artifact."""
-    size = raw.stat().st_size
-    chunk_size = chunk_size_bytes(size)
+class _Pushing:
+    """A ChunkStore over a repository."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        self._repository.push_blob(descriptor.digest, data)
+
+
+def publish_disk(registry: RegistryClient, repository: str, disk: Path) -> ImageReference:
+    """Convert the raw or qcow2 disk and store it as an artifact."""
+    source = MemorySource(disk.read_bytes())
+    info = ImageInfo(ImageFormat.RAW, len(source.data), False)
+    if source.data.startswith(b"QFI\xfb"):
+        info = inspect(source, max_virtual_size_bytes=2**40)
     target = registry.repository(repository)
-    chunks = []
-    with raw.open("rb") as file:
-        for index in range((size + chunk_size - 1) // chunk_size):
-            encoded = encode_chunk(file.read(chunk_size))
-            if encoded is not None:
-                target.push_blob(encoded.descriptor.digest, encoded.data)
-                chunks.append(Chunk(index, encoded.descriptor))
-    image = DiskImage(size, chunk_size, tuple(chunks), cdrom, ImageSource("raw", size), datetime.now(UTC))
+    done = convert(source, info, _Pushing(target), work_dir=disk.parent, on_progress=lambda _: None)
+    origin = ImageSource(info.format, len(source.data))
+    image = DiskImage(
+        done.virtual_size_bytes, done.chunk_size_bytes, done.chunks, info.cdrom, origin, datetime.now(UTC)
+    )
     return ImageReference(repository=repository, digest=str(publish(target, image, ["latest"])))
 
 
