@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -233,7 +234,7 @@ class FilesystemSession:
 
     def _publish(self, target: str) -> None:
         fd = self.hold()
-        os.utime(fd)
+        _make_fresh(fd)
         os.fsync(fd)
         while True:
             try:
@@ -287,8 +288,14 @@ def _touch(path: str) -> None:
         with _locked(path, fcntl.LOCK_SH) as fd:
             # Without a name left, the file was deleted or replaced between opening and locking: look again.
             if os.fstat(fd).st_nlink:
-                os.utime(fd)
+                _make_fresh(fd)
                 return
+
+
+def _make_fresh(fd: int) -> None:
+    # The kernel's own "now" for files is up to a clock tick old; collection compares with the exact time.
+    now = time.time_ns()
+    os.utime(fd, ns=(now, now))
 
 
 def _make_folder(folder: str) -> None:
