@@ -4,11 +4,15 @@ import asyncio
 from functools import partial
 from typing import BinaryIO
 
+import structlog
 from aiohttp import web
 
 from dvcr.digest import Digest
+from dvcr.errors import DvcrError, StorageError
 from dvcr.http.ranges import ByteRange, parse_range
 from dvcr.http.state import STATE, State, repository_of
+
+log = structlog.get_logger(__name__)
 
 _READ_BYTES = 2**20
 
@@ -57,21 +61,27 @@ async def _send(
 ) -> web.StreamResponse:
     response.content_length = part.length
     await response.prepare(request)
-    if state.registry.blobs.are_files and request.transport is not None:
-        try:
+    transport = request.transport
+    try:
+        if state.registry.blobs.are_files and part.length and transport is not None:
             # The kernel moves the bytes: three times what goes through Python.
-            await asyncio.get_running_loop().sendfile(request.transport, reader, part.start, part.length)
-        except ConnectionError:
-            request.transport.abort()
-            return response
-    else:
-        reader.seek(part.start)
-        rest = part.length
-        while rest:
-            data = await state.run(partial(reader.read, min(_READ_BYTES, rest)))
-            await response.write(data)
-            rest -= len(data)
-    await response.write_eof()
+            await asyncio.get_running_loop().sendfile(transport, reader, part.start, part.length)
+        else:
+            reader.seek(part.start)
+            rest = part.length
+            while rest:
+                data = await state.run(partial(reader.read, min(_READ_BYTES, rest)))
+                if not data:
+                    raise StorageError(f"{request.path} ended {rest} bytes early")
+                await response.write(data)
+                rest -= len(data)
+        await response.write_eof()
+    except (ConnectionError, OSError, DvcrError) as exc:
+        # The headers are out: all that is left to say is that the answer is not whole.
+        if not isinstance(exc, ConnectionError):
+            log.exception("blob not sent whole", path=request.path)
+        if transport is not None:
+            transport.abort()
     return response
 
 
