@@ -69,7 +69,8 @@ def qcow2(source: ByteSource) -> int:
     if version == 3:
         (features,) = struct.unpack(">Q", read(source, 72, 8, "the qcow2 header"))
     if backing_offset:
-        name = source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace")
+        known = backing_offset < source.size_bytes()
+        name = source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace") if known else "?"
         refuse(
             "BackingFileRefused",
             f"the qcow2 refers to a backing file ({name!r}); convert it to an image that "

@@ -1,52 +1,113 @@
-"""Small disks and their artifacts, for tests."""
+"""Images, sources and chunk stores for the converter's tests."""
 
-import random
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
-from dvcr.artifact.chunk import encode_chunk
-from dvcr.artifact.image import Chunk, DiskImage, ImageSource, chunk_size_bytes
-from dvcr.client.repository import Repository
+from converter.convert import ConvertedDisk
+from converter.nbd.export import Extent
+from dvcr.artifact.chunk import decode_chunk
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
 
-CHUNK = 4 * 2**20
-CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-SOURCE = ImageSource("qcow2", 1000, {"sha256": "0" * 64}, "https://example.com/disk.qcow2")
+
+class MemorySource:
+    """A ByteSource over bytes; remembers what was released."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.released = 0
+        self.read_bytes = 0
+
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        assert offset_bytes >= 0
+        assert length_bytes >= 0
+        piece = self.data[offset_bytes : offset_bytes + length_bytes]
+        self.read_bytes += len(piece)
+        return piece
+
+    def release(self, offset_bytes: int) -> None:
+        self.released = max(self.released, offset_bytes)
+
+    def finish(self) -> None:
+        pass
 
 
-def noise(size_bytes: int, seed: int = 0) -> bytes:
-    """Bytes that do not compress, the same for the same seed."""
-    return random.Random(seed).randbytes(size_bytes)
+class MemoryChunkStore:
+    """A ChunkStore in memory."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.puts = 0
+        self._lock = threading.Lock()
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        descriptor.digest.verify(data)
+        with self._lock:
+            self.blobs[descriptor.digest] = bytes(data)
+            self.puts += 1
+
+    def disk(self, converted: ConvertedDisk) -> bytes:
+        """The raw disk that the chunks make up."""
+        out = bytearray(converted.virtual_size_bytes)
+        for chunk in converted.chunks:
+            at = chunk.index * converted.chunk_size_bytes
+            length = min(converted.chunk_size_bytes, len(out) - at)
+            out[at : at + length] = decode_chunk(chunk.descriptor, self.blobs[chunk.descriptor.digest], length)
+        return bytes(out)
 
 
-def text(size_bytes: int, seed: int = 0) -> bytes:
-    """Bytes that compress well, the same for the same seed."""
-    return (noise(1000, seed).hex().encode() * (size_bytes // 2000 + 1))[:size_bytes]
+class MemoryExport:
+    """A WritableExport over a bytearray."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+        self.flushed = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        return bytes(self.data[offset_bytes : offset_bytes + length_bytes])
+
+    def extents(self, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:
+        end = offset_bytes + length_bytes
+        while offset_bytes < end:
+            step = min(4096 - offset_bytes % 4096, end - offset_bytes)
+            yield Extent(step, not any(self.data[offset_bytes : offset_bytes + step]))
+            offset_bytes += step
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        self.data[offset_bytes : offset_bytes + len(data)] = data
+
+    def write_zeroes(self, offset_bytes: int, length_bytes: int) -> None:
+        self.data[offset_bytes : offset_bytes + length_bytes] = bytes(length_bytes)
+
+    def flush(self) -> None:
+        self.flushed += 1
 
 
-def image_of(disk: bytes) -> tuple[DiskImage, dict[Digest, bytes]]:
-    """The artifact of a disk, and its blobs."""
-    chunks: list[Chunk] = []
-    blobs: dict[Digest, bytes] = {}
-    size = chunk_size_bytes(len(disk))
-    for index, start in enumerate(range(0, len(disk), size)):
-        encoded = encode_chunk(disk[start : start + size])
-        if encoded is not None:
-            chunks.append(Chunk(index, encoded.descriptor))
-            blobs[encoded.descriptor.digest] = encoded.data
-    return DiskImage(len(disk), size, tuple(chunks), False, SOURCE, CREATED), blobs
+def qemu_img(*arguments: object) -> None:
+    """Run the real qemu-img, which builds images and says what is right."""
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True)
 
 
-def image_with(descriptors: Mapping[int, Descriptor], virtual_size_bytes: int) -> DiskImage:
-    """An image of chunks that need not exist."""
-    chunks = tuple(Chunk(index, descriptor) for index, descriptor in sorted(descriptors.items()))
-    return DiskImage(virtual_size_bytes, chunk_size_bytes(virtual_size_bytes), chunks, False, SOURCE, CREATED)
+def build_image(folder: Path, raw: bytes, image_format: str, *options: str) -> bytes:
+    """`raw` as an image of that format, made by qemu-img."""
+    (folder / "build.raw").write_bytes(raw)
+    file = folder / "build.img"
+    file.unlink(missing_ok=True)
+    qemu_img("convert", "-f", "raw", "-O", image_format, *options, folder / "build.raw", file)
+    return file.read_bytes()
 
 
-def push(repository: Repository, disk: bytes) -> DiskImage:
-    """Push the chunks of a disk; the image is not published yet."""
-    image, blobs = image_of(disk)
-    for digest, data in blobs.items():
-        repository.push_blob(digest, data)
-    return image
+def reference(folder: Path, image: bytes, image_format: str) -> bytes:
+    """What `qemu-img convert -O raw` makes of the image."""
+    (folder / "reference.img").write_bytes(image)
+    qemu_img("convert", "-f", image_format, "-O", "raw", folder / "reference.img", folder / "reference.raw")
+    return (folder / "reference.raw").read_bytes()
