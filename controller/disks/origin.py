@@ -1,0 +1,77 @@
+"""What a disk starts from: nothing, an image that exists, or bytes that are imported for it alone."""
+
+from dataclasses import dataclass
+
+from controller.api.data_source import DataSource, DiskSourceType
+from controller.api.disk import DiskStatus
+from controller.api.image import ImagePhase
+from controller.api.resource import CLUSTER_IMAGE, IMAGE
+from controller.disks.claim import DiskOrigin
+from controller.images.importing import ImageImport, ImportState, ImportTarget
+from controller.images.reconciler import repository_of
+from controller.runtime.port import ClusterPort
+from controller.runtime.subject import Subject
+from dvcr.artifact.store import StoredImage
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The origin is not there yet, or never will be (`failed`)."""
+
+    reason: str
+    message: str
+    again_s: float | None = None
+    failed: bool = False
+    upload: bool = False
+    importing: bool = False
+
+
+def import_target(disk: Subject[DiskStatus]) -> ImportTarget:
+    """Where the artifact of a disk that imports for itself is kept."""
+    return ImportTarget(f"vmd/{disk.namespace}/{disk.name}", disk.uid)
+
+
+def find_origin(
+    cluster: ClusterPort, imports: ImageImport, disk: Subject[DiskStatus], source: DataSource
+) -> DiskOrigin | Waiting:
+    """The artifact to start from, bringing an import forward if that is what it takes."""
+    if source.type in (DiskSourceType.IMAGE, DiskSourceType.CLUSTER_IMAGE):
+        return _existing(cluster, imports, disk, source)
+    target = import_target(disk)
+    outcome = imports.advance(target, source, disk.status)
+    if outcome.image is not None:
+        return _origin(outcome.image, target.repository)
+    return Waiting(
+        outcome.reason,
+        outcome.message,
+        outcome.again_s,
+        failed=outcome.state is ImportState.FAILED,
+        upload=outcome.state is ImportState.WAIT_FOR_UPLOAD,
+        importing=outcome.state is ImportState.RUNNING,
+    )
+
+
+def _existing(
+    cluster: ClusterPort, imports: ImageImport, disk: Subject[DiskStatus], source: DataSource
+) -> DiskOrigin | Waiting:
+    clustered = source.type == DiskSourceType.CLUSTER_IMAGE
+    resource = CLUSTER_IMAGE if clustered else IMAGE
+    reference = source.cluster_virtual_machine_image if clustered else source.virtual_machine_image
+    name = reference.name if reference else ""
+    namespace = None if clustered else disk.namespace
+    image = cluster.get(resource, name, namespace)
+    label = f"{resource.kind} {name!r}"
+    if image is None:
+        return Waiting("ImageNotFound", f"waits for {label}, which does not exist")
+    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
+    if phase != ImagePhase.READY:
+        return Waiting("ImageNotReady", f"waits for {label}, which is {phase}")
+    target = ImportTarget(repository_of(resource, name, namespace), image["metadata"]["uid"])
+    stored = imports.find(target)
+    if stored is None:
+        return Waiting("ImageNotReady", f"waits for {label}, whose bytes are not in the registry", again_s=30)
+    return _origin(stored, target.repository)
+
+
+def _origin(stored: StoredImage, repository: str) -> DiskOrigin:
+    return DiskOrigin(repository, str(stored.digest), stored.image.virtual_size_bytes)

@@ -1,0 +1,146 @@
+"""VirtualMachineDisk."""
+
+from controller.api.disk import DiskPhase, DiskSpec, DiskStatus
+from controller.api.image import Target
+from controller.api.quantity import format_bytes, parse_bytes
+from controller.api.resource import DISK, POD, PVC
+from controller.disks.claim import (
+    DiskOrigin,
+    build_claim,
+    claim_name,
+    is_bound,
+    provided_bytes,
+    requested_bytes,
+)
+from controller.disks.origin import Waiting, find_origin, import_target
+from controller.images.importing import READY, ImageImport
+from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.informer import Key, Object
+from controller.runtime.port import ClusterPort
+from controller.runtime.subject import Subject
+
+_SMALLER = "DiskSmallerThanImage"
+
+
+class DiskReconciler:
+    """Makes the claim of a disk, once what the disk starts from is known, and keeps its size."""
+
+    def __init__(
+        self, cluster: ClusterPort, imports: ImageImport, default_storage_class: str, clock: Clock = utc_now
+    ) -> None:
+        self._cluster = cluster
+        self._imports = imports
+        self._default_storage_class = default_storage_class
+        self._clock = clock
+
+    def reconcile(self, key: Key) -> float | None:
+        obj = self._cluster.get(DISK, key[1], key[0])
+        if obj is None:
+            return None
+        disk = Subject(self._cluster, DISK, obj, DiskStatus, self._clock)
+        if disk.deleting:
+            return self._remove(disk)
+        disk.hold()
+        if disk.status.phase is DiskPhase.FAILED and disk.status.failure_reason != _SMALLER:
+            return None
+        spec = DiskSpec.read(disk.obj["spec"])
+        claim = self._cluster.get(PVC, claim_name(disk.name), disk.namespace)
+        again_s = self._provision(disk, spec) if claim is None else self._follow_claim(disk, spec, claim)
+        disk.save()
+        return again_s
+
+    def _provision(self, disk: Subject[DiskStatus], spec: DiskSpec) -> float | None:
+        if disk.status.phase in (DiskPhase.READY, DiskPhase.RESIZING, DiskPhase.PVC_LOST):
+            disk.status.phase = DiskPhase.PVC_LOST
+            message = (
+                f"PersistentVolumeClaim {claim_name(disk.name)!r} is gone, and the data with it; recreate the disk"
+            )
+            disk.condition(READY, False, "PVCLost", message)
+            return None
+        origin: DiskOrigin | None = None
+        if spec.data_source is not None:
+            found = find_origin(self._cluster, self._imports, disk, spec.data_source)
+            if isinstance(found, Waiting):
+                return self._wait(disk, found)
+            origin = found
+        given = spec.persistent_volume_claim.size
+        size_bytes = parse_bytes(given) if given is not None else (origin.virtual_size_bytes if origin else 0)
+        if origin and size_bytes < origin.virtual_size_bytes:
+            needed = format_bytes(origin.virtual_size_bytes)
+            message = f"the disk's size {given} is smaller than the image's unpacked size {needed}; ask for {needed}"
+            self._fail(disk, _SMALLER, message)
+            return None
+        storage_class = spec.persistent_volume_claim.storage_class_name or self._default_storage_class
+        claim = self._cluster.create(
+            PVC,
+            build_claim(disk.name, disk.namespace or "", disk.owner_reference(), size_bytes, storage_class, origin),
+        )
+        return self._follow_claim(disk, spec, claim)
+
+    def _follow_claim(self, disk: Subject[DiskStatus], spec: DiskSpec, claim: Object) -> float | None:
+        status = disk.status
+        status.failure_reason = status.failure_message = None
+        url = status.target.registry_url if status.target else None
+        status.target = Target(registry_url=url, persistent_volume_claim_name=claim_name(disk.name))
+        given = spec.persistent_volume_claim.size
+        wanted_bytes = max(requested_bytes(claim), parse_bytes(given) if given is not None else 0)
+        if wanted_bytes > requested_bytes(claim):
+            patch = {"spec": {"resources": {"requests": {"storage": format_bytes(wanted_bytes)}}}}
+            claim = self._cluster.patch(PVC, claim_name(disk.name), patch, disk.namespace)
+        if not is_bound(claim):
+            status.phase = DiskPhase.PROVISIONING
+            disk.condition(READY, False, "WaitForVolume", "waits for a volume to stand behind the claim")
+            return None
+        status.capacity = format_bytes(provided_bytes(claim))
+        if provided_bytes(claim) < wanted_bytes:
+            status.phase = DiskPhase.RESIZING
+            message = f"grows from {status.capacity} to {format_bytes(wanted_bytes)}"
+            disk.condition(READY, False, "Resizing", message)
+            return None
+        status.phase = DiskPhase.READY
+        status.progress = "100%"
+        disk.condition(READY, True, "Ready", "the disk can be used")
+        return None
+
+    def _wait(self, disk: Subject[DiskStatus], waiting: Waiting) -> float | None:
+        if waiting.failed:
+            self._fail(disk, waiting.reason, waiting.message)
+            return None
+        disk.status.phase = DiskPhase.PENDING
+        if waiting.upload:
+            disk.status.phase = DiskPhase.WAIT_FOR_USER_UPLOAD
+        if waiting.importing:
+            disk.status.phase = DiskPhase.PROVISIONING
+        disk.condition(READY, False, waiting.reason, waiting.message)
+        return waiting.again_s
+
+    def _fail(self, disk: Subject[DiskStatus], reason: str, message: str) -> None:
+        disk.status.phase = DiskPhase.FAILED
+        disk.status.failure_reason, disk.status.failure_message = reason, message
+        disk.condition(READY, False, reason or "ImportFailed", message)
+
+    def _remove(self, disk: Subject[DiskStatus]) -> float | None:
+        if disk.finalized:
+            return None
+        disk.status.phase = DiskPhase.TERMINATING
+        users = [
+            pod["metadata"]["name"]
+            for pod in self._cluster.list(POD, disk.namespace)
+            if claim_name(disk.name) in _claims(pod)
+        ]
+        if users:
+            disk.condition(READY, False, "InUse", f"waits for {', '.join(sorted(users))} to stop using the disk")
+            disk.save()
+            return 5
+        disk.save()
+        spec = DiskSpec.read(disk.obj["spec"])
+        if spec.data_source is not None:
+            self._imports.forget(import_target(disk), disk.status)
+        disk.let_go()
+        return None
+
+
+def _claims(pod: Object) -> set[str]:
+    return {
+        v["persistentVolumeClaim"]["claimName"] for v in pod["spec"].get("volumes", []) if "persistentVolumeClaim" in v
+    }
