@@ -39,7 +39,7 @@ class PodVolumes:
             return self._claim(volume["persistentVolumeClaim"]["claimName"], namespace)
         if "hostPath" in volume:
             return Path(str(volume["hostPath"]["path"]))
-        folder = self._folder / name
+        folder: Path = self._folder / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if "secret" in volume:
             source = volume["secret"]
@@ -63,7 +63,8 @@ class PodVolumes:
         claim = self._cluster.get(PVC, name, namespace)
         if claim is None:
             raise ResourceError(f"persistentvolumeclaim {name!r} not found", reason="FailedMount", retryable=True)
-        folder = self._persistent.joinpath(str(claim["spec"].get("volumeName") or ""))
+        volume: str = claim["spec"].get("volumeName") or ""
+        folder = self._persistent / volume
         status: Object = claim.get("status") or {}
         if status.get("phase") != "Bound":
             raise ResourceError(f"persistentvolumeclaim {name!r} is not bound", reason="FailedMount", retryable=True)
