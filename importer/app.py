@@ -1,8 +1,10 @@
 """The Celery application that runs import jobs."""
 
 import functools
+import warnings
 from typing import Any
 
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 
 from dvcr.client.registry import RegistryClient
@@ -47,6 +49,8 @@ def build_app(settings: Settings) -> Any:
 
 def run_worker(settings: Settings) -> None:
     """Take import jobs until SIGTERM or SIGINT. Prints one line when it is ready."""
+    # Celery warns root about messages that are pickles; only JSON is accepted here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = build_app(settings)
     setup_logging.connect(_keep_logging, weak=False)
     worker_ready.connect(_tell_ready, weak=False)

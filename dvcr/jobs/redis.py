@@ -85,7 +85,11 @@ class RedisJobBoard:
         self._write(job.id, JobProgress(state=JobState.QUEUED), "submit")
         try:
             self._queue.send_task(
-                IMPORT_TASK, kwargs={"job": job.model_dump(mode="json")}, queue=IMPORT_QUEUE, ignore_result=True
+                IMPORT_TASK,
+                kwargs={"job": job.model_dump(mode="json")},
+                kwargsrepr=job.id,  # logs need no addresses with credentials
+                queue=IMPORT_QUEUE,
+                ignore_result=True,
             )
         except (OperationalError, redis.RedisError, OSError) as exc:
             raise _unavailable(exc) from exc

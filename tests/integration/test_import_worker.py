@@ -1,0 +1,319 @@
+"""Imports through a real worker, Redis and registry: what succeeds, what fails, and what survives kill -9."""
+
+import hashlib
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from converter.nbd.image import ImageExport
+from dvcr.artifact.reader import ImageReader
+from dvcr.artifact.store import fetch, remove
+from dvcr.client.registry import RegistryClient
+from dvcr.config import ClientSettings
+from dvcr.digest import Digest
+from dvcr.jobs.job import BlobOrigin, HttpOrigin, ImportJob, JobProgress, JobState
+from dvcr.jobs.redis import RedisJobBoard
+from tests.support.file_server import FileServer, serving
+from tests.support.images import build_image
+from tests.support.redis import RedisServer
+from tests.support.registry import RegistryServer
+from tests.support.waiting import eventually
+from tests.support.worker import Worker
+
+MIB = 2**20
+CHUNK = 4 * MIB
+
+
+class World:
+    """Board, registry and a file server, and imports through the worker."""
+
+    def __init__(self, board: RedisJobBoard, registry: RegistryServer, server: FileServer) -> None:
+        self.board = board
+        self.registry = registry
+        self.server = server
+        self.client = RegistryClient.from_settings(ClientSettings(url=registry.url))
+
+    def submit(self, repository: str = "", checksums: dict[str, str] | None = None, url: str = "") -> ImportJob:
+        uid = str(uuid.uuid4())
+        origin = HttpOrigin(url=url or self.server.url)
+        job = ImportJob(
+            id=uid, repository=repository or f"cvmi/{uid}", tag=uid, origin=origin, checksums=checksums or {}
+        )
+        self.board.submit(job)
+        return job
+
+    def finished(self, job: ImportJob, timeout_s: float = 30) -> JobProgress:
+        def over() -> bool:
+            progress = self.board.progress(job.id)
+            return progress is not None and progress.state in (JobState.SUCCEEDED, JobState.FAILED)
+
+        eventually(over, f"the job ends: {self.board.progress(job.id)}", timeout_s)
+        progress = self.board.progress(job.id)
+        assert progress is not None
+        return progress
+
+    def succeeded(self, job: ImportJob, timeout_s: float = 30) -> bytes:
+        """The disk that the job made."""
+        progress = self.finished(job, timeout_s)
+        assert (progress.state, progress.message, progress.percent) == (JobState.SUCCEEDED, "", 100)
+        repository = self.client.repository(job.repository)
+        stored = fetch(repository, job.tag)
+        with ImageReader(repository, stored.image) as reader:
+            return bytes(ImageExport(reader).read(0, stored.image.virtual_size_bytes))
+
+    def nothing_left(self, job: ImportJob) -> None:
+        """Neither tags nor links nor blobs, after garbage collection."""
+        assert self.client.repository(job.repository).tags() == []
+        links = [
+            path
+            for path in (self.registry.root / "repositories" / job.repository).rglob("*")
+            if path.is_file() and "uploads" not in path.parts
+        ]
+        assert links == []
+        collect(self.registry)
+        assert self.registry.stored_bytes() == 0
+
+
+def collect(registry: RegistryServer) -> None:
+    """`dvcr gc --grace 0`."""
+    code = "from dvcr.cli import main, serve; serve.register(main.app); main.app()"
+    environment = os.environ | {"DVCR__STORAGE__FILESYSTEM__ROOT": str(registry.root)}
+    subprocess.run([sys.executable, "-c", code, "gc", "--grace", "0"], env=environment, check=True, capture_output=True)
+
+
+@pytest.fixture
+def world(redis_server: RedisServer, fresh_registry: RegistryServer) -> Iterator[World]:
+    with serving(b"") as server:
+        yield World(RedisJobBoard.from_settings(redis_server.settings()), fresh_registry, server)
+
+
+@pytest.fixture
+def worker(world: World, redis_server: RedisServer, tmp_path: Path) -> Iterator[Worker]:
+    with Worker(
+        redis_server.url,
+        world.registry.url,
+        tmp_path / "scratch",
+        importer__lease_s=2,
+        importer__retries=1,
+        broker__visibility_timeout_s=2,
+    ) as worker:
+        yield worker
+        assert list(worker.scratch.iterdir()) == [] if worker.scratch.exists() else True
+
+
+def disk(seed: int = 1, data_mib: int = 10, size_mib: int = 24) -> bytes:
+    """A raw disk with a partition table, random data and a hole."""
+    data = random.Random(seed).randbytes(data_mib * MIB - 512)
+    half = len(data) // 2
+    partition = struct.pack("<B3sB3sII", 0x80, b"", 0x83, b"", 2048, size_mib * MIB // 512 - 2048)
+    record = (bytes(446) + partition).ljust(510, b"\0") + b"\x55\xaa"
+    return record + data[:half] + bytes((size_mib - data_mib) * MIB) + data[half:]
+
+
+def sha256(content: bytes) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_imports_formats_and_only_new_chunks(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = disk()
+    world.server.content = build_image(tmp_path, raw, "qcow2")
+    job = world.submit("cvmi/debian", sha256(world.server.content))
+    assert world.succeeded(job) == raw
+    stored = fetch(world.client.repository("cvmi/debian"), "latest").image
+    assert stored.source.format == "qcow2"
+    assert dict(stored.source.checksums) == sha256(world.server.content)
+    once = world.registry.stored_bytes()
+
+    again = world.submit("vmi/default/other")
+    assert world.succeeded(again) == raw
+    manifests = 64 * 1024
+    assert world.registry.stored_bytes() - once < manifests, "the same image again stores no chunk"
+
+    changed = bytearray(raw)
+    changed[MIB : 2 * MIB] = random.Random(9).randbytes(MIB)
+    world.server.content = bytes(changed)
+    job = world.submit("cvmi/debian")
+    assert world.succeeded(job) == bytes(changed)
+    assert world.registry.stored_bytes() - once < CHUNK + 2 * manifests, "one new megabyte stores one chunk"
+
+
+def test_failures_have_their_reason_and_leave_nothing(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = disk(data_mib=6, size_mib=8)
+    qcow2 = build_image(tmp_path, raw, "qcow2")
+    (tmp_path / "base.raw").write_bytes(raw)
+    overlay = tmp_path / "overlay.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", tmp_path / "base.raw", overlay], check=True
+    )
+    cases = [
+        ("ChecksumMismatch", qcow2, {"sha256": "0" * 64}, []),
+        ("UnknownFormat", b"<!DOCTYPE html><html><body>Not here</body></html>" * 100, {}, []),
+        ("TruncatedImage", qcow2[: len(qcow2) * 2 // 3], {}, []),
+        ("BackingFileRefused", overlay.read_bytes(), {}, []),
+        ("SourceNotFound", qcow2, {}, [404]),
+        ("SourceForbidden", qcow2, {}, [403]),
+    ]
+    for reason, content, checksums, statuses in cases:
+        world.server.content, world.server.statuses = content, statuses
+        job = world.submit(checksums=checksums)
+        progress = world.finished(job)
+        assert (progress.state, progress.reason) == (JobState.FAILED, reason), progress.message
+        assert progress.message
+        assert progress.percent < 100
+        world.nothing_left(job)
+
+
+def test_a_failed_import_leaves_the_chunks_of_other_images_alone(world: World, worker: Worker) -> None:
+    raw = disk(data_mib=6, size_mib=8)
+    world.server.content = raw
+    good = world.submit("cvmi/shared")
+    world.succeeded(good)
+    bad = world.submit("cvmi/shared", {"sha256": "0" * 64})
+    assert world.finished(bad).reason == "ChecksumMismatch"
+    collect(world.registry)
+    assert world.succeeded(good) == raw
+
+
+def test_connection_cut_by_the_server(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = disk()
+    world.server.content = content = build_image(tmp_path, raw, "qcow2")
+    world.server.cuts = [3 * MIB, MIB, 100]
+    assert world.succeeded(world.submit(checksums=sha256(content))) == raw
+    assert world.server.sent_bytes == len(content)
+
+    world.server.ranges, world.server.cuts = False, [3 * MIB]
+    job = world.submit("cvmi/no-ranges", checksums=sha256(content))
+    assert world.succeeded(job) == raw
+
+    remove(world.client.repository(job.repository), fetch(world.client.repository(job.repository), job.tag).digest)
+    world.server.cuts = [3 * MIB] * 9
+    failed = world.submit("cvmi/always-cut")
+    assert world.finished(failed).reason == "SourceInterrupted"
+    assert world.client.repository("cvmi/always-cut").tags() == []
+
+
+@pytest.mark.parametrize("victim", ["pool child", "whole worker"])
+def test_killed_half_way_is_delivered_again_and_finishes(
+    world: World, worker: Worker, victim: str, tmp_path: Path
+) -> None:
+    raw = disk(data_mib=20)
+    world.server.content = content = build_image(tmp_path, raw, "qcow2")
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    job = world.submit(checksums=sha256(content))
+    percent = half_way(world, job)
+    if victim == "whole worker":
+        worker.kill()
+        world.server.gate.set()
+        worker.start()
+    else:
+        for child in worker.children():
+            os.kill(child, signal.SIGKILL)
+        world.server.gate.set()
+    assert world.succeeded(job, timeout_s=60) == raw
+    assert percent > 0
+
+
+def half_way(world: World, job: ImportJob) -> int:
+    """Wait until the job has told some progress."""
+
+    def begun() -> bool:
+        progress = world.board.progress(job.id)
+        return progress is not None and progress.percent > 0
+
+    eventually(begun, "the import is half-way")
+    progress = world.board.progress(job.id)
+    assert progress is not None
+    assert progress.state is JobState.RUNNING
+    return progress.percent
+
+
+def test_long_import_runs_once_though_it_is_delivered_twice(world: World, worker: Worker) -> None:
+    world.server.content = raw = disk(data_mib=20)
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    job = world.submit()
+    half_way(world, job)
+    world.board.submit(job)  # what a controller does that grew impatient, and what Redis does after its timeout
+    eventually(lambda: queue_length(world) == 0, "the second delivery was taken")
+    assert len(world.server.requests) == 1
+    world.server.gate.set()
+    assert world.succeeded(job) == raw
+    assert len(world.server.requests) == 1
+
+
+def queue_length(world: World) -> int:
+    return int(world.board._redis.llen("imports"))
+
+
+def test_forgotten_import_stops_and_leaves_nothing(world: World, worker: Worker) -> None:
+    world.server.content = disk(data_mib=20)
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    job = world.submit()
+    half_way(world, job)
+    world.board.forget(job.id)
+    repository = world.registry.root / "repositories" / job.repository
+    eventually(lambda: not [p for p in repository.rglob("*") if p.is_file()], "its chunks are gone")
+    eventually(lambda: not list(worker.scratch.iterdir()), "its scratch is gone")
+    assert world.board.progress(job.id) is None
+    world.nothing_left(job)
+
+
+def test_artifact_that_is_there_succeeds_at_once(world: World, worker: Worker) -> None:
+    world.server.content = disk(data_mib=2, size_mib=4)
+    job = world.submit()
+    world.succeeded(job)
+    world.board.submit(job)
+    world.succeeded(job)
+    assert len(world.server.requests) == 1
+
+
+def test_uploaded_blob(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = disk(data_mib=6, size_mib=8)
+    content = build_image(tmp_path, raw, "qcow2")
+    repository = world.client.repository("vmi/default/uploaded")
+    digest = Digest.of(content)
+    repository.push_blob(digest, content)
+    origin = BlobOrigin(repository=repository.name, digest=str(digest), size_bytes=len(content))
+    checksums = {**sha256(content), "md5": hashlib.md5(content).hexdigest()}
+    job = ImportJob(id="up-1", repository=repository.name, tag="up-1", origin=origin, checksums=checksums)
+    world.board.submit(job)
+    assert world.succeeded(job) == raw
+    assert not repository.has_blob(digest), "the staged blob was removed"
+
+    repository.push_blob(digest, content)
+    wrong = job.model_copy(update={"id": "up-2", "tag": "up-2", "checksums": {"md5": "0" * 32}})
+    world.board.submit(wrong)
+    assert world.finished(wrong).reason == "ChecksumMismatch"
+    assert not repository.has_blob(digest)
+    assert world.succeeded(job) == raw
+
+
+def test_uploaded_blob_that_is_itself_a_chunk_stays(world: World, worker: Worker) -> None:
+    content = disk(3, data_mib=3, size_mib=3)  # stored uncompressed, as one chunk with the digest of the file
+    repository = world.client.repository("vmi/default/tiny")
+    digest = Digest.of(content)
+    repository.push_blob(digest, content)
+    origin = BlobOrigin(repository=repository.name, digest=str(digest), size_bytes=len(content))
+    job = ImportJob(id="tiny", repository=repository.name, tag="tiny", origin=origin)
+    world.board.submit(job)
+    assert world.succeeded(job) == content
+    assert repository.has_blob(digest)
+
+
+def test_worker_stops_at_once_on_sigterm_and_the_next_one_goes_on(world: World, worker: Worker) -> None:
+    world.server.content = raw = disk(data_mib=20)
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    job = world.submit()
+    half_way(world, job)
+    worker.stop()
+    world.server.gate.set()
+    worker.start()
+    assert world.succeeded(job, timeout_s=60) == raw
