@@ -1,0 +1,110 @@
+"""From the block devices of a machine's spec to disks that a launcher can open."""
+
+from dataclasses import dataclass
+
+from controller.api.disk import DiskPhase
+from controller.api.image import ImagePhase
+from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
+from controller.api.quantity import format_bytes
+from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
+from controller.disks.claim import claim_name, is_bound, pinned_image, requested_bytes
+from controller.images.reconciler import repository_of
+from controller.images.registry import ImageRegistry
+from controller.launcher.spec import DiskSpec, ImageReference
+from controller.runtime.port import ClusterPort
+
+DISKS_FOLDER = "/disks"
+_RESOURCES = {
+    BlockDeviceType.DISK: DISK,
+    BlockDeviceType.IMAGE: IMAGE,
+    BlockDeviceType.CLUSTER_IMAGE: CLUSTER_IMAGE,
+}
+_PREFIXES = {BlockDeviceType.DISK: "vmd", BlockDeviceType.IMAGE: "vmi", BlockDeviceType.CLUSTER_IMAGE: "cvmi"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A block device that can be attached."""
+
+    disk: DiskSpec
+    attached: AttachedDevice
+    claim: str | None = None
+    """The PersistentVolumeClaim of a disk, mounted at the folder of `disk.path`."""
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """What a machine waits for."""
+
+    reason: str
+    message: str
+
+
+def resolve_devices(
+    cluster: ClusterPort, registry: ImageRegistry, namespace: str, devices: list[BlockDevice]
+) -> list[Device] | NotReady:
+    """All devices in boot order, or the first thing that is missing."""
+    resolved = []
+    for index, device in enumerate(devices):
+        if device.type is BlockDeviceType.DISK:
+            found = _disk(cluster, namespace, device)
+        else:
+            found = _image(cluster, registry, namespace, device)
+        if isinstance(found, NotReady):
+            return found
+        if index == 0 and found.disk.kind == "image" and not found.disk.cdrom:
+            message = f"{device.type.value} {device.name!r} is read-only and no CD-ROM: put a disk made of it first"
+            return NotReady("ImageNotBootable", message)
+        resolved.append(found)
+    return resolved
+
+
+def _disk(cluster: ClusterPort, namespace: str, device: BlockDevice) -> Device | NotReady:
+    label = f"VirtualMachineDisk {device.name!r}"
+    disk = cluster.get(DISK, device.name, namespace)
+    if disk is None:
+        return NotReady("DiskNotFound", f"waits for {label}, which does not exist")
+    phase = (disk.get("status") or {}).get("phase", DiskPhase.PENDING)
+    claim = cluster.get(PVC, claim_name(device.name), namespace)
+    if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None or not is_bound(claim):
+        return NotReady("DiskNotReady", f"waits for {label}, which is {phase}")
+    image = pinned_image(claim)
+    size_bytes = requested_bytes(claim)
+    spec = DiskSpec(
+        name=_device_name(device),
+        kind="disk",
+        path=f"{DISKS_FOLDER}/{device.name}/disk.qcow2",
+        size_bytes=size_bytes,
+        image=ImageReference(repository=image[0], digest=image[1]) if image else None,
+    )
+    return Device(spec, _attached(device, size_bytes), claim_name(device.name))
+
+
+def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device: BlockDevice) -> Device | NotReady:
+    resource = _RESOURCES[device.type]
+    label = f"{resource.kind} {device.name!r}"
+    image = cluster.get(resource, device.name, namespace if resource.namespaced else None)
+    if image is None:
+        return NotReady("ImageNotFound", f"waits for {label}, which does not exist")
+    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
+    if phase != ImagePhase.READY:
+        return NotReady("ImageNotReady", f"waits for {label}, which is {phase}")
+    repository = repository_of(resource, device.name, namespace)
+    stored = registry.find(repository, image["metadata"]["uid"])
+    if stored is None:
+        return NotReady("ImageNotReady", f"waits for {label}, whose bytes are not in the registry")
+    spec = DiskSpec(
+        name=_device_name(device),
+        kind="image",
+        image=ImageReference(repository=repository, digest=str(stored.digest)),
+        cdrom=stored.image.cdrom,
+    )
+    return Device(spec, _attached(device, stored.image.virtual_size_bytes))
+
+
+def _device_name(device: BlockDevice) -> str:
+    return f"{_PREFIXES[device.type]}-{device.name}"
+
+
+def _attached(device: BlockDevice, size_bytes: int) -> AttachedDevice:
+    return AttachedDevice.read({**device.write(), "size": format_bytes(size_bytes)})

@@ -1,0 +1,188 @@
+"""The pod of a machine, and the Secret with what its launcher is to run. Pure."""
+
+import json
+from dataclasses import dataclass
+
+from controller.api.machine import MachineSpec as ApiMachineSpec
+from controller.api.model import ApiModel
+from controller.api.quantity import parse_bytes
+from controller.api.resource import GROUP
+from controller.launcher.spec import (
+    ADDRESS_VARIABLE,
+    CONTAINER_NAME,
+    SPEC_PATH,
+    STATUS_PORT,
+    CloudInit,
+    MachineSpec,
+    Termination,
+    TerminationReason,
+)
+from controller.machines.devices import DISKS_FOLDER, Device
+from controller.runtime.informer import Object
+from dvcr.config import ClientSettings, as_environment
+
+NAME_LABEL = f"vm.{GROUP}/name"
+APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
+"""What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
+_RESTART_FIELDS = (
+    "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
+)  # fmt: skip
+_LAUNCHER_MEMORY_BYTES = 256 * 2**20
+_KILL_MARGIN_S = 15
+_PLACEMENT = (
+    "node_selector", "affinity", "tolerations", "topology_spread_constraints", "priority_class_name",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LauncherSetup:
+    """How launchers are started in this installation."""
+
+    command: tuple[str, ...]
+    image: str
+    registry: ClientSettings
+
+
+def pod_name(machine: str) -> str:
+    """Name of the pod and of the Secret of a machine: fixed, so there can never be two."""
+    return f"vm-{machine}"
+
+
+def machine_name(pod: str) -> str | None:
+    """The inverse; None if the pod is not of a machine."""
+    return pod.removeprefix("vm-") if pod.startswith("vm-") else None
+
+
+def restart_relevant(spec: ApiModel) -> Object:
+    """The part of a machine's spec that a running machine cannot take over."""
+    wire = spec.write()
+    return {field: wire[field] for field in _RESTART_FIELDS if field in wire}
+
+
+def applied_spec(pod: Object) -> Object:
+    """The inverse of what `build_pod` notes."""
+    applied: Object = json.loads((pod["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION, "{}"))
+    return applied
+
+
+def launcher_spec(metadata: Object, spec: ApiMachineSpec, devices: list[Device], user_data: str | None) -> MachineSpec:
+    """What the launcher is to run."""
+    cloud_init = None
+    if user_data is not None:
+        cloud_init = CloudInit(user_data=user_data, instance_id=metadata["uid"], hostname=metadata["name"])
+    return MachineSpec(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        cores=spec.cpu.cores,
+        core_percent=int(spec.cpu.core_fraction.rstrip("%")),
+        memory_bytes=parse_bytes(spec.memory.size),
+        bootloader=spec.bootloader,
+        os_type=spec.os_type,
+        paravirtualization=spec.enable_paravirtualization,
+        disks=tuple(device.disk for device in devices),
+        cloud_init=cloud_init,
+        grace_period_s=spec.termination_grace_period_seconds,
+    )
+
+
+def build_secret(metadata: Object, owner: Object, launcher: MachineSpec) -> Object:
+    """The Secret that the pod mounts."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": pod_name(metadata["name"]),
+            "namespace": metadata["namespace"],
+            "ownerReferences": [owner],
+        },
+        "type": "Opaque",
+        "stringData": {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json()},
+    }
+
+
+def build_pod(
+    metadata: Object, owner: Object, spec: ApiMachineSpec, devices: list[Device], setup: LauncherSetup
+) -> Object:
+    """The pod that runs the launcher."""
+    name = metadata["name"]
+    claims = {device.claim: device.disk.path.rpartition("/")[0] for device in devices if device.claim}
+    volumes: list[Object] = [{"name": "machine", "secret": {"secretName": pod_name(name)}}]
+    mounts: list[Object] = [{"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True}]
+    for index, (claim, folder) in enumerate(sorted(claims.items())):
+        volumes.append({"name": f"disk-{index}", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": f"disk-{index}", "mountPath": folder})
+    assert all(folder.startswith(f"{DISKS_FOLDER}/") for folder in claims.values())
+    milli_cores = spec.cpu.cores * 10 * int(spec.cpu.core_fraction.rstrip("%"))
+    memory_bytes = parse_bytes(spec.memory.size) + _LAUNCHER_MEMORY_BYTES
+    container: Object = {
+        "name": CONTAINER_NAME,
+        "image": setup.image,
+        "command": list(setup.command),
+        "env": [
+            {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            *_registry_environment(setup.registry),
+        ],
+        "resources": {
+            "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
+            "limits": {"memory": str(memory_bytes)},
+        },
+        "ports": [{"name": "status", "containerPort": STATUS_PORT}],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": STATUS_PORT}, "periodSeconds": 1},
+        "volumeMounts": mounts,
+        "terminationMessagePath": "/dev/termination-log",
+    }
+    pod_spec: Object = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + _KILL_MARGIN_S,
+        "containers": [container],
+        "volumes": volumes,
+    }
+    wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_PLACEMENT))
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(name),
+            "namespace": metadata["namespace"],
+            "labels": {**(metadata.get("labels") or {}), NAME_LABEL: name},
+            "annotations": {APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True)},
+            "ownerReferences": [owner],
+        },
+        "spec": pod_spec | wire,
+    }
+
+
+def is_finished(pod: Object) -> bool:
+    """Whether the container has ended for good."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether QEMU runs."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def termination_of(pod: Object) -> Termination:
+    """The launcher's last word; Failed if it left none."""
+    status = pod.get("status") or {}
+    for container in status.get("containerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated")
+        if ended:
+            try:
+                return Termination.model_validate_json(ended.get("message") or "")
+            except ValueError:
+                detail = ended.get("message") or ended.get("reason") or "no message"
+                message = f"the launcher ended with exit code {ended.get('exitCode')}: {detail}"
+                return Termination(reason=TerminationReason.FAILED, message=message)
+    message = status.get("message") or status.get("reason") or "the pod failed"
+    return Termination(reason=TerminationReason.FAILED, message=message)
+
+
+def _registry_environment(settings: ClientSettings) -> list[Object]:
+    values = settings.model_dump(exclude_defaults=True, exclude={"password"})
+    if settings.password:
+        values["password"] = settings.password.get_secret_value()
+    values["url"] = settings.url
+    return [{"name": name, "value": value} for name, value in as_environment({"client": values}).items()]
