@@ -1,5 +1,6 @@
 """Manifests: documents that say which blobs belong together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dvcr.digest import Digest
@@ -55,16 +56,16 @@ class Manifests:
         return read_manifest(self._storage, repository, digest)
 
     def put(
-        self, repository: str, reference: Digest | str, body: bytes, media_type: str, algorithm: str = "sha256"
+        self, repository: str, body: bytes, media_type: str, *, digest: Digest | None = None, tags: Sequence[str] = ()
     ) -> StoredManifest:
-        """Durably store a manifest, then point the tag at it. Idempotent.
+        """Durably store a manifest, then point the tags at it. Idempotent.
 
-        The digest is the one asked for, else of `algorithm`. Raises ManifestInvalidError, DigestMismatchError, and
+        Its digest is sha256 unless the caller gives one. Raises ManifestInvalidError, DigestMismatchError, and
         ManifestBlobUnknownError if config or layers are missing in this repository.
         """
-        digest = Digest.of(body, reference.algorithm if isinstance(reference, Digest) else algorithm)
-        if isinstance(reference, Digest) and reference != digest:
-            raise DigestMismatchError(f"the manifest has the digest {digest}, not {reference}")
+        actual = Digest.of(body, digest.algorithm if digest else "sha256")
+        if digest not in (None, actual):
+            raise DigestMismatchError(f"the manifest has the digest {actual}, not {digest}")
         if not media_type or not media_type.isascii() or not media_type.isprintable():
             raise ManifestInvalidError("a manifest needs its media type in Content-Type")
         document = ManifestDocument.parse(body, media_type)
@@ -74,15 +75,14 @@ class Manifests:
             except BlobUnknownError as exc:
                 raise ManifestBlobUnknownError(f"push blob {blob} before the manifest that names it") from exc
         self._catalog.enter(repository)
-        if document.subject:
+        subject = document.subject.digest if document.subject else None
+        if subject:
             # Before the manifest: an entry without its manifest is ignored, a manifest without its entry is not found.
-            self._referrers.add(
-                repository, document.subject.digest, document.as_referrer(media_type, digest, len(body))
-            )
-        self._storage.write(paths.manifest(repository, digest), media_type.encode() + b"\n" + body)
-        if not isinstance(reference, Digest):
-            self._tags.set(repository, reference, digest)
-        return StoredManifest(digest, document.subject.digest if document.subject else None)
+            self._referrers.add(repository, subject, document.as_referrer(media_type, actual, len(body)))
+        self._storage.write(paths.manifest(repository, actual), media_type.encode() + b"\n" + body)
+        for tag in tags:
+            self._tags.set(repository, tag, actual)
+        return StoredManifest(actual, subject)
 
     def delete(self, repository: str, digest: Digest) -> None:
         """Remove a manifest and the tags that name it; raises ManifestUnknownError."""
