@@ -1,0 +1,121 @@
+"""Admission: the kinds' own rules beyond their schema, and the completion of built-in kinds."""
+
+import base64
+import binascii
+from typing import Any
+
+from controller.api.kinds import admit
+from controller.local.cascade import timestamp
+from controller.local.definition import CRD_RESOURCE, Definition
+from controller.local.errors import FieldCause
+from controller.local.store import Image
+
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+def complete(image: Image, definition: Definition, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
+    """Fill in what a real API server fills in for a built-in kind, in place."""
+    match definition.resource:
+        case "namespaces":
+            obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
+            obj.setdefault("status", {}).setdefault("phase", "Active")
+        case "pods" | "persistentvolumes":
+            obj.setdefault("status", {}).setdefault("phase", "Pending")
+        case "persistentvolumeclaims":
+            obj.setdefault("status", {}).setdefault("phase", "Pending")
+            if old is None and "storageClassName" not in obj["spec"] and (name := _default_class(image)):
+                obj["spec"]["storageClassName"] = name
+        case "secrets":
+            for name, text in (obj.pop("stringData", None) or {}).items():
+                if isinstance(text, str):
+                    obj.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
+        case resource if resource == CRD_RESOURCE:
+            _complete_crd(obj)
+
+
+def check(definition: Definition, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldCause]:
+    """What is wrong with an object that its schema cannot say."""
+    if definition.custom:
+        return [
+            FieldCause.invalid(error.field, _value_at(obj, error.field), error.message) for error in admit(obj, old)
+        ]
+    match definition.resource:
+        case "secrets":
+            return [
+                FieldCause.invalid(f"data[{name}]", text, "must be base64")
+                for name, text in (obj.get("data") or {}).items()
+                if not _is_base64(text)
+            ]
+        case "pods" if old is not None:
+            return _check_pod_update(obj["spec"], old["spec"])
+        case "persistentvolumeclaims" if old is not None and (old.get("status") or {}).get("phase") == "Bound":
+            return _check_claim_update(obj["spec"], old["spec"])
+        case resource if resource == CRD_RESOURCE:
+            wanted = f"{obj['spec']['names']['plural']}.{obj['spec']['group']}"
+            if obj["metadata"]["name"] != wanted:
+                detail = f'must be spec.names.plural+"."+spec.group, that is {wanted}'
+                return [FieldCause.invalid("metadata.name", obj["metadata"]["name"], detail)]
+    return []
+
+
+def _check_pod_update(spec: dict[str, Any], old: dict[str, Any]) -> list[FieldCause]:
+    def fixed(pod: dict[str, Any]) -> dict[str, Any]:
+        changeable = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds")
+        rest = {name: each for name, each in pod.items() if name not in changeable}
+        for name in ("containers", "initContainers"):
+            rest[name] = [{**each, "image": ""} for each in pod.get(name) or ()]
+        return rest
+
+    if fixed(spec) == fixed(old):
+        return []
+    return [FieldCause.forbidden("spec", "pod updates may not change fields other than the image and tolerations")]
+
+
+def _check_claim_update(spec: dict[str, Any], old: dict[str, Any]) -> list[FieldCause]:
+    if {**spec, "resources": None} == {**old, "resources": None}:
+        return []
+    return [FieldCause.forbidden("spec", "spec is immutable after creation except resources.requests for bound claims")]
+
+
+def _default_class(image: Image) -> str:
+    for each in image.of("storageclasses.storage.k8s.io"):
+        if (each.obj["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true":
+            return each.key.name
+    return ""
+
+
+def _complete_crd(obj: dict[str, Any]) -> None:
+    spec, names = obj["spec"], obj["spec"]["names"]
+    names.setdefault("singular", names["kind"].lower())
+    names.setdefault("listKind", f"{names['kind']}List")
+    spec.setdefault("conversion", {"strategy": "None"})
+    status = obj.setdefault("status", {})
+    status["acceptedNames"] = names
+    status["storedVersions"] = [each["name"] for each in spec["versions"] if each["storage"]]
+    if not status.get("conditions"):
+        status["conditions"] = [
+            {"type": type_, "status": "True", "reason": reason, "message": message, "lastTransitionTime": timestamp()}
+            for type_, reason, message in (
+                ("NamesAccepted", "NoConflicts", "no conflicts found"),
+                ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+            )
+        ]
+
+
+def _value_at(obj: Any, path: str) -> Any:
+    for part in path.replace("]", "").replace("[", ".").split("."):
+        if isinstance(obj, dict):
+            obj = obj.get(part)
+        elif isinstance(obj, list) and part.isdigit() and int(part) < len(obj):
+            obj = obj[int(part)]
+        else:
+            return None
+    return obj
+
+
+def _is_base64(text: Any) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""The embedded cluster's process: its store, credentials, first objects, and server."""
+
+import asyncio
+import signal
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from controller.api.kinds import crds
+from controller.local import lifecycle
+from controller.local.builtin import BUILT_IN
+from controller.local.cascade import NAMESPACES
+from controller.local.credentials import Credentials, reachable_host
+from controller.local.definition import CRD_RESOURCE, Definition
+from controller.local.server import build_app
+from controller.local.store import Store, Transaction
+from dvcr.config import ClusterSettings
+from dvcr.errors import ConfigError
+
+EVENT_LIFETIME_S = 3600
+_log = structlog.get_logger(__name__)
+
+
+async def serve(settings: ClusterSettings) -> None:
+    """Serve the API until SIGTERM or SIGINT; prints `listening on …` once the kubeconfig is written.
+
+    Raises StorageError if the database cannot be used, ConfigError if the address cannot be listened on.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    credentials = await asyncio.to_thread(Credentials.load, settings.data_dir, settings.host)
+    store = Store(settings.data_dir / "cluster.db")
+    store.start()
+    try:
+        await store.write(install)
+        runner = web.AppRunner(
+            build_app(store, credentials.token), access_log=None, handler_cancellation=True, shutdown_timeout=2
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port, ssl_context=credentials.server_context())
+            try:
+                await site.start()
+            except OSError as exc:
+                raise ConfigError(
+                    f"cannot listen on cluster.host {settings.host}, cluster.port {settings.port}: {exc.strerror}"
+                ) from exc
+            url = f"https://{reachable_host(settings.host)}:{runner.addresses[0][1]}"
+            await asyncio.to_thread(credentials.write_kubeconfig, settings.kubeconfig, url)
+            print(f"listening on {url}", flush=True)
+            await _until_stopped()
+        finally:
+            await runner.cleanup()
+    finally:
+        await store.close()
+
+
+def install(tx: Transaction) -> None:
+    """Make the namespaces that always exist, and create or update the CRDs of this project."""
+    by_resource = {each.resource: each for each in BUILT_IN}
+    for name in lifecycle.KEPT_NAMESPACES:
+        _ensure(tx, by_resource[NAMESPACES], {"metadata": {"name": name}})
+    for crd in crds():
+        _ensure(tx, by_resource[CRD_RESOURCE], crd)
+
+
+def _ensure(tx: Transaction, definition: Definition, obj: dict[str, Any]) -> None:
+    target = lifecycle.Target(definition, "", obj["metadata"]["name"])
+    if tx.image.get(target.key) is None:
+        lifecycle.create(tx, target, obj)
+    elif "spec" in obj:
+        lifecycle.update(tx, target, lambda old: {**old, "spec": obj["spec"]})
+
+
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()

@@ -1,0 +1,101 @@
+"""What a request asks for, out of its path, query and headers."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from controller.local.errors import StatusError, bad_request, unknown_path
+
+_TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
+_PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")
+
+
+@dataclass(frozen=True)
+class ResourcePath:
+    """The place in the API that a URL names; `name` and `subresource` may be empty."""
+
+    group: str
+    version: str
+    namespace: str
+    plural: str
+    name: str
+    subresource: str
+
+    @classmethod
+    def parse(cls, path: str) -> "ResourcePath":
+        """Raises StatusError 404 for a path of another shape."""
+        found = _PATH.match(path.rstrip("/"))
+        if not found:
+            raise unknown_path()
+        parts = found["rest"].split("/")
+        namespace = ""
+        # /namespaces/<name>/status is about the namespace itself.
+        if parts[0] == "namespaces" and len(parts) > 2 and parts[2] not in ("status", "finalize"):
+            namespace, parts = parts[1], parts[2:]
+        if len(parts) > 3:
+            raise unknown_path()
+        plural, name, subresource = (*parts, "", "")[:3]
+        return cls(found["group"] or "", found["core"] or found["version"], namespace, plural, name, subresource)
+
+
+def rendering(request: web.Request) -> str:
+    """How the client wants objects: "Table", "PartialObjectMetadata", or "" for themselves."""
+    found = _TABLE.search(request.headers.get("Accept", "").split(",")[0])
+    return found[1].removesuffix("List") if found else ""
+
+
+def flag(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "") in ("true", "1", "True")
+
+
+def number(request: web.Request, name: str) -> int | None:
+    """A query parameter that is a whole number. Raises StatusError 400 if it is not."""
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise bad_request(f"invalid {name}: {text!r} is not a whole number")
+    return int(text)
+
+
+def content_type(request: web.Request) -> str:
+    return request.headers.get("Content-Type", "").split(";")[0].strip().lower()
+
+
+async def body(request: web.Request) -> Any:
+    """The body as JSON or YAML; None if it is empty. Raises StatusError 400 or 415."""
+    raw = await request.read()
+    if not raw.strip():
+        return None
+    kind = content_type(request)
+    try:
+        if kind.endswith("yaml"):
+            return yaml.safe_load(raw)
+        if kind.endswith("protobuf"):
+            message = (
+                "the body of the request was in an unknown format - accepted media types include: application/json"
+            )
+            raise StatusError(415, "UnsupportedMediaType", message)
+        return json.loads(raw)
+    except (ValueError, yaml.YAMLError) as exc:
+        raise bad_request(f"the body cannot be read: {exc}") from exc
+
+
+async def object_body(request: web.Request) -> dict[str, Any]:
+    """The body as an object. Raises StatusError 400 or 415."""
+    found = await body(request)
+    if not isinstance(found, dict):
+        raise bad_request("the body must be an object")
+    return found
+
+
+def dry_run(request: web.Request) -> bool:
+    """Whether nothing is to be kept. Raises StatusError 400 for a value that is not `All`."""
+    asked = request.query.getall("dryRun", [])
+    if any(each != "All" for each in asked):
+        raise bad_request(f"invalid dryRun {asked}: the only value is All")
+    return bool(asked)

@@ -1,0 +1,440 @@
+"""The API over HTTP: authentication, paths to operations, and the shape of answers."""
+
+import asyncio
+import base64
+import hmac
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from controller.local import discovery, errors, lifecycle
+from controller.local.definition import Definition, definitions, find
+from controller.local.errors import StatusError
+from controller.local.patch import apply_patch
+from controller.local.request import (
+    ResourcePath,
+    body,
+    content_type,
+    dry_run,
+    flag,
+    number,
+    object_body,
+    rendering,
+)
+from controller.local.selectors import matcher
+from controller.local.store import Key, Store, Stored
+from controller.local.table import partial_metadata, table
+from controller.local.watch import WatchEvent, WatchRequest, check_version, error_event, watch
+from dvcr.errors import DvcrError
+
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/livez", "/version"})
+_MAX_BODY_BYTES = 4 * 2**20
+_OPENAPI_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+_log = structlog.get_logger(__name__)
+
+
+def build_app(store: Store, token: str) -> web.Application:
+    """The application over a started store."""
+    api = _Api(store)
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors, _authentication(token)])
+    app.router.add_route("*", "/{path:.*}", api.handle)
+    app.on_startup.append(api.start)
+    app.on_shutdown.append(api.stop)
+    app.on_cleanup.append(api.close)
+    return app
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except StatusError as exc:
+        error = exc
+    except web.HTTPRequestEntityTooLarge:
+        error = StatusError(413, "RequestEntityTooLarge", f"the body is larger than {_MAX_BODY_BYTES} bytes")
+    except web.HTTPException as exc:
+        error = StatusError(exc.status, exc.reason.replace(" ", ""), exc.text or exc.reason)
+    except DvcrError as exc:
+        _log.error("request failed", path=request.path, error=exc.message)
+        error = StatusError(500, "InternalError", exc.message)
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as exc:  # noqa: BLE001 - the client gets a Status, the log gets the traceback
+        _log.exception("request failed", path=request.path)
+        error = StatusError(500, "InternalError", f"Internal error occurred: {exc!r}")
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == 401 else None
+    return web.json_response(error.status(), status=error.code, headers=headers)
+
+
+def _authentication(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path not in _OPEN_PATHS and not hmac.compare_digest(given, expected):
+            raise StatusError(401, "Unauthorized", "Unauthorized")
+        return await handler(request)
+
+    return authenticate
+
+
+class _Api:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def start(self, app: web.Application) -> None:
+        self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
+
+    async def stop(self, app: web.Application) -> None:
+        for task in self._watches:
+            task.cancel()
+
+    async def close(self, app: web.Application) -> None:
+        await self._client.close()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if path in ("/healthz", "/readyz", "/livez"):
+            return web.Response(text="ok")
+        if path.startswith(("/api/v1/", "/apis/")) and path.rstrip("/").count("/") >= (3 if path[4] == "/" else 4):
+            return await self._resource(request)
+        if request.method not in ("GET", "HEAD"):
+            raise errors.method_not_allowed()
+        return self._document(request)
+
+    def _document(self, request: web.Request) -> web.Response:
+        path = request.path.rstrip("/")
+        served = definitions(self._store.image)
+        if path == "/openapi/v2" and "protobuf" in request.headers.get("Accept", ""):
+            # An empty message is an empty document.
+            return web.Response(body=b"", content_type=_OPENAPI_V2_PROTOBUF)
+        match path.split("/")[1:]:
+            case ["version"]:
+                return web.json_response(discovery.VERSION)
+            case ["api"]:
+                return web.json_response(discovery.core_versions())
+            case ["apis"]:
+                return web.json_response(discovery.groups(served))
+            case ["apis", group]:
+                return web.json_response(discovery.group(served, group))
+            case ["api", version]:
+                return web.json_response(discovery.resources(served, "", version))
+            case ["apis", group, version]:
+                return web.json_response(discovery.resources(served, group, version))
+            case ["openapi", "v2"]:
+                return web.json_response(discovery.openapi_v2())
+            case ["openapi", "v3"]:
+                return web.json_response(discovery.openapi_v3_index(served))
+            case ["openapi", "v3", *rest]:
+                return web.json_response(discovery.openapi_v3(served, "/".join(rest)))
+        raise errors.unknown_path()
+
+    async def _resource(self, request: web.Request) -> web.StreamResponse:
+        path = ResourcePath.parse(request.path)
+        definition = find(self._store.image, path.group, path.version, path.plural)
+        if definition is None or (path.namespace and not definition.namespaced):
+            raise errors.unknown_path()
+        target = lifecycle.Target(
+            definition, path.namespace, path.name, strict=request.query.get("fieldValidation") == "Strict"
+        )
+        if not path.name:
+            match request.method:
+                case "GET" if flag(request, "watch"):
+                    return await self._watch(request, target)
+                case "GET":
+                    return self._list(request, target)
+                case "POST":
+                    return await self._create(request, target)
+                case "DELETE":
+                    return await self._delete_collection(request, target)
+            raise errors.method_not_allowed()
+        if definition.namespaced and not path.namespace:
+            raise errors.unknown_path()
+        match request.method, path.subresource:
+            case "GET", "log" if definition.resource == "pods":
+                return await self._log(request, target)
+            case "POST", "binding" if definition.resource == "pods":
+                return await self._bind(request, target)
+            case "GET", "" | "status":
+                return self._answer(request, target, self._get(target))
+            case (("PUT" | "PATCH"), ""):
+                return await self._update(request, target, "")
+            case (("PUT" | "PATCH"), "status") if definition.has_status:
+                return await self._update(request, target, "status")
+            case "DELETE", "":
+                return await self._delete(request, target)
+        raise errors.unknown_path() if path.subresource else errors.method_not_allowed()
+
+    def _get(self, target: lifecycle.Target) -> Stored:
+        stored = self._store.image.get(target.key)
+        if stored is None:
+            raise errors.not_found(target.about)
+        return stored
+
+    def _list(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        definition, image = target.definition, self._store.image
+        matches = _matcher(request, definition)
+        found = [each for each in image.of(target.key.resource, target.namespace) if not matches or matches(each.obj)]
+        version = image.version
+        limit = number(request, "limit") or 0
+        if token := request.query.get("continue"):
+            version, last = _read_continue(token)
+            check_version(self._store, target.key.resource, version)
+            found = [each for each in found if [each.key.namespace, each.key.name] > last]
+        metadata: dict[str, Any] = {"resourceVersion": str(version)}
+        if limit and len(found) > limit:
+            metadata["remainingItemCount"] = len(found) - limit
+            found = found[:limit]
+            metadata["continue"] = _write_continue(version, found[-1].key)
+        return self._answer_list(request, definition, found, metadata)
+
+    def _answer_list(
+        self, request: web.Request, definition: Definition, found: list[Stored], metadata: dict[str, Any]
+    ) -> web.Response:
+        match rendering(request):
+            case "Table":
+                objects = [_in_version(each, definition) for each in found]
+                include = request.query.get("includeObject") or "Metadata"
+                return web.json_response(table(definition, objects, metadata, include))
+            case "PartialObjectMetadata":
+                return web.json_response(
+                    {
+                        "kind": "PartialObjectMetadataList",
+                        "apiVersion": "meta.k8s.io/v1",
+                        "metadata": metadata,
+                        "items": [partial_metadata(each.obj) for each in found],
+                    }
+                )
+        head = {"kind": f"{definition.kind}List", "apiVersion": definition.api_version, "metadata": metadata}
+        # The objects' JSON is known: only the frame around it is made here.
+        items = b",".join(_json(each, definition) for each in found)
+        return web.Response(
+            body=json.dumps(head).encode()[:-1] + b',"items":[' + items + b"]}", content_type="application/json"
+        )
+
+    def _answer(
+        self, request: web.Request, target: lifecycle.Target, stored: Stored, status: int = 200
+    ) -> web.Response:
+        headers = [("Warning", f"299 - {json.dumps(warning)}") for warning in target.warnings]
+        match rendering(request):
+            case "Table":
+                metadata = {"resourceVersion": str(stored.version)}
+                include = request.query.get("includeObject") or "Metadata"
+                obj = _in_version(stored, target.definition)
+                answer = json.dumps(table(target.definition, [obj], metadata, include)).encode()
+            case "PartialObjectMetadata":
+                answer = json.dumps(partial_metadata(stored.obj)).encode()
+            case _:
+                answer = _json(stored, target.definition)
+        response = web.Response(body=answer, status=status, content_type="application/json")
+        response.headers.extend(headers)
+        return response
+
+    async def _create(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        obj = await object_body(request)
+        if target.definition.namespaced and not target.namespace:
+            raise errors.method_not_allowed()
+        stored = await self._store.write(lambda tx: lifecycle.create(tx, target, obj), dry_run=dry_run(request))
+        return self._answer(request, target, stored, 201)
+
+    async def _update(self, request: web.Request, target: lifecycle.Target, part: str) -> web.Response:
+        if request.method == "PUT":
+            obj = await object_body(request)
+            if target.definition.custom and not (obj.get("metadata") or {}).get("resourceVersion"):
+                detail = "must be specified for an update"
+                raise errors.invalid(
+                    target.about, [errors.FieldCause("metadata.resourceVersion", f"Invalid value: 0x0: {detail}")]
+                )
+
+            def change(old: dict[str, Any]) -> dict[str, Any]:
+                return obj
+        else:
+            patch, kind = await body(request), content_type(request)
+
+            def change(old: dict[str, Any]) -> dict[str, Any]:
+                return apply_patch(old, patch, kind, custom=target.definition.custom)
+
+        stored = await self._store.write(
+            lambda tx: lifecycle.update(tx, target, change, part=part), dry_run=dry_run(request)
+        )
+        return self._answer(request, target, stored)
+
+    async def _delete(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        options = await _delete_options(request)
+        dry = dry_run(request) or bool(options.get("dryRun"))
+        stored, gone = await self._store.write(lambda tx: lifecycle.delete(tx, target, options), dry_run=dry)
+        if not gone:
+            return self._answer(request, target, stored)
+        details = {**target.about.details(), "uid": stored.uid}
+        return web.json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+        )
+
+    async def _delete_collection(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        options = await _delete_options(request)
+        matches = _matcher(request, target.definition)
+        dry = dry_run(request) or bool(options.get("dryRun"))
+        found = self._store.image.of(target.key.resource, target.namespace)
+        deleted = [each for each in found if matches is None or matches(each.obj)]
+        for each in deleted:
+            one = lifecycle.Target(target.definition, each.key.namespace, each.key.name)
+            try:
+                await self._store.write(lambda tx, one=one: lifecycle.delete(tx, one, options), dry_run=dry)  # type: ignore[misc]
+            except StatusError as exc:
+                if exc.code != 404:
+                    raise
+        metadata = {"resourceVersion": str(self._store.image.version)}
+        return self._answer_list(request, target.definition, deleted, metadata)
+
+    async def _bind(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        binding = await object_body(request)
+        await self._store.write(lambda tx: lifecycle.bind(tx, target, binding), dry_run=dry_run(request))
+        return web.json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201
+        )
+
+    async def _log(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
+        pod = self._get(target).obj
+        names = [each["name"] for each in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])]
+        container = request.query.get("container") or names[-1]
+        if container not in names:
+            raise errors.bad_request(f"container {container} is not valid for pod {target.name}")
+        node_name = pod["spec"].get("nodeName")
+        if not node_name:
+            raise errors.bad_request(f'pod "{target.name}" does not have a host assigned')
+        url = self._kubelet_url(node_name) + f"/containerLogs/{target.namespace}/{target.name}/{container}"
+        query = [(name, value) for name, value in request.query.items() if name != "container"]
+        try:
+            async with self._client.get(url, params=query) as upstream:
+                if upstream.status >= 400:
+                    raise StatusError(upstream.status, "BadRequest", await upstream.text())
+                response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+                await response.prepare(request)
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+        except aiohttp.ClientConnectorError as exc:
+            message = f"the agent of node {node_name} does not answer: {exc}"
+            raise StatusError(503, "ServiceUnavailable", message) from exc
+        await response.write_eof()
+        return response
+
+    def _kubelet_url(self, node_name: str) -> str:
+        node = self._store.image.get(Key("nodes", "", node_name))
+        status = (node.obj.get("status") or {}) if node else {}
+        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port")
+        addresses = [each["address"] for each in status.get("addresses") or () if each["type"] == "InternalIP"]
+        if not port or not addresses:
+            raise StatusError(503, "ServiceUnavailable", f"node {node_name} has no agent that serves logs")
+        return f"http://{addresses[0]}:{port}"
+
+    async def _watch(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
+        asked = request.query.get("resourceVersion", "")
+        initial = flag(request, "sendInitialEvents")
+        version = None if initial or asked in ("", "0") else number(request, "resourceVersion")
+        timeout_s = number(request, "timeoutSeconds") or random.randint(1800, 3600)
+        if version is not None:
+            check_version(self._store, target.key.resource, version)
+        watched = WatchRequest(
+            target.key.resource,
+            target.namespace,
+            _matcher(request, target.definition),
+            version,
+            timeout_s,
+            bookmarks=flag(request, "allowWatchBookmarks"),
+            initial_end_bookmark=initial,
+        )
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        stream = asyncio.create_task(self._stream(request, response, target.definition, watched))
+        self._watches.add(stream)
+        try:
+            await asyncio.wait([stream])
+            if not stream.cancelled() and (error := stream.exception()) is not None:
+                raise error
+        finally:
+            stream.cancel()
+            self._watches.discard(stream)
+        await response.write_eof()
+        return response
+
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, definition: Definition, watched: WatchRequest
+    ) -> None:
+        render, include = rendering(request), request.query.get("includeObject") or "Metadata"
+        try:
+            async for events in watch(self._store, watched):
+                if lines := b"".join(_line(event, definition, render, include) for event in events):
+                    await response.write(lines)
+        except StatusError as exc:
+            await response.write(error_event(exc))
+        except ConnectionError:
+            # The client went away: nobody is left to tell.
+            return
+
+
+def _line(event: WatchEvent, definition: Definition, render: str, include: str) -> bytes:
+    if event.type == "BOOKMARK":
+        shape = {"Table": ("Table", "meta.k8s.io/v1"), "PartialObjectMetadata": (render, "meta.k8s.io/v1")}
+        kind, api_version = shape.get(render, (definition.kind, definition.api_version))
+        obj: dict[str, Any] = {"kind": kind, "apiVersion": api_version, **event.obj}
+        if render == "Table":
+            obj |= {"columnDefinitions": [], "rows": []}
+        answer = json.dumps(obj).encode()
+    elif render == "Table":
+        obj = {**event.obj, "apiVersion": definition.api_version}
+        metadata = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+        answer = json.dumps(table(definition, [obj], metadata, include)).encode()
+    elif render:
+        answer = json.dumps(partial_metadata(event.obj)).encode()
+    elif event.body is None or event.obj["apiVersion"] != definition.api_version:
+        answer = json.dumps({**event.obj, "apiVersion": definition.api_version}).encode()
+    else:
+        answer = event.body
+    return b'{"type":"' + event.type.encode() + b'","object":' + answer + b"}\n"
+
+
+def _in_version(stored: Stored, definition: Definition) -> dict[str, Any]:
+    if stored.obj["apiVersion"] == definition.api_version:
+        return stored.obj
+    return {**stored.obj, "apiVersion": definition.api_version}
+
+
+def _json(stored: Stored, definition: Definition) -> bytes:
+    if stored.obj["apiVersion"] == definition.api_version:
+        return stored.body
+    return json.dumps(_in_version(stored, definition)).encode()
+
+
+def _matcher(request: web.Request, definition: Definition) -> Callable[[dict[str, Any]], bool] | None:
+    return matcher(definition, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
+
+
+def _write_continue(version: int, last: Key) -> str:
+    return base64.urlsafe_b64encode(json.dumps([version, last.namespace, last.name]).encode()).decode()
+
+
+def _read_continue(token: str) -> tuple[int, list[str]]:
+    try:
+        version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError as exc:
+        raise errors.bad_request("continue key is not valid") from exc
+    return int(version), [namespace, name]
+
+
+async def _delete_options(request: web.Request) -> dict[str, Any]:
+    options = await body(request) or {}
+    if not isinstance(options, dict):
+        raise errors.bad_request("DeleteOptions must be an object")
+    if (grace := number(request, "gracePeriodSeconds")) is not None:
+        options.setdefault("gracePeriodSeconds", grace)
+    if policy := request.query.get("propagationPolicy"):
+        options.setdefault("propagationPolicy", policy)
+    return options

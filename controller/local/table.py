@@ -1,0 +1,117 @@
+"""kubectl's tables: rows of printer columns, found by the subset of JSONPath that columns use."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from controller.local.definition import Column, Definition
+
+_STEP = re.compile(
+    r"\.?(?P<name>[A-Za-z0-9_-]+(?:\\\.[A-Za-z0-9_-]+)*)"
+    r"|\[(?P<index>-?\d+)\]"
+    r"|\[?\.?\*\]?(?P<all>)"
+    r"|\['(?P<quoted>[^']+)'\]"
+    r"|\[\?\(@\.(?P<path>[\w.]+)\s*==\s*[\"'](?P<value>[^\"']*)[\"']\)\]"
+)
+
+
+def table(
+    definition: Definition, objects: Iterable[dict[str, Any]], list_meta: dict[str, Any], include: str
+) -> dict[str, Any]:
+    """A meta.k8s.io/v1 Table. `include` says how much of each object a row carries: None, Metadata or Object."""
+    columns = [Column("Name", ".metadata.name", description="Name of the object"), *definition.columns]
+    return {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_meta,
+        "columnDefinitions": [
+            {
+                "name": column.name,
+                # Ages come as text: the server turns dates into durations.
+                "type": "string" if column.type == "date" else column.type,
+                "format": "name" if column.name == "Name" else "",
+                "description": column.description,
+                "priority": column.priority,
+            }
+            for column in columns
+        ],
+        "rows": [{"cells": [_cell(obj, column) for column in columns], **_included(obj, include)} for obj in objects],
+    }
+
+
+def partial_metadata(obj: dict[str, Any]) -> dict[str, Any]:
+    """The PartialObjectMetadata of an object."""
+    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
+
+
+def find(obj: Any, path: str) -> list[Any]:
+    """The values at a JSONPath; fields, indexes, `*`, and filters of the form `[?(@.a=="b")]`."""
+    values, at = [obj], 0
+    path = path.strip().removeprefix("$")
+    while at < len(path):
+        step = _STEP.match(path, at)
+        if step is None or step.end() == at:
+            return []
+        values = [found for value in values for found in _take(value, step)]
+        at = step.end()
+    return values
+
+
+def human_duration(seconds: float) -> str:
+    """A duration as kubectl shows ages."""
+    s = max(int(seconds), 0)
+    minutes, hours, days = s // 60, s // 3600, s // 86400
+    if s < 120:
+        return f"{s}s"
+    if minutes < 10:
+        return f"{minutes}m{s % 60}s" if s % 60 else f"{minutes}m"
+    if hours < 3:
+        return f"{minutes}m"
+    if hours < 8:
+        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
+    if hours < 48:
+        return f"{hours}h"
+    if days < 8:
+        return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
+    if days < 730:
+        return f"{days}d"
+    return f"{days // 365}y{days % 365}d" if days < 8 * 365 and days % 365 else f"{days // 365}y"
+
+
+def _take(value: Any, step: re.Match[str]) -> list[Any]:
+    name = step["name"] or step["quoted"]
+    if name is not None:
+        name = name.replace("\\.", ".")
+        return [value[name]] if isinstance(value, dict) and name in value else []
+    if step["index"] is not None:
+        index = int(step["index"])
+        return [value[index]] if isinstance(value, list) and -len(value) <= index < len(value) else []
+    if step["path"] is not None:
+        items = value if isinstance(value, list) else []
+        return [each for each in items if find(each, f".{step['path']}") == [step["value"]]]
+    return list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, list) else []
+
+
+def _cell(obj: dict[str, Any], column: Column) -> Any:
+    values = find(obj, column.path)
+    if not values or values[0] is None:
+        return None
+    value = values[0]
+    if column.type == "date":
+        try:
+            since = datetime.now(UTC) - datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            return "<invalid>"
+        return human_duration(since.total_seconds())
+    if column.type in ("integer", "number", "boolean"):
+        return value
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _included(obj: dict[str, Any], include: str) -> dict[str, Any]:
+    if include == "None":
+        return {}
+    return {"object": obj if include == "Object" else partial_metadata(obj)}
