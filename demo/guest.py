@@ -97,7 +97,14 @@ def _unpacked(package: str, cache_dir: Path, dependency: str = "") -> Path:
         (archive,) = Path(folder).glob("*.deb")
         target = Path(folder) / "files"
         _run("dpkg", "-x", str(archive), str(target))
-        return target.rename(cache_dir / f"{archive.stem}.unpacked")
+        unpacked = cache_dir / f"{archive.stem}.unpacked"
+        try:
+            return target.rename(unpacked)
+        except OSError:
+            # Another build at the same time was faster.
+            if not unpacked.is_dir():
+                raise
+            return unpacked
 
 
 def _require_tools() -> None:

@@ -24,7 +24,14 @@ from tests.support.registry import RegistryServer
 __all__ = ["guest_disk", "image_server"]
 
 MIB = 2**20
-USER_DATA = "#cloud-config\nhostname: blue\nruncmd:\n  - echo DVCR-GUEST marker=seen\n"
+USER_DATA = r"""#cloud-config
+hostname: blue
+runcmd:
+  - echo DVCR-GUEST marker=seen > /dev/console
+  - "echo \"DVCR-GUEST double='quoted'\""
+  - 'echo "DVCR-GUEST single=it''s"'
+package_update: false
+"""
 
 
 def test_from_the_registry_to_a_disk_that_stands_alone_and_boots_again(
@@ -55,6 +62,8 @@ def test_from_the_registry_to_a_disk_that_stands_alone_and_boots_again(
     assert "DVCR-GUEST boot=1" in console
     assert "DVCR-GUEST hostname=blue" in console
     assert "DVCR-GUEST marker=seen" in console
+    assert "DVCR-GUEST double='quoted'" in console
+    assert "DVCR-GUEST single=it's" in console
     assert "DVCR-GUEST address=10.0.2.15" in console
     assert "DVCR-GUEST power button" in pod.console()
     for name in ("system", "data"):

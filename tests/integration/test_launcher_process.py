@@ -3,10 +3,12 @@
 import os
 import random
 import select
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import requests
 
 from controller.launcher import qcow2
 from controller.launcher.accel import probe
@@ -154,9 +156,22 @@ def test_a_launcher_without_a_registry_waits_says_so_and_can_be_stopped(
     with LauncherPod(folder, spec, settings | nowhere) as pod:
         pod.wait_for_state(MachineState.STARTING)
         pod.wait_until(lambda: "127.0.0.1:1" in pod.status().message, 60, "word of the registry")
+        assert requests.get(f"{pod.url}/healthz", timeout=10).status_code == 503
         termination = pod.terminate()
 
     assert termination.reason is TerminationReason.STOPPED
+
+
+def test_a_qemu_that_crashes_is_a_failure_that_names_the_signal(folder: Path, settings: dict[str, str]) -> None:
+    with LauncherPod(folder, machine_spec(folder, disks=[EMPTY]), settings) as pod:
+        pod.wait_for_state(MachineState.RUNNING)
+        assert requests.get(f"{pod.url}/healthz", timeout=10).status_code == 200
+        (pid,) = pod.qemu_pids()
+        os.kill(pid, signal.SIGKILL)
+        termination = pod.wait()
+
+    assert termination.reason is TerminationReason.FAILED
+    assert "signal 9" in termination.message
 
 
 def test_what_qemu_refuses_is_the_reason_of_the_failure(folder: Path, settings: dict[str, str]) -> None:
