@@ -108,8 +108,10 @@ class Agent:
                     self._wake_all(namespace)
                 elif kind == "volume":
                     self._claims.sync_volume(name)
-            except DvcrError as exc:
-                _log.warning("will try again", kind=kind, namespace=namespace, name=name, error=exc.message)
+            except Exception as exc:  # noqa: BLE001 - one object must not end the work on all others
+                expected = isinstance(exc, DvcrError)
+                _log.warning("will try again", kind=kind, namespace=namespace, name=name, error=str(exc),
+                             exc_info=not expected)  # fmt: skip
                 timer = threading.Timer(_RETRY_S, self._todo.put, [(kind, namespace, name)])
                 timer.daemon = True
                 timer.start()

@@ -42,6 +42,8 @@ HOST_IP = "127.0.0.1"
 _RETRY_S = 2.0
 _KILL_RETRY_S = 0.5
 _REFRESH_S = 60.0
+# The shim reports a start within some milliseconds, which nothing else tells.
+_START_S = 0.05
 _SHUTDOWN = ("Terminated", "Pod was terminated in response to the shutdown of its node.")
 _log = structlog.get_logger(__name__)
 
@@ -168,7 +170,9 @@ class PodWorker:
             else:
                 self._ip = self._node.addresses.take(self.uid)
                 metadata = {key: pod["metadata"][key] for key in ("namespace", "name", "uid")}
-                record.write_text(json.dumps(metadata | {"ip": self._ip}))
+                new = record.with_suffix(".new")
+                new.write_text(json.dumps(metadata | {"ip": self._ip}))
+                new.replace(record)
         for spec in [*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]]:
             if spec["name"] not in self._containers:
                 folder = self._folder / spec["name"]
@@ -203,7 +207,8 @@ class PodWorker:
     def _keep_running(self, pod: Object, container: Container, volumes: Mapping[str, Path], policy: str) -> float:
         if container.alive:
             self._probe(pod, container)
-            return _REFRESH_S
+            started = container.process is not None and container.process.started_at
+            return _REFRESH_S if started else _START_S
         if container.finished(policy):
             return _REFRESH_S
         wait_s = container.start_in_s()
@@ -219,8 +224,7 @@ class PodWorker:
             self._node.events.record(pod, "Failed", exc.message, warning=True)
             return _RETRY_S
         self._node.events.record(pod, "Started", f"Started container {container.name}")
-        # The shim reports the start within some milliseconds; look again for the status.
-        return 0.05
+        return _START_S
 
     def _run_of(self, pod: Object, container: Container, volumes: Mapping[str, Path]) -> Run:
         mount(container.root, container.spec.get("volumeMounts") or [], volumes)
