@@ -1,6 +1,7 @@
 """`dvcr worker` and `dvcr image ...`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ def worker(context: typer.Context) -> None:
 
     Example: `DVCR__BROKER__URL=redis://127.0.0.1:6379/0 dvcr worker`
     """
+    # Read by Celery when it is imported: SIGTERM ends the worker at once, and what it ran goes back to the queue, rather
+    # than after the last import, which may take hours.
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     from importer.app import run_worker
 
     run_worker(context.obj)
