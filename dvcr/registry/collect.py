@@ -59,8 +59,8 @@ class Collector:
         """Remove links that no manifest needs; gives the digests of those that stay."""
         ages = self._ages(paths.blob_links(repository))
         marked = self._mark(repository)
-        newest = max(ages.values(), default=now)
-        cutoff = max(newest - self._grace, now - self._expiry)
+        quiet = max(ages.values(), default=now) < now - self._grace
+        cutoff = now - (self._grace if quiet else self._expiry)
         kept: set[Digest] = set()
         for key, modified_at in ages.items():
             digest = paths.last_digest(key)
