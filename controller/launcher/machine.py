@@ -24,7 +24,7 @@ from controller.launcher.spec import DiskStatus, MachineState, MachineStatus, Te
 
 RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 10.0
-QUIT_TIMEOUT_S = 5.0
+QUIT_TIMEOUT_S = 3.0
 STDERR_LINES = 20
 
 log = structlog.get_logger(__name__)
@@ -146,7 +146,7 @@ class Machine:
             case "BLOCK_IO_ERROR" if data["action"] == "stop":
                 self._report(data.get("node-name", ""), data["operation"], data["reason"])
                 self._recover()
-            case "BLOCK_JOB_ERROR":
+            case "BLOCK_JOB_ERROR" if data["device"] in self._streaming:
                 self._stopped_jobs.add(data["device"])
                 self._report(self._streaming[data["device"]].drive.node, "copy", "the image cannot be read")
                 self._recover()

@@ -162,6 +162,13 @@ def test_a_launcher_without_a_registry_waits_says_so_and_can_be_stopped(
     assert termination.reason is TerminationReason.STOPPED
 
 
+def test_uefi_with_secure_boot_gets_as_far_as_looking_for_a_system(folder: Path, settings: dict[str, str]) -> None:
+    spec = machine_spec(folder, disks=[EMPTY], bootloader="EFIWithSecureBoot", grace_period_s=0)
+    with LauncherPod(folder, spec, settings) as pod:
+        pod.wait_for_console("BdsDxe")
+        pod.terminate()
+
+
 def test_a_qemu_that_crashes_is_a_failure_that_names_the_signal(folder: Path, settings: dict[str, str]) -> None:
     with LauncherPod(folder, machine_spec(folder, disks=[EMPTY]), settings) as pod:
         pod.wait_for_state(MachineState.RUNNING)
