@@ -1,5 +1,6 @@
 """The pod of a machine, and the Secret with what its launcher is to run. Pure."""
 
+import base64
 import json
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ def build_secret(metadata: Object, owner: Object, launcher: MachineSpec) -> Obje
             "ownerReferences": [owner],
         },
         "type": "Opaque",
-        "stringData": {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json()},
+        "data": {SPEC_PATH.rpartition("/")[2]: base64.b64encode(launcher.model_dump_json().encode()).decode()},
     }
 
 

@@ -1,0 +1,92 @@
+"""All reconcilers, and which changes concern which objects."""
+
+from collections.abc import Callable, Iterable
+
+from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATION, POD, PVC, Resource
+from controller.disks.claim import disk_name
+from controller.disks.reconciler import DiskReconciler
+from controller.images.importing import ImageImport
+from controller.images.reconciler import ImageReconciler
+from controller.images.registry import ImageRegistry
+from controller.machines.launcher_status import LauncherStatus
+from controller.machines.pod import LauncherSetup, machine_name
+from controller.machines.reconciler import MachineReconciler
+from controller.machines.starting import MachineStart
+from controller.operations.reconciler import OperationReconciler
+from controller.runtime.conditions import utc_now
+from controller.runtime.informer import Key, Object
+from controller.runtime.port import ClusterPort
+from controller.runtime.process import KeysOf, Loop
+from dvcr.config import Settings
+from dvcr.jobs.board import JobBoard
+
+Cached = Callable[[Resource], Iterable[Object]]
+
+
+def build_loops(
+    cluster: ClusterPort,
+    board: JobBoard,
+    registry: ImageRegistry,
+    launchers: LauncherStatus,
+    settings: Settings,
+) -> list[Loop]:
+    """One loop for each kind."""
+    imports = ImageImport(board, registry, settings.uploader, utc_now)
+    launcher = settings.controller
+    setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client)
+    return [
+        Loop(CLUSTER_IMAGE, ImageReconciler(cluster, CLUSTER_IMAGE, imports)),
+        Loop(IMAGE, ImageReconciler(cluster, IMAGE, imports)),
+        Loop(
+            DISK,
+            DiskReconciler(cluster, imports, launcher.default_storage_class),
+            triggers=(
+                (PVC, _renamed(disk_name)),
+                (IMAGE, _referring(DISK, "virtualMachineImage", namespaced=True)),
+                (CLUSTER_IMAGE, _referring(DISK, "clusterVirtualMachineImage", namespaced=False)),
+            ),
+        ),
+        Loop(
+            MACHINE,
+            MachineReconciler(cluster, MachineStart(cluster, registry, setup), launchers),
+            triggers=(
+                (POD, _renamed(machine_name)),
+                (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),
+                (IMAGE, _referring(MACHINE, "virtualMachineImage", namespaced=True)),
+                (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
+            ),
+        ),
+        Loop(OPERATION, OperationReconciler(cluster), triggers=((MACHINE, _operations_of),)),
+    ]
+
+
+def _renamed(owner: Callable[[str], str | None]) -> KeysOf:
+    """For objects whose name tells their owner's."""
+
+    def keys(key: Key, _cached: Cached) -> Iterable[Key]:
+        name = owner(key[1])
+        return [(key[0], name)] if name else []
+
+    return keys
+
+
+def _referring(resource: Resource, block: str, *, namespaced: bool) -> KeysOf:
+    """The objects of `resource` that name the changed one in a block of their data source or block devices."""
+
+    def keys(key: Key, cached: Cached) -> Iterable[Key]:
+        for obj in cached(resource):
+            namespace = obj["metadata"].get("namespace", "")
+            if namespaced and namespace != key[0]:
+                continue
+            spec = obj.get("spec") or {}
+            for place in (spec.get("dataSource") or {}, *(spec.get("blockDevices") or ())):
+                if (place.get(block) or {}).get("name") == key[1]:
+                    yield namespace, obj["metadata"]["name"]
+
+    return keys
+
+
+def _operations_of(key: Key, cached: Cached) -> Iterable[Key]:
+    for obj in cached(OPERATION):
+        if obj["metadata"]["namespace"] == key[0] and obj["spec"].get("virtualMachineName") == key[1]:
+            yield key[0], obj["metadata"]["name"]

@@ -1,0 +1,72 @@
+"""`dvcr controller`."""
+
+import signal
+import socket
+import threading
+import uuid
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `dvcr`."""
+    app.command("controller")(controller)
+
+
+def controller(
+    context: typer.Context,
+    leader_elect: Annotated[
+        bool, typer.Option(help="Work only while holding the Lease dvcr-controller; for more than one replica.")
+    ] = True,
+) -> None:
+    """Turn resources into images, disks and machines, until SIGTERM.
+
+    Example: `dvcr controller --no-leader-elect`
+    """
+    from controller.assembly import build_loops
+    from controller.images.registry import RemoteImageRegistry
+    from controller.machines.launcher_status import HttpLauncherStatus
+    from controller.runtime.cluster import Cluster
+    from controller.runtime.lease import LeaderLease
+    from controller.runtime.process import ControllerProcess
+    from dvcr.config import Settings
+    from dvcr.errors import DvcrError
+    from dvcr.jobs.redis import RedisJobBoard
+
+    settings: Settings = context.obj
+    cluster = Cluster.connect(settings.controller.kubeconfig)
+    board = RedisJobBoard.from_settings(settings.broker)
+    loops = build_loops(cluster, board, RemoteImageRegistry(settings.client), HttpLauncherStatus(), settings)
+    process = ControllerProcess(
+        cluster, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
+    )
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+
+    def ready() -> None:
+        typer.echo(f"reconciling {cluster.server}")
+
+    if not leader_elect:
+        process.run(stopping, ready)
+        return
+    lease = LeaderLease(cluster, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    if not lease.acquire(stopping):
+        return
+    lost = threading.Event()
+
+    def keep() -> None:
+        if not lease.keep(stopping):
+            lost.set()
+            stopping.set()
+
+    keeper = threading.Thread(target=keep, name="lease", daemon=True)
+    keeper.start()
+    try:
+        process.run(stopping, ready)
+    finally:
+        stopping.set()
+        keeper.join(10)
+    if lost.is_set():
+        raise DvcrError("lost the right to lead: another controller took over", reason="LeadershipLost")

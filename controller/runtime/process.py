@@ -1,0 +1,86 @@
+"""The controller as a whole: informers that name keys, one loop for each kind, resync, and the order of stopping."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from controller.api.resource import Resource
+from controller.runtime.cluster import Cluster
+from controller.runtime.controller import Controller, Reconciler
+from controller.runtime.informer import Informer, Key, Object
+from dvcr.errors import DvcrError
+
+SYNC_TIMEOUT_S = 60
+
+KeysOf = Callable[[Key, Callable[[Resource], Iterable[Object]]], Iterable[Key]]
+"""From the key of a changed object (and the cached objects of any watched kind) to the keys that it concerns."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A kind, what reconciles it, and which other kinds concern it."""
+
+    resource: Resource
+    reconciler: Reconciler
+    triggers: tuple[tuple[Resource, KeysOf], ...] = ()
+
+
+class ControllerProcess:
+    """Runs loops until it is stopped."""
+
+    def __init__(self, cluster: Cluster, loops: Iterable[Loop], *, workers: int, resync_s: float) -> None:
+        self._cluster = cluster
+        self._loops = tuple(loops)
+        self._resync_s = resync_s
+        self._controllers = {
+            loop.resource: Controller(loop.resource.kind, loop.reconciler, workers=workers) for loop in self._loops
+        }
+        self._informers: dict[Resource, Informer] = {}
+
+    def run(self, stopping: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Reconcile until `stopping` is set. DvcrError if the caches cannot be filled in time."""
+        watched = {loop.resource for loop in self._loops} | {r for loop in self._loops for r, _ in loop.triggers}
+        try:
+            for resource in watched:
+                self._informers[resource] = self._cluster.inform(resource, self._listener(resource))
+            for resource, informer in self._informers.items():
+                if not informer.wait_synced(SYNC_TIMEOUT_S):
+                    message = f"no list of {resource.plural} from {self._cluster.server} within {SYNC_TIMEOUT_S} s"
+                    raise DvcrError(message, reason="ClusterUnavailable")
+            for controller in self._controllers.values():
+                controller.start()
+            on_ready()
+            while not stopping.wait(self._resync_s):
+                self._resync()
+        finally:
+            for informer in self._informers.values():
+                informer.stop()
+            for controller in self._controllers.values():
+                controller.stop()
+
+    def _resync(self) -> None:
+        for resource, controller in self._controllers.items():
+            for obj in self._informers[resource].list():
+                controller.enqueue(obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+
+    def _cached(self, resource: Resource) -> list[Object]:
+        informer = self._informers.get(resource)
+        return informer.list() if informer else []
+
+    def _listener(self, resource: Resource) -> Callable[[str, str], None]:
+        own = self._controllers.get(resource)
+        concerned = [
+            (self._controllers[loop.resource], keys_of)
+            for loop in self._loops
+            for trigger, keys_of in loop.triggers
+            if trigger == resource
+        ]
+
+        def changed(namespace: str, name: str) -> None:
+            if own is not None:
+                own.enqueue(namespace, name)
+            for controller, keys_of in concerned:
+                for key in keys_of((namespace, name), self._cached):
+                    controller.enqueue(*key)
+
+        return changed
