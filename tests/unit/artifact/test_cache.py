@@ -8,7 +8,7 @@ import pytest
 
 from dvcr.artifact.cache import ChunkCache
 from dvcr.digest import Digest
-from tests.support.images import noise
+from tests.support.artifacts import noise
 
 SIZE = 1000
 

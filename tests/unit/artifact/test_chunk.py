@@ -13,7 +13,7 @@ from dvcr.artifact.chunk import CHUNK_RAW, CHUNK_ZSTD, decode_chunk, encode_chun
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import IntegrityError
-from tests.support.images import CHUNK, noise, text
+from tests.support.artifacts import CHUNK, noise, text
 
 
 def stored(media_type: str, data: bytes) -> Descriptor:

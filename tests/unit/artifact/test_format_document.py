@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from dvcr.artifact.manifest import DiskManifest, config_json
-from tests.support.images import CHUNK, image_of, noise
+from tests.support.artifacts import CHUNK, image_of, noise
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "artifact-format.md"
 

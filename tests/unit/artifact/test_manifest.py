@@ -17,7 +17,7 @@ from dvcr.artifact.manifest import ARTIFACT_TYPE, CONFIG, DiskManifest, config_j
 from dvcr.descriptor import IMAGE_INDEX, IMAGE_MANIFEST, Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import ImageError
-from tests.support.images import CHUNK, CREATED, SOURCE, image_with
+from tests.support.artifacts import CHUNK, CREATED, SOURCE, image_with
 
 MIB = 2**20
 

@@ -16,7 +16,7 @@ from dvcr.artifact.cache import ChunkCache
 from dvcr.artifact.reader import ImageReader
 from dvcr.digest import Digest
 from dvcr.errors import IntegrityError, RegistryError
-from tests.support.images import CHUNK, image_of, noise, text
+from tests.support.artifacts import CHUNK, image_of, noise, text
 
 # Chunks: 0 text, 1 zero, 2 noise, 3 text, 4 zero, 5 zero, 6 short text.
 DISK = text(CHUNK, 1) + bytes(CHUNK) + noise(CHUNK, 2) + text(CHUNK, 3) + bytes(2 * CHUNK) + text(1001, 6)

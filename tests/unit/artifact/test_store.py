@@ -10,7 +10,7 @@ from dvcr.client.repository import Repository
 from dvcr.descriptor import IMAGE_INDEX, IMAGE_MANIFEST
 from dvcr.digest import Digest
 from dvcr.errors import ImageError, IntegrityError, RegistryError
-from tests.support.images import CHUNK, image_of, noise, push
+from tests.support.artifacts import CHUNK, image_of, noise, push
 from tests.support.memory_registry import Fault, MemoryRegistry, refusal
 
 OLD = noise(CHUNK, 1) + noise(CHUNK, 2) + bytes(CHUNK) + noise(1000, 3)
