@@ -13,7 +13,7 @@ Object = dict[str, Any]
 Lookup = Callable[[str, str], Mapping[str, bytes] | None]
 """The entries of a Secret or ConfigMap, by kind and name; None if it does not exist."""
 
-_INHERITED = ("DVCR__CLIENT__", "DVCR__LAUNCHER__", "DVCR__LOG__")
+_INHERITED = ("DVCR__LAUNCHER__", "DVCR__LOG__")
 _REFERENCE = re.compile(r"\$(?:\$|\(([A-Za-z_.-][A-Za-z0-9_.-]*)\))")
 
 
@@ -22,7 +22,7 @@ def environment(pod: Object, container: Object, *, root: Path, pod_ip: str, look
 
     Raises ResourceError for a reference to something that is not there.
     """
-    # The settings of a launcher are the node's where the pod does not say otherwise; nothing else is handed down.
+    # Where a launcher keeps its cache and how it logs is the node's to say; nothing else is handed down.
     env = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "LANG": "C.UTF-8",

@@ -1,4 +1,4 @@
-"""The node agent with real processes, over a cluster in memory."""
+"""The node agent with real processes, on the embedded cluster."""
 
 import base64
 import http.client
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import pytest
 from controller.api.resource import CONFIG_MAP, EVENT, NODE, POD, PV, PVC, SECRET
 from controller.local.node.agent import Agent
 from controller.local.node.process import Process
-from controller.local.node.restarts import Backoff
+from controller.runtime.cluster import Cluster
 from dvcr.config import NodeSettings
 from dvcr.errors import ConfigError
-from tests.support.memory_cluster import MemoryCluster
+from tests.support.cluster import ClusterProcess
 from tests.support.waiting import eventually
 
 Object = dict[str, Any]
@@ -27,16 +28,25 @@ Object = dict[str, Any]
 class Site:
     """A cluster and one node, with shorthands."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.cluster = MemoryCluster()
+    def __init__(self, cluster: Cluster, name: str, data_dir: Path) -> None:
+        self.cluster = cluster
+        self.name = name
         self.data_dir = data_dir
         self.agent = self.start()
 
     def start(self) -> Agent:
-        settings = NodeSettings(data_dir=self.data_dir, pod_cidr="127.99.0.0/16")
-        self.agent = Agent(settings, self.cluster, Backoff())  # type: ignore[arg-type]  # the same methods
+        settings = NodeSettings(name=self.name, data_dir=self.data_dir, pod_cidr="127.99.0.0/16")
+        self.agent = Agent(settings, self.cluster)
         self.agent.start()
         return self.agent
+
+    def clear(self) -> None:
+        for pod in self.cluster.list(POD):
+            self.cluster.delete(POD, pod["metadata"]["name"], "default", grace_period_s=0)
+        self.agent.stop()
+
+    def reasons(self) -> set[str]:
+        return {event["reason"] for event in self.cluster.list(EVENT)}
 
     def pod(
         self, name: str, *command: str, policy: str = "Never", container: Object | None = None, **spec: Any
@@ -70,10 +80,10 @@ class Site:
         self.until(name, lambda status, _: status["phase"] == phase, f"{name} {phase}")
 
     def root(self, pod: Object) -> Path:
-        return self.data_dir / "pods" / pod["metadata"]["uid"] / "main" / "root"
+        return self.data_dir / "pods" / str(pod["metadata"]["uid"]) / "main" / "root"
 
     def log(self, name: str, query: str = "") -> bytes:
-        node = self.cluster.get(NODE, "local")
+        node = self.cluster.get(NODE, self.name)
         assert node is not None
         port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -96,10 +106,11 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "node")
+def site(tmp_path: Path, shared_cluster: ClusterProcess) -> Iterator[Site]:
+    # The nodes of earlier tests are gone for good, so each has a name of its own.
+    site = Site(Cluster.connect(shared_cluster.kubeconfig), f"node-{uuid.uuid4().hex[:8]}", tmp_path / "node")
     yield site
-    site.agent.stop()
+    site.clear()
     assert site.processes() == []
 
 
@@ -123,7 +134,7 @@ def test_a_pod_runs_to_success(site: Site) -> None:
     assert status["podIP"].startswith("127.99.")
     bound = site.cluster.get(POD, "one", "default")
     assert bound is not None
-    assert bound["spec"]["nodeName"] == "local"
+    assert bound["spec"]["nodeName"] == site.name
     assert pod["metadata"]["uid"] == bound["metadata"]["uid"]
 
 
@@ -152,7 +163,7 @@ def test_a_crashing_container_is_restarted_and_backs_off(site: Site) -> None:
     assert site.state("crash")["lastState"]["terminated"]["exitCode"] == 1
     assert site.status("crash")["phase"] == "Running"
     assert site.log("crash", "?previous=true") == b"oops\n"
-    eventually(lambda: "BackOff" in {e["reason"] for e in site.cluster.list(EVENT)}, "the event")
+    eventually(lambda: "BackOff" in site.reasons(), "the event")
 
 
 def test_always_restarts_a_container_that_ended_well(site: Site) -> None:
@@ -199,11 +210,17 @@ def test_init_containers_run_first_and_their_failure_is_final(site: Site) -> Non
 def test_volumes_of_every_kind(site: Site) -> None:
     site.cluster.create(
         SECRET,
-        {"kind": "Secret", "metadata": {"name": "key", "namespace": "default"},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key", "namespace": "default"},
          "data": {"machine.json": base64.b64encode(b"{}").decode()}},
     )  # fmt: skip
     site.cluster.create(
-        CONFIG_MAP, {"kind": "ConfigMap", "metadata": {"name": "conf", "namespace": "default"}, "data": {"a": "1"}}
+        CONFIG_MAP,
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "conf", "namespace": "default"},
+            "data": {"a": "1"},
+        },
     )
     pod = site.pod(
         "volumes", *SLEEP,
@@ -229,7 +246,10 @@ def test_volumes_of_every_kind(site: Site) -> None:
 def test_a_missing_secret_is_waited_for_and_named(site: Site) -> None:
     site.pod("waits", "true", volumes=[{"name": "key", "secret": {"secretName": "later"}}])
     site.until("waits", lambda _, s: "'later' not found" in str(s["state"]), "the reason is told")
-    site.cluster.create(SECRET, {"kind": "Secret", "metadata": {"name": "later", "namespace": "default"}, "data": {}})
+    site.cluster.create(
+        SECRET,
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "later", "namespace": "default"}, "data": {}},
+    )
     site.until_phase("waits", "Succeeded")
 
 
@@ -266,7 +286,7 @@ def test_a_claim_is_bound_grows_is_kept_while_used_and_goes_with_its_folder(site
     assert site.cluster.list(PV)[0]["spec"]["capacity"] == {"storage": "2Gi"}
 
     site.cluster.delete(PVC, "disk", "default")
-    eventually(lambda: "InUse" in {e["reason"] for e in site.cluster.list(EVENT)}, "told that it is in use")
+    eventually(lambda: "InUse" in site.reasons(), "told that it is in use")
     assert (folder / "file").read_text() == "data\n"
 
     site.cluster.delete(POD, "user", "default", grace_period_s=1)
@@ -331,7 +351,7 @@ def test_stopping_the_agent_stops_its_pods(site: Site) -> None:
     site.agent.stop()
     assert site.processes() == []
     assert (site.status("once")["phase"], site.status("once")["reason"]) == ("Failed", "Terminated")
-    node = site.cluster.get(NODE, "local")
+    node = site.cluster.get(NODE, site.name)
     assert node is not None
     assert node["status"]["conditions"][0]["status"] == "False"
     site.start()
@@ -341,10 +361,10 @@ def test_stopping_the_agent_stops_its_pods(site: Site) -> None:
 
 def test_one_agent_per_data_folder(site: Site) -> None:
     with pytest.raises(ConfigError, match="another node agent"):
-        Agent(NodeSettings(data_dir=site.data_dir), site.cluster)  # type: ignore[arg-type]
+        Agent(NodeSettings(data_dir=site.data_dir), site.cluster)
 
 
 def test_pods_that_do_not_fit_stay_unbound(site: Site) -> None:
     site.pod("picky", "true", nodeSelector={"disk": "ssd"})
-    eventually(lambda: "FailedScheduling" in {e["reason"] for e in site.cluster.list(EVENT)}, "the event")
+    eventually(lambda: "FailedScheduling" in site.reasons(), "the event")
     assert "nodeName" not in (site.cluster.get(POD, "picky", "default") or {})["spec"]

@@ -1,0 +1,145 @@
+"""`dvcr node` as a process: killed, started again, stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.api.resource import POD
+from controller.runtime.cluster import Cluster
+from dvcr.config import as_environment
+from tests.support.cluster import ClusterProcess
+from tests.support.waiting import eventually
+
+_DVCR_NODE = """
+from controller.local.node.commands import register
+from dvcr.cli.main import app
+register(app)
+app(["node"], prog_name="dvcr")
+"""
+
+
+class NodeProcess:
+    def __init__(self, cluster: ClusterProcess, data_dir: Path) -> None:
+        self.name = f"node-{uuid.uuid4().hex[:8]}"
+        node = {"name": self.name, "data_dir": data_dir, "pod_cidr": "127.98.0.0/16"}
+        self._env = as_environment({"node": node, "controller": {"kubeconfig": cluster.kubeconfig}})
+        self.data_dir = data_dir
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _DVCR_NODE], env=os.environ | self._env, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert "ready" in self.process.stdout.readline()
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def containers(self) -> list[int]:
+        mark = f"DVCR_RUN_ID={self.data_dir.resolve()}/".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def node(shared_cluster: ClusterProcess, tmp_path: Path) -> Iterator[NodeProcess]:
+    node = NodeProcess(shared_cluster, tmp_path)
+    yield node
+    if node.process.poll() is None:
+        node.end(signal.SIGTERM)
+    for pid in node.containers():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def api(shared_cluster: ClusterProcess) -> Iterator[Cluster]:
+    api = Cluster.connect(shared_cluster.kubeconfig)
+    yield api
+    for pod in api.list(POD):
+        api.delete(POD, pod["metadata"]["name"], "default", grace_period_s=0)
+
+
+def start_pod(api: Cluster, name: str, script: str, policy: str = "Never") -> None:
+    container = {"name": "main", "command": ["sh", "-c", script]}
+    spec = {"restartPolicy": policy, "terminationGracePeriodSeconds": 5, "containers": [container]}
+    metadata = {"name": name, "namespace": "default"}
+    api.create(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def state(api: Cluster, name: str) -> dict[str, Any]:
+    pod = api.get(POD, name, "default")
+    statuses = (pod or {}).get("status", {}).get("containerStatuses")
+    return dict(statuses[0]) if statuses else {"state": {}}
+
+
+def test_a_killed_agent_takes_its_pods_up_again(node: NodeProcess, api: Cluster) -> None:
+    start_pod(api, "lives", "echo up; exec sleep 1000")
+    start_pod(api, "ends", "echo up; sleep 1; exit 5")
+    start_pod(api, "deleted", "exec sleep 1000")
+    for name in ("lives", "ends", "deleted"):
+        eventually(lambda name=name: "running" in state(api, name)["state"], f"{name} runs")  # type: ignore[misc]
+    before = state(api, "lives")
+    address = (api.get(POD, "lives", "default") or {})["status"]["podIP"]
+    node.end(signal.SIGKILL)
+    assert len(node.containers()) >= 3
+    api.delete(POD, "deleted", "default", grace_period_s=0)
+    eventually(lambda: len(node.containers()) == 1 + 1, "one of the containers ends by itself meanwhile")
+
+    node.start()
+    eventually(lambda: "terminated" in state(api, "ends")["state"], "the exit meanwhile is told")
+    assert state(api, "ends")["state"]["terminated"]["exitCode"] == 5
+    eventually(lambda: len(node.containers()) == 1, "the pod that was deleted meanwhile is killed")
+    assert state(api, "lives") == before
+    start_pod(api, "next", "exec sleep 1000")
+    eventually(lambda: "running" in state(api, "next")["state"], "a new pod runs")
+    assert (api.get(POD, "next", "default") or {})["status"]["podIP"] != address
+    assert b"".join(api.logs("lives", "default")) == b"up\n"
+
+    api.delete(POD, "lives", "default")
+    eventually(lambda: api.get(POD, "lives", "default") is None, "an adopted pod can be deleted")
+
+
+def test_sigterm_stops_the_pods_and_leaves_nothing(node: NodeProcess, api: Cluster) -> None:
+    start_pod(api, "polite", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
+    eventually(lambda: "running" in state(api, "polite")["state"], "running")
+    eventually(lambda: b"up" in b"".join(api.logs("polite", "default")), "it has set its trap")
+    assert node.end(signal.SIGTERM) == 0
+    assert node.containers() == []
+    pod = api.get(POD, "polite", "default")
+    assert pod is not None
+    assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "Terminated")
+    assert state(api, "polite")["state"]["terminated"]["exitCode"] == 0
+
+
+def test_two_agents_share_one_api(
+    node: NodeProcess, api: Cluster, shared_cluster: ClusterProcess, tmp_path: Path
+) -> None:
+    other = NodeProcess(shared_cluster, tmp_path / "other")
+    try:
+        for number in range(4):
+            start_pod(api, f"shared-{number}", "exec sleep 1000")
+        for number in range(4):
+            eventually(lambda n=number: "running" in state(api, f"shared-{n}")["state"], "running")  # type: ignore[misc]
+        pods = [p for p in api.list(POD) if p["metadata"]["name"].startswith("shared-")]
+        assert {p["spec"]["nodeName"] for p in pods} <= {node.name, other.name}
+        assert len(node.containers()) == 4, "each pod runs once"
+    finally:
+        other.end(signal.SIGTERM)
