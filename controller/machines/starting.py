@@ -53,7 +53,7 @@ class MachineStart:
             self._cluster.patch(SECRET, pod_name(machine.name), patch, machine.namespace)
         return self._cluster.create(POD, build_pod(metadata, owner, spec, devices, self._setup))
 
-    def _user_data(self, namespace: str, provisioning: Provisioning | None) -> str | None | NotReady:
+    def _user_data(self, namespace: str, provisioning: Provisioning | None) -> str | NotReady | None:
         if provisioning is None:
             return None
         if provisioning.user_data is not None:

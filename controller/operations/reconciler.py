@@ -50,7 +50,8 @@ class OperationReconciler:
     ) -> float | None:
         if machine is None or "deletionTimestamp" in machine["metadata"]:
             message = f"there is no VirtualMachine {spec.virtual_machine_name!r}"
-            return self._fail(operation, "VirtualMachineNotFound", message)
+            self._fail(operation, "VirtualMachineNotFound", message)
+            return None
         status = MachineStatus.read(machine.get("status"))
         if status.power is not None and status.power.operation == operation.uid:
             operation.status.phase = OperationPhase.COMPLETED
@@ -65,7 +66,8 @@ class OperationReconciler:
             machine_spec = MachineSpec.read(machine["spec"])
             refused = refusal(spec.type, machine_spec.run_policy, status.phase or MachinePhase.PENDING)
             if refused is not None:
-                return self._fail(operation, refused.reason, refused.message)
+                self._fail(operation, refused.reason, refused.message)
+                return None
             self._hand_over(operation, spec, machine)
         operation.status.phase = OperationPhase.IN_PROGRESS
         operation.condition(COMPLETED, False, "InProgress", f"waits for the machine to {spec.type.value.lower()}")
