@@ -1,0 +1,153 @@
+"""A cluster in memory: the methods of `Cluster` that reconcilers use, with their promises."""
+
+import copy
+import itertools
+import threading
+from typing import Any
+
+from controller.api.kinds import admit
+from controller.api.resource import Resource
+from controller.runtime.errors import AlreadyExistsError, Cause, ConflictError, InvalidError, MissingError
+from controller.runtime.informer import Object
+
+Objects = list[Object]
+
+
+class MemoryCluster:
+    """Optimistic locking, generations, the status subresource, finalizers and the owner cascade; `writes` counts."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self._objects: dict[tuple[str, str, str], Object] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+
+    def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
+        with self._lock:
+            return copy.deepcopy(self._objects.get((resource.plural, namespace or "", name)))
+
+    def list(
+        self, resource: Resource, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
+    ) -> Objects:
+        assert label_selector == field_selector == "", "not needed so far"
+        with self._lock:
+            return [
+                copy.deepcopy(obj)
+                for (plural, space, _), obj in self._objects.items()
+                if plural == resource.plural and namespace in (None, space)
+            ]
+
+    def create(self, resource: Resource, obj: Object) -> Object:
+        with self._lock:
+            obj = copy.deepcopy(obj)
+            metadata = obj["metadata"]
+            key = (resource.plural, metadata.get("namespace", ""), metadata["name"])
+            if key in self._objects:
+                raise AlreadyExistsError(f"{key} exists", status=409)
+            self._admit(obj, None)
+            metadata |= {"uid": f"uid-{next(self._numbers)}", "generation": 1}
+            metadata.setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
+            return self._store(key, obj)
+
+    def update(self, resource: Resource, obj: Object) -> Object:
+        with self._lock:
+            key, current = self._current(resource, obj)
+            new = copy.deepcopy(obj)
+            new["status"] = current.get("status")
+            self._admit(new, current)
+            if new.get("spec") != current.get("spec"):
+                new["metadata"]["generation"] += 1
+            return self._store(key, new)
+
+    def update_status(self, resource: Resource, obj: Object) -> Object:
+        with self._lock:
+            key, current = self._current(resource, obj)
+            return self._store(key, {**current, "status": copy.deepcopy(obj["status"])})
+
+    def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Object | Objects,
+        namespace: str | None = None,
+        subresource: str = "",
+    ) -> Object:
+        assert isinstance(patch, dict), "a JSON merge patch"
+        with self._lock:
+            obj = self.get(resource, name, namespace)
+            if obj is None:
+                raise MissingError(f"no {resource.kind} {name}", status=404)
+            merged = _merge(obj, patch)
+            return self.update_status(resource, merged) if subresource == "status" else self.update(resource, merged)
+
+    def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace_period_s: int | None = None,
+        uid: str | None = None,
+    ) -> None:
+        with self._lock:
+            key = (resource.plural, namespace or "", name)
+            obj = self._objects.get(key)
+            if obj is None or uid not in (None, obj["metadata"]["uid"]):
+                return
+            runs = resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]
+            new = copy.deepcopy(obj)
+            new["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+            self._store(key, new, keep=runs)
+
+    def set_status(self, resource: Resource, name: str, namespace: str | None, **status: Any) -> None:
+        """What another part (node agent, provisioner) would tell."""
+        obj = self.get(resource, name, namespace)
+        assert obj is not None
+        self.update_status(resource, {**obj, "status": {**(obj.get("status") or {}), **status}})
+        self.writes -= 1
+
+    def _current(self, resource: Resource, obj: Object) -> tuple[tuple[str, str, str], Object]:
+        metadata = obj["metadata"]
+        key = (resource.plural, metadata.get("namespace", ""), metadata["name"])
+        current = self._objects.get(key)
+        if current is None:
+            raise MissingError(f"no {key}", status=404)
+        if metadata.get("resourceVersion") not in (None, current["metadata"]["resourceVersion"]):
+            raise ConflictError(f"{key} changed", status=409)
+        return key, copy.deepcopy(current)
+
+    def _store(self, key: tuple[str, str, str], obj: Object, *, keep: bool = False) -> Object:
+        self.writes += 1
+        metadata = obj["metadata"]
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers") and not keep:
+            self._objects.pop(key, None)
+            self._cascade(metadata["uid"])
+            return obj
+        metadata["resourceVersion"] = str(next(self._numbers))
+        self._objects[key] = obj
+        return copy.deepcopy(obj)
+
+    def _cascade(self, uid: str) -> None:
+        for key, obj in list(self._objects.items()):
+            if any(owner["uid"] == uid for owner in obj["metadata"].get("ownerReferences", [])):
+                del self._objects[key]
+
+    def _admit(self, obj: Object, old: Object | None) -> None:
+        errors = admit(obj, old)
+        if errors:
+            causes = tuple(Cause(error.field, error.message) for error in errors)
+            raise InvalidError(
+                "; ".join(f"{c.field}: {c.message}" for c in causes), status=422, reason=None, causes=causes
+            )
+
+
+def _merge(target: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return merged

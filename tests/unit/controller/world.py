@@ -1,0 +1,158 @@
+"""A controller's surroundings in memory: cluster, job board, registry, launchers and a clock."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, IMAGE, MACHINE, OPERATION, POD, PVC, VERSION, Resource
+from controller.disks.reconciler import DiskReconciler
+from controller.images.importing import ImageImport
+from controller.images.reconciler import ImageReconciler
+from controller.launcher.spec import MachineState, MachineStatus
+from controller.machines.pod import LauncherSetup
+from controller.machines.reconciler import MachineReconciler
+from controller.machines.starting import MachineStart
+from controller.operations.reconciler import OperationReconciler
+from controller.runtime.controller import Reconciler
+from controller.runtime.informer import Object
+from dvcr.artifact.image import DiskImage, ImageSource
+from dvcr.artifact.store import StoredImage
+from dvcr.config import ClientSettings, UploaderSettings
+from dvcr.digest import Digest
+from tests.support.jobs import MemoryJobBoard
+from tests.support.memory_cluster import MemoryCluster
+
+MIB = 2**20
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class MemoryImageRegistry:
+    """ImageRegistry of a dict."""
+
+    host = "registry.test"
+
+    def __init__(self) -> None:
+        self.images: dict[tuple[str, str], StoredImage] = {}
+        self.removed_blobs: list[tuple[str, str]] = []
+
+    def add(self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False) -> None:
+        source = ImageSource(format="iso" if cdrom else "qcow2", size_bytes=MIB, checksums={}, origin="test")
+        image = DiskImage(size_bytes, 4 * MIB, (), cdrom, source, NOW)
+        self.images[repository, tag] = StoredImage(image, Digest.parse("sha256:" + "a" * 64), repository)
+
+    def find(self, repository: str, tag: str) -> StoredImage | None:
+        return self.images.get((repository, tag))
+
+    def remove(self, repository: str, tag: str) -> None:
+        self.images.pop((repository, tag), None)
+
+    def remove_blob(self, repository: str, digest: str) -> None:
+        self.removed_blobs.append((repository, digest))
+
+
+class MemoryLaunchers:
+    def __init__(self) -> None:
+        self.status: MachineStatus | None = MachineStatus(state=MachineState.RUNNING)
+
+    def read(self, address: str) -> MachineStatus | None:
+        return self.status
+
+
+@dataclass
+class World:
+    """Everything; `settle` reconciles until nothing changes any more."""
+
+    cluster: MemoryCluster = field(default_factory=MemoryCluster)
+    board: MemoryJobBoard = field(default_factory=MemoryJobBoard)
+    registry: MemoryImageRegistry = field(default_factory=MemoryImageRegistry)
+    launchers: MemoryLaunchers = field(default_factory=MemoryLaunchers)
+    now: datetime = NOW
+
+    def __post_init__(self) -> None:
+        imports = ImageImport(self.board, self.registry, UploaderSettings(), self.clock)
+        setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
+        start = MachineStart(self.cluster, self.registry, setup)
+        self.reconcilers: dict[Resource, Reconciler] = {
+            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, self.clock),
+            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, self.clock),
+            DISK: DiskReconciler(self.cluster, imports, "", self.clock),
+            MACHINE: MachineReconciler(self.cluster, start, self.launchers, self.clock),
+            OPERATION: OperationReconciler(self.cluster, self.clock),
+        }
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def apply(self, resource: Resource, name: str, spec: dict[str, Any]) -> Object:
+        metadata = {"name": name} | ({"namespace": "default"} if resource.namespaced else {})
+        obj = {"apiVersion": f"{GROUP}/{VERSION}", "kind": resource.kind, "metadata": metadata, "spec": spec}
+        self.cluster.create(resource, obj)
+        self.settle()
+        return self.get(resource, name)
+
+    def change(self, resource: Resource, name: str, spec: dict[str, Any]) -> Object:
+        namespace = "default" if resource.namespaced else None
+        self.cluster.patch(resource, name, {"spec": spec}, namespace)
+        self.settle()
+        return self.get(resource, name)
+
+    def delete(self, resource: Resource, name: str) -> Object | None:
+        self.cluster.delete(resource, name, "default" if resource.namespaced else None)
+        self.settle()
+        return self.find(resource, name)
+
+    def find(self, resource: Resource, name: str) -> Object | None:
+        return self.cluster.get(resource, name, "default" if resource.namespaced else None)
+
+    def get(self, resource: Resource, name: str) -> Object:
+        obj = self.find(resource, name)
+        assert obj is not None
+        return obj
+
+    def status(self, resource: Resource, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = self.get(resource, name)["status"]
+        return status
+
+    def condition(self, resource: Resource, name: str, condition: str) -> dict[str, Any]:
+        return next(c for c in self.status(resource, name)["conditions"] if c["type"] == condition)
+
+    def settle(self) -> None:
+        """Reconcile every object until a round writes nothing."""
+        for _ in range(20):
+            before = self.cluster.writes
+            for resource, reconciler in self.reconcilers.items():
+                for obj in self.cluster.list(resource):
+                    reconciler.reconcile((obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
+            if self.cluster.writes == before:
+                return
+        raise AssertionError("the reconcilers never come to rest")
+
+    def bind(self, claim: str) -> None:
+        """As the provisioner does."""
+        size = self.get(PVC, claim)["spec"]["resources"]["requests"]["storage"]
+        self.cluster.set_status(PVC, claim, "default", phase="Bound", capacity={"storage": size})
+        self.settle()
+
+    def run_pod(self, pod: str = "vm-web") -> None:
+        """As the node agent does: bind it and have it ready."""
+        self.cluster.patch(POD, pod, {"spec": {"nodeName": "node"}}, "default")
+        ready = [{"type": "Ready", "status": "True"}]
+        self.cluster.set_status(POD, pod, "default", phase="Running", podIP="127.64.0.2", conditions=ready)
+        self.settle()
+
+    def end_pod(self, reason: str, message: str = "", pod: str = "vm-web") -> None:
+        """As the node agent tells of a launcher that ended."""
+        text = f'{{"reason": "{reason}", "message": "{message}"}}'
+        state = {"terminated": {"exitCode": 1 if reason == "Failed" else 0, "message": text}}
+        statuses = [{"name": "machine", "state": state}]
+        phase = "Failed" if reason == "Failed" else "Succeeded"
+        self.cluster.set_status(POD, pod, "default", phase=phase, containerStatuses=statuses)
+        self.settle()
+
+    def finish_deletion(self, pod: str = "vm-web") -> None:
+        """As the node agent does once the launcher of a deleted pod is gone."""
+        self.cluster.delete(POD, pod, "default", grace_period_s=0)
+        self.settle()
