@@ -83,8 +83,7 @@ def _through_qemu_img(
     on_progress: Callable[[int], None],
     idle_timeout_s: float,
 ) -> None:
-    read_ahead = info.format is ImageFormat.VMDK
-    export = SourceExport(source, exact_length=info.exact_length, read_ahead=read_ahead)
+    export = SourceExport(source, exact_length=info.exact_length, read_ahead=info.reads_ahead)
     with (
         NbdServer(None, {SOURCE: export}) as source_server,
         NbdServer(None, {TARGET: sink}) as target_server,
@@ -111,9 +110,11 @@ def _through_qemu_img(
         sockets = (source_socket.fileno(), target_socket.fileno())
         try:
             qemu_img.convert(arguments, sockets=sockets, virtual_size_bytes=info.virtual_size_bytes, on_tick=tick)
-        except ImageError:
+        except ImageError as exc:
             # qemu-img only saw an I/O error; what caused it is known on our side of the sockets.
             _raise_cause(source_server, sink, target_server)
+            if export.read_past_end:
+                raise ImageError(f"the image is cut off: {exc.message}", reason="TruncatedImage") from exc
             raise
         _raise_cause(source_server, sink, target_server)
 

@@ -104,8 +104,8 @@ def qcow2(source: ByteSource) -> int:
     return int(size) // SECTOR_BYTES * SECTOR_BYTES
 
 
-def vmdk(source: ByteSource) -> tuple[int, bool]:
-    """Virtual size of a sparse VMDK, and whether its metadata is found from the end of the file."""
+def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
+    """Virtual size of a sparse VMDK, whether its metadata is found from the end, and whether it is compressed."""
     header = read(source, 0, SECTOR_BYTES, "the VMDK header")
     from_end = struct.unpack_from("<Q", header, 56)[0] == VMDK_GD_AT_END
     if from_end:
@@ -117,7 +117,7 @@ def vmdk(source: ByteSource) -> tuple[int, bool]:
         # The capacity, and where the descriptor is, must be what is checked here.
         if tail[512 + 12 : 512 + 20] != header[12:20] or tail[512 + 28 : 512 + 44] != header[28:44]:
             refuse("CorruptImage", "the VMDK's header and footer contradict each other")
-    (version, _flags, capacity, grain, descriptor_at, descriptor_sectors, _, _, directory_at) = struct.unpack_from(
+    (version, flags, capacity, grain, descriptor_at, descriptor_sectors, _, _, directory_at) = struct.unpack_from(
         "<IIQQQQIQQ", header, 4
     )
     if version not in (1, 2, 3):
@@ -135,7 +135,7 @@ def vmdk(source: ByteSource) -> tuple[int, bool]:
         refuse("TruncatedImage", "the image is cut off: the VMDK's grain directory is not in it")
     if not 1 <= grain <= 2**16:
         refuse("CorruptImage", f"the VMDK has grains of {grain} sectors")
-    return capacity * SECTOR_BYTES, from_end
+    return capacity * SECTOR_BYTES, from_end, bool(flags & VMDK_COMPRESSED)
 
 
 def check_vmdk_descriptor(text: str) -> None:

@@ -39,6 +39,8 @@ class ImageInfo:
     cdrom: bool
     exact_length: bool = False
     """The format is read from its end, so the converter must see exactly where that is."""
+    reads_ahead: bool = False
+    """The converter reads more than it needs, perhaps past the end."""
 
 
 def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
@@ -58,12 +60,12 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
     if not found:
         _refuse_others(head)
     image_format = found.pop() if found else ImageFormat.RAW
-    exact = False
+    exact = ahead = False
     match image_format:
         case ImageFormat.QCOW2:
             virtual = headers.qcow2(source)
         case ImageFormat.VMDK:
-            virtual, exact = headers.vmdk(source)
+            virtual, exact, ahead = headers.vmdk(source)
         case ImageFormat.VPC:
             virtual, exact = headers.vpc(source)
         case ImageFormat.VDI:
@@ -81,7 +83,7 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
             reason="VirtualSizeTooLarge",
         )
     _second_opinion(source, image_format, head, size)
-    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact)
+    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, ahead)
 
 
 def _claims(head: bytes, tail: bytes) -> set[ImageFormat]:

@@ -1,6 +1,7 @@
 """Exact receives and gathered sends on the socket of one NBD client."""
 
 import socket
+import time
 from collections.abc import Sequence
 
 Buffer = bytes | bytearray | memoryview
@@ -15,6 +16,12 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._waits_since: float | None = None
+
+    def idle_s(self) -> float:
+        """How long the client has been waited for, to send or to take bytes; 0 while it waits for us."""
+        since = self._waits_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def receive(self, length_bytes: int) -> bytearray:
         """Exactly that many bytes. The caller has bounded the length."""
@@ -26,10 +33,12 @@ class Connection:
         """Fill `view`."""
         done = 0
         while done < len(view):
+            self._waits_since = time.monotonic()
             try:
                 count = self._sock.recv_into(view[done:], 0, socket.MSG_WAITALL)
             except OSError as exc:
                 raise DisconnectError("cannot receive") from exc
+            self._waits_since = None
             if not count:
                 raise DisconnectError("the client closed the connection")
             done += count
@@ -39,6 +48,7 @@ class Connection:
         pending: Sequence[memoryview] = [memoryview(part) for part in parts if len(part)]
         try:
             while pending:
+                self._waits_since = time.monotonic()
                 sent = self._sock.sendmsg(pending)
                 while pending and sent >= len(pending[0]):
                     sent -= len(pending[0])
@@ -47,6 +57,7 @@ class Connection:
                     pending = [pending[0][sent:], *pending[1:]]
         except OSError as exc:
             raise DisconnectError("cannot send") from exc
+        self._waits_since = None
 
     def set_timeout(self, timeout_s: float | None) -> None:
         """Longest wait of one receive or send from now on."""

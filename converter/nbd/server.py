@@ -44,7 +44,7 @@ class NbdServer:
         self._listener: socket.socket | None = None
         self._lock = threading.Lock()
         self._clients: dict[threading.Thread, socket.socket] = {}
-        self._sessions: set[Session] = set()
+        self._serving: set[Connection] = set()
         self._stopping = False
         self._last_served = time.monotonic()
         self.error: DvcrError | None = None
@@ -92,11 +92,11 @@ class NbdServer:
         return theirs
 
     def idle_s(self) -> float:
-        """How long all clients have asked for nothing; 0 while one waits for an answer."""
+        """How long all clients have neither asked for anything nor taken an answer; 0 while one waits for us."""
         with self._lock:
-            sessions = list(self._sessions)
+            serving = list(self._serving)
             since_last = time.monotonic() - self._last_served
-        return min((session.idle_s() for session in sessions), default=since_last)
+        return min((connection.idle_s() for connection in serving), default=since_last)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -130,14 +130,13 @@ class NbdServer:
             if negotiated is None:
                 return
             connection.set_timeout(None)
-            session = Session(connection, negotiated, self._note)
             with self._lock:
-                self._sessions.add(session)
+                self._serving.add(connection)
             try:
-                session.serve()
+                Session(connection, negotiated, self._note).serve()
             finally:
                 with self._lock:
-                    self._sessions.discard(session)
+                    self._serving.discard(connection)
                     self._last_served = time.monotonic()
         except DisconnectError as exc:
             if not self._stopping:

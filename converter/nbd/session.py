@@ -1,7 +1,6 @@
 """The transmission phase of one NBD client: requests in, replies out, one at a time."""
 
 import struct
-import time
 from collections.abc import Callable
 
 from converter.nbd import protocol
@@ -35,21 +34,13 @@ class Session:
         self._export = negotiated.export
         self._on_error = on_error
         self._buffer = bytearray()
-        self._busy = False
-        self._last_request = time.monotonic()
-
-    def idle_s(self) -> float:
-        """How long the client has been waited for; 0 while it waits for us."""
-        return 0.0 if self._busy else time.monotonic() - self._last_request
 
     def serve(self) -> None:
         """Answer requests until the client disconnects; raises DisconnectError if it does so without a word."""
         header = bytearray(protocol.REQUEST.size)
         view = memoryview(header)
         while True:
-            self._busy = False
             self._connection.receive_into(view)
-            self._busy = True
             magic, flags, command, cookie, offset, length = protocol.REQUEST.unpack(header)
             if magic != protocol.REQUEST_MAGIC:
                 raise DisconnectError("not an NBD request")
@@ -63,7 +54,6 @@ class Session:
                 self._send_error(command, cookie, exc.error, str(exc))
             else:
                 self._answer(command, flags, cookie, offset, length)
-            self._last_request = time.monotonic()
 
     def _check(self, command: int, flags: int, offset: int, length: int) -> None:
         if command in (Command.READ, Command.WRITE) and length > MAX_REQUEST_BYTES:

@@ -21,6 +21,8 @@ class SourceExport:
     """
 
     def __init__(self, source: ByteSource, *, exact_length: bool = False, read_ahead: bool = False) -> None:
+        self.read_past_end = False
+        """Whether bytes were asked for that the source does not have."""
         self._source = source
         self._read_ahead = read_ahead
         self.size_bytes = source.size_bytes() if exact_length else OPEN_END_BYTES
@@ -33,6 +35,7 @@ class SourceExport:
             return data
         end = offset_bytes + len(data)
         in_last_sector = offset_bytes + length_bytes <= -(-end // SECTOR_BYTES) * SECTOR_BYTES
+        self.read_past_end |= not in_last_sector
         if not in_last_sector and not (self._read_ahead and data):
             raise ImageError(
                 f"the image is cut off: it refers to byte {offset_bytes + length_bytes}, but ends before",

@@ -1,0 +1,418 @@
+"""Images built by qemu-img, converted; every byte as qemu-img itself would give it, and every fault with its reason."""
+
+import contextlib
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from converter.convert import convert
+from converter.inspect import ImageInfo, inspect
+from converter.qemu_img import QemuImg, sandbox_layers
+from dvcr.errors import ConfigError, ImageError, RegistryError, SourceError
+from tests.support.images import MemoryChunkStore, MemorySource, build_image, qemu_img, reference
+
+MIB = 2**20
+LIMIT = 2**41
+FORMATS = [
+    ("raw",),
+    ("qcow2",),
+    ("qcow2", "-o", "compat=0.10"),
+    ("qcow2", "-c"),
+    ("qcow2", "-c", "-o", "compression_type=zstd"),
+    ("qcow2", "-o", "extended_l2=on,cluster_size=128k"),
+    ("qcow2", "-o", "cluster_size=512"),
+    ("qcow2", "-o", "preallocation=metadata"),
+    ("vmdk",),
+    ("vmdk", "-o", "subformat=streamOptimized"),
+    ("vdi",),
+    ("vdi", "-o", "static=on"),
+    ("vpc",),
+    ("vpc", "-o", "force_size=on"),
+    ("vpc", "-o", "subformat=fixed"),
+    ("vhdx",),
+    ("vhdx", "-o", "subformat=fixed"),
+]
+
+
+def make_disk(size: int, seed: int = 1) -> bytes:
+    """Data, zeroes and text in turns, with the signature of a partition table."""
+    rng = random.Random(seed)
+    out = bytearray()
+    while len(out) < size:
+        run = rng.randrange(1, 3 * MIB)
+        out += rng.choice([rng.randbytes(run), bytes(run), b"some text \n" * (run // 11)])
+    del out[size:]
+    out[510:512] = b"\x55\xaa"
+    return bytes(out)
+
+
+def inspected(data: bytes) -> ImageInfo:
+    return inspect(MemorySource(data), max_virtual_size_bytes=LIMIT)
+
+
+def converted(data: bytes, work_dir: Path) -> bytes:
+    store = MemoryChunkStore()
+    seen: list[int] = []
+    info = inspected(data)
+    disk = convert(MemorySource(data), info, store, work_dir=work_dir, on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == info.virtual_size_bytes
+    assert list(work_dir.iterdir()) == []
+    return store.disk(disk)
+
+
+def reason_of(data: bytes, work_dir: Path) -> str:
+    with pytest.raises(ImageError) as caught:
+        converted(data, work_dir)
+    assert caught.value.message
+    assert not children()
+    return caught.value.reason
+
+
+def children(of: int | None = None) -> list[int]:
+    """The processes that this one, or `of`, has started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == (of or os.getpid()) and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("image_format", FORMATS, ids=" ".join)
+@pytest.mark.parametrize("size", [512, 13 * MIB + 512 * 3])
+def test_same_bytes_as_qemu_img(image_format: tuple[str, ...], size: int, tmp_path: Path, work_dir: Path) -> None:
+    data = build_image(tmp_path, make_disk(size), *image_format)
+    assert converted(data, work_dir) == reference(tmp_path, data, image_format[0])
+
+
+@pytest.mark.parametrize("size", [513, 1000, 4 * MIB, 4 * MIB + 1, 9 * MIB - 1])
+def test_raw_of_any_length(size: int, tmp_path: Path, work_dir: Path) -> None:
+    data = make_disk(size)
+    assert converted(data, work_dir) == reference(tmp_path, data, "raw")
+
+
+def test_iso_is_copied(tmp_path: Path, work_dir: Path) -> None:
+    data = bytearray(make_disk(6 * MIB))
+    data[32768:32774] = b"\x01CD001"
+    assert inspected(bytes(data)).cdrom
+    assert converted(bytes(data), work_dir) == bytes(data)
+
+
+def test_an_empty_disk_has_no_chunks(tmp_path: Path, work_dir: Path) -> None:
+    qemu_img("create", "-f", "qcow2", tmp_path / "empty.qcow2", "300G")
+    store = MemoryChunkStore()
+    data = (tmp_path / "empty.qcow2").read_bytes()
+    disk = convert(MemorySource(data), inspected(data), store, work_dir=work_dir, on_progress=lambda _: None)
+    assert disk.virtual_size_bytes == 300 * 2**30
+    assert disk.chunks == ()
+    assert store.puts == 0
+
+
+def test_raw_is_read_once_and_released(work_dir: Path) -> None:
+    source = MemorySource(make_disk(20 * MIB))
+    info = inspect(source, max_virtual_size_bytes=LIMIT)
+    before = source.read_bytes
+    convert(source, info, MemoryChunkStore(), work_dir=work_dir, on_progress=lambda _: None)
+    assert source.read_bytes - before == 20 * MIB
+    assert source.released == 20 * MIB
+
+
+@pytest.mark.parametrize("backing", ["base.raw", "json:{}", "nbd://127.0.0.1/x", "/etc/passwd"])
+def test_backing_files_are_refused(backing: str, tmp_path: Path, work_dir: Path) -> None:
+    file = tmp_path / "overlay.qcow2"
+    qemu_img("create", "-f", "qcow2", file, "4M")
+    data = bytearray(file.read_bytes())
+    # Written by hand: qemu-img would try to open some of them.
+    name = backing.encode()
+    data[0x300 : 0x300 + len(name)] = name
+    data[8:20] = struct.pack(">QI", 0x300, len(name))
+    assert reason_of(bytes(data), work_dir) == "BackingFileRefused"
+
+
+def test_a_real_overlay_is_refused(tmp_path: Path, work_dir: Path) -> None:
+    qemu_img("create", "-f", "raw", tmp_path / "base.raw", "4M")
+    for image_format in ("qcow2", "vmdk"):
+        base = tmp_path / f"base.{image_format}"
+        qemu_img("create", "-f", image_format, base, "4M")
+        overlay = tmp_path / f"overlay.{image_format}"
+        qemu_img("create", "-f", image_format, "-b", base, "-F", image_format, overlay)
+        assert reason_of(overlay.read_bytes(), work_dir) == "BackingFileRefused"
+
+
+def test_external_data_files_are_refused(tmp_path: Path, work_dir: Path) -> None:
+    file = tmp_path / "x.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'}", file, "4M")
+    assert reason_of(file.read_bytes(), work_dir) == "ExternalDataFileRefused"
+
+
+@pytest.mark.parametrize("method", [1, 2], ids=["aes", "luks"])
+def test_encrypted_images_are_refused(method: int, tmp_path: Path, work_dir: Path) -> None:
+    data = bytearray(build_image(tmp_path, make_disk(MIB), "qcow2"))
+    data[32:36] = struct.pack(">I", method)
+    assert reason_of(bytes(data), work_dir) == "EncryptedImageRefused"
+
+
+@pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_vmdks_of_several_files_are_refused(subformat: str, tmp_path: Path, work_dir: Path) -> None:
+    file = tmp_path / "x.vmdk"
+    qemu_img("create", "-f", "vmdk", "-o", f"subformat={subformat}", file, "4M")
+    assert reason_of(file.read_bytes(), work_dir) == "MultiExtentRefused"
+
+
+def test_a_vmdk_that_points_to_other_files_is_refused(tmp_path: Path, work_dir: Path) -> None:
+    data = bytearray(build_image(tmp_path, make_disk(MIB), "vmdk"))
+    at = data.index(b"RW ")
+    end = data.index(b"\n", at)
+    line = b'RW 1 FLAT "/etc/passwd" 0\nRW 1 FLAT "/etc/group" 0'
+    data[at : at + len(line)] = line
+    assert reason_of(bytes(data), work_dir) == "MultiExtentRefused"
+    empty = bytearray(build_image(tmp_path, make_disk(MIB), "vmdk"))
+    empty[12:20] = bytes(8)
+    assert reason_of(bytes(empty), work_dir) == "MultiExtentRefused"
+    assert end
+
+
+def test_a_disk_over_the_limit_is_refused(tmp_path: Path) -> None:
+    qemu_img("create", "-f", "qcow2", tmp_path / "x.qcow2", "3T")
+    data = (tmp_path / "x.qcow2").read_bytes()
+    with pytest.raises(ImageError) as caught:
+        inspect(MemorySource(data), max_virtual_size_bytes=2**41)
+    assert caught.value.reason == "VirtualSizeTooLarge"
+
+
+# The end of a fixed VHD is all that tells it from a raw disk.
+CUTTABLE = [f for f in FORMATS if f[0] != "raw" and f != ("vpc", "-o", "subformat=fixed")]
+ENDS_WITH_PADDING = [("vpc", "-o", "force_size=on"), ("vhdx",), ("vhdx", "-o", "subformat=fixed")]
+
+
+@pytest.mark.parametrize("image_format", CUTTABLE, ids=" ".join)
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9])
+def test_truncated_images_are_refused(
+    image_format: tuple[str, ...], share: float, tmp_path: Path, work_dir: Path
+) -> None:
+    disk = bytearray(random.Random(5).randbytes(9 * MIB))
+    disk[510:512] = b"\x55\xaa"
+    data = build_image(tmp_path, bytes(disk), *image_format)
+    cut = data[: int(len(data) * share)]
+    if share == 0.9 and image_format in ENDS_WITH_PADDING:
+        assert converted(cut, work_dir) == bytes(disk)
+    else:
+        assert reason_of(cut, work_dir) == "TruncatedImage"
+
+
+@pytest.mark.parametrize("image_format", [("qcow2",), ("vmdk",), ("vdi",), ("vpc",), ("vhdx",)], ids=" ".join)
+def test_damaged_images_end_in_an_image_error_or_a_disk(
+    image_format: tuple[str, ...], tmp_path: Path, work_dir: Path
+) -> None:
+    data = build_image(tmp_path, make_disk(3 * MIB), *image_format)
+    rng = random.Random(7)
+    for _ in range(8):
+        damaged = bytearray(data)
+        for _ in range(20):
+            damaged[rng.randrange(min(len(data), 400_000))] = rng.randrange(256)
+        try:
+            converted(bytes(damaged), work_dir)
+        except ImageError as exc:
+            assert exc.reason != "InvalidImage"  # noqa: PT017  # either outcome is right
+    assert not children()
+
+
+class Gated(MemorySource):
+    """Gives the first bytes, then waits to be let on."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.waiting = threading.Event()
+        self.gate = threading.Event()
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if offset_bytes > 2 * MIB:
+            self.waiting.set()
+            assert self.gate.wait(60)
+        return super().read_at(offset_bytes, length_bytes)
+
+
+def run_until_waiting(source: Gated, work_dir: Path, **options: float) -> tuple[threading.Thread, list[BaseException]]:
+    """Start a conversion in a thread and wait until qemu-img waits for the source."""
+    info = inspect(MemorySource(source.data), max_virtual_size_bytes=LIMIT)
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            convert(source, info, MemoryChunkStore(), work_dir=work_dir, on_progress=lambda _: None, **options)  # type: ignore[arg-type]  # only idle_timeout_s
+        except BaseException as exc:  # noqa: BLE001  # for the test to look at
+            raised.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert source.waiting.wait(30)
+    return thread, raised
+
+
+def test_a_killed_qemu_img_fails_the_conversion(tmp_path: Path, work_dir: Path) -> None:
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    thread, raised = run_until_waiting(source, work_dir)
+    (child,) = children()
+    os.kill(child, signal.SIGKILL)
+    source.gate.set()
+    thread.join(30)
+    assert isinstance(raised[0], ImageError)
+    assert raised[0].reason == "ConversionFailed"
+    assert "signal 9" in raised[0].message
+    assert not children()
+
+
+def test_a_hanging_qemu_img_is_stopped(tmp_path: Path, work_dir: Path) -> None:
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    thread, raised = run_until_waiting(source, work_dir, idle_timeout_s=0.5)
+    (child,) = children()
+    os.kill(child, signal.SIGSTOP)
+    source.gate.set()
+    thread.join(30)
+    assert isinstance(raised[0], ImageError)
+    assert raised[0].reason == "ConversionFailed"
+    assert "asked for nothing" in raised[0].message
+    assert not children()
+
+
+def test_a_slow_source_is_no_hang(tmp_path: Path, work_dir: Path) -> None:
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    thread, raised = run_until_waiting(source, work_dir, idle_timeout_s=0.3)
+    thread.join(1.0)
+    assert thread.is_alive()
+    source.gate.set()
+    thread.join(30)
+    assert not raised
+
+
+def test_what_on_progress_raises_stops_everything(tmp_path: Path, work_dir: Path) -> None:
+    class Cancelled(Exception):  # noqa: N818  # no error
+        pass
+
+    def cancel(done: int) -> None:
+        raise Cancelled
+
+    for image_format in ("qcow2", "raw"):
+        data = build_image(tmp_path, make_disk(30 * MIB), image_format)
+        threads = threading.active_count()
+        with pytest.raises(Cancelled):
+            convert(MemorySource(data), inspected(data), MemoryChunkStore(), work_dir=work_dir, on_progress=cancel)
+        assert not children()
+        assert threading.active_count() == threads
+
+
+def test_errors_of_source_and_store_come_through(tmp_path: Path, work_dir: Path) -> None:
+    data = build_image(tmp_path, make_disk(30 * MIB), "qcow2")
+
+    class Gone(MemorySource):
+        def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+            if offset_bytes > 4 * MIB:
+                raise SourceError("cut off", reason="SourceInterrupted")
+            return super().read_at(offset_bytes, length_bytes)
+
+    class Full(MemoryChunkStore):
+        def put(self, descriptor: object, data: bytes) -> None:
+            raise RegistryError("full", status=507)
+
+    with pytest.raises(SourceError):
+        convert(Gone(data), inspected(data), MemoryChunkStore(), work_dir=work_dir, on_progress=lambda _: None)
+    with pytest.raises(RegistryError):
+        convert(MemorySource(data), inspected(data), Full(), work_dir=work_dir, on_progress=lambda _: None)
+    assert not children()
+
+
+def test_a_missing_qemu_img_says_what_to_do(tmp_path: Path, work_dir: Path) -> None:
+    data = build_image(tmp_path, make_disk(MIB), "qcow2")
+    with pytest.raises(ConfigError, match="apt-get install qemu-utils"):
+        convert(
+            MemorySource(data),
+            inspected(data),
+            MemoryChunkStore(),
+            work_dir=work_dir,
+            on_progress=lambda _: None,
+            qemu_img=QemuImg("qemu-img-that-is-not-there"),
+        )
+
+
+def test_qemu_img_dies_with_its_caller(tmp_path: Path) -> None:
+    file = tmp_path / "x.qcow2"
+    file.write_bytes(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    script = """
+import sys, time
+from pathlib import Path
+from converter.convert import convert
+from converter.inspect import inspect
+from tests.support.images import MemoryChunkStore, MemorySource
+data = Path(sys.argv[1]).read_bytes()
+class Stuck(MemorySource):
+    def read_at(self, offset_bytes, length_bytes):
+        if offset_bytes > 2 ** 21:
+            print("stuck", flush=True)
+            time.sleep(60)
+        return super().read_at(offset_bytes, length_bytes)
+info = inspect(MemorySource(data), max_virtual_size_bytes=2 ** 40)
+convert(Stuck(data), info, MemoryChunkStore(), work_dir=Path("/tmp"), on_progress=lambda _: None)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as caller:
+        assert caller.stdout is not None
+        while caller.stdout.readline().strip() != "stuck":
+            assert caller.poll() is None
+        (child,) = children(caller.pid)
+        caller.kill()
+    deadline = time.monotonic() + 10
+    while "qemu-img" in command_of(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif("landlock" not in sandbox_layers(), reason="the machine has no Landlock")
+def test_qemu_img_reads_no_file_of_ours(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(make_disk(MIB))
+    secret.chmod(0o644)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ImageError, match="Permission denied"):
+        QemuImg().convert(
+            ["-f", "raw", "-O", "raw", str(secret), str(out / "stolen")],
+            virtual_size_bytes=MIB,
+            writable=out,
+            on_tick=lambda: None,
+        )
+    assert not (out / "stolen").exists()
+
+
+@pytest.mark.skipif("seccomp" not in sandbox_layers(), reason="the machine has no seccomp filters")
+def test_qemu_img_opens_no_connection() -> None:
+    with pytest.raises(ImageError, match="Operation not permitted"):
+        QemuImg().convert(
+            ["-n", "-O", "raw", "nbd://127.0.0.1:1/x", "nbd://127.0.0.1:1/y"],
+            virtual_size_bytes=MIB,
+            on_tick=lambda: None,
+        )
