@@ -15,6 +15,8 @@ from dvcr.config import Settings
 from dvcr.digest import Digest
 
 READ_AHEAD_CHUNKS = 4
+# Of decoded chunks, for each image: a machine may have many, and the pod's memory is the guest's and a little more.
+MEMORY_BYTES = 32 * 2**20
 
 
 @contextmanager
@@ -29,7 +31,9 @@ def images(settings: Settings) -> Iterator[ImageOpener]:
             registry.ping()
             repository = registry.repository(reference.repository)
             image = fetch(repository, Digest.parse(reference.digest)).image
-            reader = ImageReader(repository, image, cache=cache, read_ahead=READ_AHEAD_CHUNKS)
+            reader = ImageReader(
+                repository, image, cache=cache, memory_bytes=MEMORY_BYTES, read_ahead=READ_AHEAD_CHUNKS
+            )
             return ImageExport(stack.enter_context(reader))
 
         yield open_image
