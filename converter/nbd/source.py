@@ -34,6 +34,9 @@ class SourceExport:
         if not missing:
             return data
         end = offset_bytes + len(data)
+        if offset_bytes == 0:
+            # A look at the header, as long as a header may ever be; data never begins there.
+            return data + bytes(missing)
         in_last_sector = offset_bytes + length_bytes <= -(-end // SECTOR_BYTES) * SECTOR_BYTES
         self.read_past_end |= not in_last_sector
         if not in_last_sector and not (self._read_ahead and data):
