@@ -28,32 +28,35 @@ def begin_delete(
     """Delete an object, or mark it if something has to happen first; returns the marked object, None if it is gone."""
     metadata = dict(stored.obj["metadata"])
     obj = {**stored.obj, "metadata": metadata}
-    deleting = metadata.get("deletionTimestamp") is not None
     grace_s = _grace_s(stored, grace_period_s)
     finalizers = list(metadata.get("finalizers") or ())
     if policy == "Foreground" and tx.image.dependents(stored.uid) and FOREGROUND not in finalizers:
         finalizers.append(FOREGROUND)
     if policy == "Orphan":
-        _orphan_dependents(tx, stored)
+        for dependent in tx.image.dependents(stored.uid):
+            _disown(tx, dependent, stored.uid)
+    content = _content(tx, stored)
+    if not (finalizers or grace_s or content):
+        _remove(tx, stored)
+        return None
     if finalizers:
         metadata["finalizers"] = finalizers
-    if not deleting:
+    deleting = "deletionTimestamp" in metadata
+    if not deleting or grace_s < metadata.get("deletionGracePeriodSeconds", 0):
         metadata["deletionTimestamp"] = timestamp(datetime.now(UTC) + timedelta(seconds=grace_s))
         metadata["deletionGracePeriodSeconds"] = grace_s
-        if "generation" in metadata:
-            metadata["generation"] += 1
-        if stored.key.resource == NAMESPACES:
-            obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
-    elif grace_s < metadata.get("deletionGracePeriodSeconds", 0):
-        metadata["deletionTimestamp"] = timestamp(datetime.now(UTC) + timedelta(seconds=grace_s))
-        metadata["deletionGracePeriodSeconds"] = grace_s
-    if obj["metadata"] != stored.obj["metadata"]:
+    if not deleting and "generation" in metadata:
+        metadata["generation"] += 1
+    if stored.key.resource == NAMESPACES:
+        obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
+    if obj != stored.obj:
         stored = tx.put(stored.key, obj)
     if FOREGROUND in finalizers:
         for dependent in tx.image.dependents(stored.uid):
             _delete_if_unowned(tx, dependent, stored.uid, policy="Foreground")
-    for content in _content(tx, stored):
-        if (current := tx.image.get(content.key)) is not None and "deletionTimestamp" not in current.obj["metadata"]:
+    for each in content:
+        current = tx.image.get(each.key)
+        if current is not None and "deletionTimestamp" not in current.obj["metadata"]:
             begin_delete(tx, current)
     return settle(tx, stored.key)
 
@@ -61,26 +64,16 @@ def begin_delete(
 def settle(tx: Transaction, key: Key) -> Stored | None:
     """Remove an object that is marked and has nothing left to wait for; returns what is there afterwards."""
     stored = tx.image.get(key)
-    if stored is None:
-        return None
-    metadata = stored.obj["metadata"]
-    if metadata.get("deletionTimestamp") is None:
+    if stored is None or "deletionTimestamp" not in stored.obj["metadata"]:
         return stored
+    metadata = stored.obj["metadata"]
     finalizers = metadata.get("finalizers") or []
     if FOREGROUND in finalizers and not _blocking(tx, stored):
         finalizers = [each for each in finalizers if each != FOREGROUND]
         stored = tx.put(key, {**stored.obj, "metadata": {**metadata, "finalizers": finalizers}})
     if finalizers or metadata.get("deletionGracePeriodSeconds") or _content(tx, stored):
         return stored
-    tx.remove(key)
-    for dependent in tx.image.dependents(stored.uid):
-        _delete_if_unowned(tx, dependent, stored.uid, policy="Background")
-    for uid in stored.owner_uids:
-        if (owner := tx.image.by_uid(uid)) is not None:
-            settle(tx, owner.key)
-    if key.namespace:
-        settle(tx, Key(NAMESPACES, "", key.namespace))
-    settle(tx, Key(CRD_RESOURCE, "", key.resource))
+    _remove(tx, stored)
     return None
 
 
@@ -89,6 +82,18 @@ def collect_if_orphan(tx: Transaction, stored: Stored) -> None:
     owners = stored.owner_uids
     if owners and not any(tx.image.by_uid(uid) for uid in owners):
         begin_delete(tx, stored)
+
+
+def _remove(tx: Transaction, stored: Stored) -> None:
+    tx.remove(stored.key)
+    for dependent in tx.image.dependents(stored.uid):
+        _delete_if_unowned(tx, dependent, stored.uid, policy="Background")
+    # Whoever waited for this object to go: an owner, its namespace, its definition.
+    waiting = [owner.key for uid in stored.owner_uids if (owner := tx.image.by_uid(uid)) is not None]
+    if stored.key.namespace:
+        waiting.append(Key(NAMESPACES, "", stored.key.namespace))
+    for key in (*waiting, Key(CRD_RESOURCE, "", stored.key.resource)):
+        settle(tx, key)
 
 
 def _grace_s(stored: Stored, asked_s: int | None) -> int:
@@ -124,11 +129,6 @@ def _delete_if_unowned(tx: Transaction, dependent: Stored, gone_uid: str, *, pol
         _disown(tx, current, gone_uid)
     elif "deletionTimestamp" not in current.obj["metadata"]:
         begin_delete(tx, current, policy=policy)
-
-
-def _orphan_dependents(tx: Transaction, owner: Stored) -> None:
-    for dependent in tx.image.dependents(owner.uid):
-        _disown(tx, dependent, owner.uid)
 
 
 def _disown(tx: Transaction, dependent: Stored, uid: str) -> None:

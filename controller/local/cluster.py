@@ -1,16 +1,16 @@
 """The embedded cluster's process: its store, credentials, first objects, and server."""
 
 import asyncio
+import contextlib
 import signal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from controller.api.kinds import crds
-from controller.local import lifecycle
+from controller.local import cascade, lifecycle
 from controller.local.builtin import BUILT_IN
-from controller.local.cascade import NAMESPACES
 from controller.local.credentials import Credentials, reachable_host
 from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.server import build_app
@@ -18,8 +18,9 @@ from controller.local.store import Store, Transaction
 from dvcr.config import ClusterSettings
 from dvcr.errors import ConfigError
 
-EVENT_LIFETIME_S = 3600
-_log = structlog.get_logger(__name__)
+_EVENTS = "events"
+_EVENT_LIFETIME = timedelta(hours=1)
+_EVENT_CHECK_INTERVAL_S = 300
 
 
 async def serve(settings: ClusterSettings) -> None:
@@ -48,7 +49,7 @@ async def serve(settings: ClusterSettings) -> None:
             url = f"https://{reachable_host(settings.host)}:{runner.addresses[0][1]}"
             await asyncio.to_thread(credentials.write_kubeconfig, settings.kubeconfig, url)
             print(f"listening on {url}", flush=True)
-            await _until_stopped()
+            await _until_stopped(store)
         finally:
             await runner.cleanup()
     finally:
@@ -59,7 +60,7 @@ def install(tx: Transaction) -> None:
     """Make the namespaces that always exist, and create or update the CRDs of this project."""
     by_resource = {each.resource: each for each in BUILT_IN}
     for name in lifecycle.KEPT_NAMESPACES:
-        _ensure(tx, by_resource[NAMESPACES], {"metadata": {"name": name}})
+        _ensure(tx, by_resource[cascade.NAMESPACES], {"metadata": {"name": name}})
     for crd in crds():
         _ensure(tx, by_resource[CRD_RESOURCE], crd)
 
@@ -72,9 +73,21 @@ def _ensure(tx: Transaction, definition: Definition, obj: dict[str, Any]) -> Non
         lifecycle.update(tx, target, lambda old: {**old, "spec": obj["spec"]})
 
 
-async def _until_stopped() -> None:
+def forget_events(tx: Transaction, before: datetime) -> None:
+    """Delete the Events that happened before a time; nobody else does."""
+    limit = cascade.timestamp(before)
+    for event in tx.image.of(_EVENTS):
+        if (event.obj.get("lastTimestamp") or event.obj["metadata"]["creationTimestamp"]) < limit:
+            cascade.begin_delete(tx, event)
+
+
+async def _until_stopped(store: Store) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    while not stopped.is_set():
+        await store.write(lambda tx: forget_events(tx, datetime.now(UTC) - _EVENT_LIFETIME))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EVENT_CHECK_INTERVAL_S):
+                await stopped.wait()
