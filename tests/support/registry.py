@@ -61,19 +61,20 @@ class RegistryServer:
         """End it as a user would, with SIGTERM; gives the exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._gone()
+        return self.wait()
 
     def kill(self) -> None:
         """End it with SIGKILL."""
         assert self._process is not None
         self._process.kill()
-        self._gone()
+        self.wait()
 
     def stored_bytes(self) -> int:
         """Bytes of all blobs in the store."""
         return sum(path.stat().st_size for path in (self.root / "blobs").rglob("*") if path.is_file())
 
-    def _gone(self) -> int:
+    def wait(self) -> int:
+        """Wait until it has ended; gives the exit code."""
         assert self._process is not None
         try:
             return self._process.wait(30)

@@ -75,9 +75,7 @@ def test_a_repository_that_is_always_busy_loses_its_garbage_in_the_end(
     assert not has_bytes(storage, orphan)
 
 
-def test_a_blob_of_two_repositories_stays_for_the_one_that_needs_it(
-    registry: Registry, storage: MemoryStorage
-) -> None:
+def test_a_blob_of_two_repositories_stays_for_the_one_that_needs_it(registry: Registry, storage: MemoryStorage) -> None:
     first = push_image(registry, "a", "t", b"shared")
     push_image(registry, "b", "t", b"shared")
     registry.manifests.delete("a", first)
