@@ -28,6 +28,7 @@ from dvcr.jobs.redis import RedisJobBoard
 CACHE = Path(".cache/bench")
 LEAST_DATA_BYTES = 2 * 2**30
 DISK_BYTES = 4 * 2**30
+DVCR = Path(sys.executable).with_name("dvcr")
 SAMPLE_S = 0.05
 MIB = 2**20
 
@@ -174,7 +175,7 @@ def child(
 ) -> Iterator[tuple[str, int]]:
     """A process that is ready, by its first line or by a socket: the last word of that line, and its process id."""
     if command[0] == "dvcr":
-        command = (str(Path(sys.executable).with_name("dvcr")), *command[1:])
+        command = (str(DVCR), *command[1:])
     process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

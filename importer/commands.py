@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from dvcr.config import Settings
 
 Name = Annotated[str, typer.Argument(help="Image as REPOSITORY[:TAG] or REPOSITORY@DIGEST; the default tag is latest.")]
+_PIPE_WIDTH = 1000
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -30,7 +32,7 @@ def worker(context: typer.Context) -> None:
 
     Example: `DVCR__BROKER__URL=redis://127.0.0.1:6379/0 dvcr worker`
     """
-    # Read by Celery when it is imported: SIGTERM ends the worker at once, and what it ran goes back to the queue, rather
+    # Read by Celery when it is imported: SIGTERM ends the worker at once, and what it ran goes back to the queue, not
     # than after the last import, which may take hours.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     from importer.app import run_worker
@@ -93,7 +95,8 @@ def ls(
     for row in rows:
         size, stored = decimal(row["virtualSize"]), decimal(row["storedBytes"])
         table.add_row(row["repository"], row["tag"], row["source"]["format"], size, stored, row["created"][:19])
-    Console().print(table)
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def inspect(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
@@ -101,9 +104,6 @@ def inspect(context: typer.Context, name: Name, as_json: AsJson = False) -> None
 
     Example: `dvcr image inspect cvmi/debian --json`
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from dvcr.artifact.store import fetch
     from importer.catalog import describe
     from importer.reference import ImageReference
@@ -114,11 +114,9 @@ def inspect(context: typer.Context, name: Name, as_json: AsJson = False) -> None
         _print_json(described)
         return
     source = described.pop("source")
-    table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in {**described, **{f"source.{key}": value for key, value in source.items()}}.items():
         text = ", ".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[bold]{key}[/]", text)
-    Console().print(table, soft_wrap=True)
+        typer.echo(f"{key:<20}{text}")
 
 
 def export(
