@@ -54,6 +54,10 @@ def watch_objects(
     _print_tables(cluster, [resource], name, namespace, wide=output is Output.WIDE)
     while True:
         for event in cluster.watch(resource, version, selector):
+            if event["type"] == "ERROR":
+                # Too old to go on from: what changed meanwhile is shown by the next change of each.
+                _, version = cluster.list_page(resource, selector)
+                break
             metadata = event["object"]["metadata"]
             version = metadata["resourceVersion"]
             if event["type"] == "BOOKMARK" or (namespace and metadata.get("namespace") != namespace):

@@ -9,7 +9,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add the command to `dvcr`."""
 
-    @app.command(rich_help_panel="Servers")
+    @app.command()
     def node(context: typer.Context) -> None:
         """Run this machine's part of the embedded cluster: pods as processes, claims as folders.
 

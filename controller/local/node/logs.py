@@ -44,43 +44,40 @@ def read(
     With `follow` it goes on until that returns False (asked before the last look, so nothing is lost); then empty
     pieces come while nothing is written, which lets a reader go away.
     """
-    lines = _lines(log, follow)
-    if tail_lines is not None:
-        yield from _tail(log, tail_lines, timestamps)
-        if follow is None:
-            return
-        lines = _lines(log, follow, skip_present=True)
-    for line in lines:
+    for line in _lines(log, follow) if tail_lines is None else _tail(log, follow, tail_lines):
         yield text(line, timestamps=timestamps) if line else b""
 
 
-def _tail(log: Path, count: int, timestamps: bool) -> Iterator[bytes]:
-    # A line of text may be several lines of the log, all but the last marked P.
+def _tail(log: Path, follow: Callable[[], bool] | None, count: int) -> Iterator[bytes]:
+    # What there is when the reader comes counts, then all that follows. One line of text may be several lines of the
+    # log, all but the last marked P.
     kept: list[list[bytes]] = [[]]
-    for line in _lines(log, None):
-        kept[-1].append(text(line, timestamps=timestamps))
-        if kept[-1][-1].endswith(b"\n"):
+    lines = _lines(log, follow)
+    for line in lines:
+        if not line:
+            break
+        kept[-1].append(line)
+        if text(line).endswith(b"\n"):
             kept.append([])
             del kept[: max(0, len(kept) - count - 1)]
     if not kept[-1]:
         kept.pop()
     for pieces in kept[-count:] if count else ():
-        yield b"".join(pieces)
+        yield from pieces
+    yield from lines
 
 
-def _lines(log: Path, follow: Callable[[], bool] | None, *, skip_present: bool = False) -> Iterator[bytes]:
+def _lines(log: Path, follow: Callable[[], bool] | None) -> Iterator[bytes]:
     rotated = log.with_suffix(".1")
-    if rotated.exists() and not skip_present:
+    if rotated.exists():
         with rotated.open("rb") as file:
             yield from file
     while not log.exists():
         if follow is None or not follow():
             return
-        time.sleep(_POLL_S)
         yield b""
+        time.sleep(_POLL_S)
     file = log.open("rb")
-    if skip_present:
-        file.seek(0, 2)
     rest = b""
     try:
         while True:
@@ -94,8 +91,8 @@ def _lines(log: Path, follow: Callable[[], bool] | None, *, skip_present: bool =
             elif not going_on:
                 return
             else:
-                time.sleep(_POLL_S)
                 yield b""
+                time.sleep(_POLL_S)
     finally:
         file.close()
 

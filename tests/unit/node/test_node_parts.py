@@ -1,0 +1,179 @@
+"""The pure parts of the node agent: back-off, probes, addresses, environment, files, placement, logs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.local.node import logs
+from controller.local.node.addresses import AddressPool
+from controller.local.node.environment import command_line, environment, expand
+from controller.local.node.placement import misfit
+from controller.local.node.probes import Verdict, port_number
+from controller.local.node.restarts import Backoff, restarts
+from controller.local.node.shim import Log
+from controller.local.node.volumes import mount, selected, write_files
+from dvcr.errors import ConfigError, ResourceError
+
+POD: dict[str, Any] = {
+    "metadata": {"name": "pod", "namespace": "space", "uid": "1-2", "labels": {"a": "b"}},
+    "spec": {"nodeName": "here"},
+}
+
+
+def test_the_back_off_doubles_up_to_its_bound_and_is_forgiven() -> None:
+    pauses, last = [], 0.0
+    for count in range(8):
+        last = Backoff().next_s(count, last, ran_for_s=1)
+        pauses.append(last)
+    assert pauses == [0, 10, 20, 40, 80, 160, 300, 300]
+    assert Backoff().next_s(9, 300, ran_for_s=600) == 0
+
+
+def test_restart_policies() -> None:
+    table = {(p, c): restarts(p, c) for p in ("Always", "OnFailure", "Never") for c in (0, 1)}
+    assert [key for key, value in table.items() if value] == [("Always", 0), ("Always", 1), ("OnFailure", 1)]
+
+
+def test_a_verdict_needs_its_thresholds() -> None:
+    verdict = Verdict(success_threshold=2, failure_threshold=3)
+    results = [True, True, False, False, True, False, False, False, True]
+    assert [verdict.add(r) for r in results] == [False, True, True, True, True, True, True, False, False]
+
+
+def test_a_probe_may_name_its_port() -> None:
+    ports = [{"name": "http", "containerPort": 8080}]
+    assert [port_number({"port": p}, ports) for p in (80, "81", "http")] == [80, 81, 8080]
+    with pytest.raises(ValueError, match="no port named 'other'"):
+        port_number({"port": "other"}, ports)
+
+
+def test_addresses_are_given_once_and_rest_before_they_are_given_again() -> None:
+    pool = AddressPool("127.64.0.0/29")
+    pool.reserve("127.64.0.1", "a")
+    assert pool.take("b") == "127.64.0.2"
+    pool.release("b")
+    assert pool.take("c") == "127.64.0.3"
+    assert [pool.take(str(n)) for n in range(4)] == ["127.64.0.4", "127.64.0.5", "127.64.0.6", "127.64.0.2"]
+    with pytest.raises(ResourceError, match=r"node\.pod_cidr"):
+        pool.take("z")
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/8", "127.0.0.0/31", "nonsense", "127.0.0.1/8"])
+def test_only_loopback_ranges_hold_pods(cidr: str) -> None:
+    with pytest.raises(ConfigError, match=r"node\.pod_cidr"):
+        AddressPool(cidr)
+
+
+def test_references_are_expanded_as_kubernetes_does() -> None:
+    env = {"A": "1"}
+    assert expand("$(A) $(B) $$(A) $A $$", env) == "1 $(B) $(A) $A $"
+    assert command_line({"name": "c", "command": ["x"], "args": ["$(A)"]}, env) == ["x", "1"]
+    with pytest.raises(ResourceError, match="name one"):
+        command_line({"name": "c", "args": ["x"]}, env)
+
+
+def test_the_environment_takes_fields_secrets_and_config(tmp_path: Path) -> None:
+    def ref(kind: str, **more: Any) -> dict[str, Any]:
+        return {"name": kind, "valueFrom": {kind: more}}
+
+    container = {
+        "name": "c",
+        "envFrom": [{"configMapRef": {"name": "conf"}, "prefix": "X_"}],
+        "env": [
+            ref("fieldRef", fieldPath="metadata.uid"),
+            {"name": "label", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
+            ref("secretKeyRef", name="key", key="k"),
+            {"name": "absent", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k", "optional": True}}},
+        ],
+    }
+    known = {("Secret", "key"): {"k": b"secret"}, ("ConfigMap", "conf"): {"Y": b"2"}}
+    env = environment(POD, container, root=tmp_path, pod_ip="127.64.0.1", lookup=lambda *key: known.get(key))
+    got = {key: env.get(key) for key in ("fieldRef", "label", "secretKeyRef", "absent", "X_Y", "DVCR_POD_ROOT")}
+    assert got == {
+        "fieldRef": "1-2", "label": "b", "secretKeyRef": "secret", "absent": None, "X_Y": "2",
+        "DVCR_POD_ROOT": str(tmp_path),
+    }  # fmt: skip
+    assert env["DVCR_TERMINATION_LOG"] == str(tmp_path / "dev/termination-log")
+    wrong = {"name": "c", "env": [ref("fieldRef", fieldPath="spec.unknown")]}
+    with pytest.raises(ResourceError, match=r"spec\.unknown"):
+        environment(POD, wrong, root=tmp_path, pod_ip="", lookup=lambda *_: None)
+
+
+def test_files_are_brought_up_to_date(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a": b"1", "d/b": b"2"}, {})
+    inode = (tmp_path / "a").stat().st_ino
+    write_files(tmp_path, {"a": b"1", "c": b"3"}, {"defaultMode": 0o400})
+    assert (tmp_path / "a").stat().st_ino == inode
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"a", "c"}
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o400
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x"])
+def test_items_stay_in_their_folder(path: str) -> None:
+    with pytest.raises(ResourceError, match="must be relative"):
+        selected({"k": b""}, {"items": [{"key": "k", "path": path}]}, "secret")
+
+
+def test_mounts_lead_to_their_volumes(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    root = tmp_path / "root"
+    mount(root, [{"name": "v", "mountPath": "/a/b"}, {"name": "v", "mountPath": "/c", "subPath": "s"}], {"v": volume})
+    (root / "a/b/file").write_text("x")
+    (root / "c/file").write_text("y")
+    assert (volume / "file").read_text() == "x"
+    assert (volume / "s/file").read_text() == "y"
+    mount(root, [], {})
+    assert (volume / "file").exists(), "making the root anew leaves the volumes alone"
+    for wrong in (
+        {"name": "w", "mountPath": "/a"},
+        {"name": "v", "mountPath": "/../a"},
+        {"name": "v", "mountPath": "/"},
+    ):
+        with pytest.raises(ResourceError):
+            mount(root, [wrong], {"v": volume})
+
+
+def test_placement_reads_labels_cordons_and_volumes() -> None:
+    node: dict[str, Any] = {"metadata": {"name": "one", "labels": {"disk": "ssd"}}, "spec": {}}
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["two"]}]}
+    volume = {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}}
+    uses = {"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}}
+    assert misfit({"spec": {"nodeSelector": {"disk": "ssd"}}}, node, lambda _: None) == ""
+    assert "disk=hdd" in misfit({"spec": {"nodeSelector": {"disk": "hdd"}}}, node, lambda _: None)
+    assert "node 'two'" in misfit(uses, node, lambda _: volume)
+    assert misfit(uses, node | {"metadata": {"name": "two"}}, lambda _: volume) == ""
+    assert "cordoned" in misfit({"spec": {}}, node | {"spec": {"unschedulable": True}}, lambda _: None)
+
+
+def test_a_log_is_bounded_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(path, max_bytes=2000)
+    for number in range(1000):
+        log.write("stdout", f"line {number}\n".encode())
+    log.write("stderr", b"half")
+    assert path.stat().st_size + (tmp_path / "log.1").stat().st_size <= 4000
+    text = b"".join(logs.read(path))
+    assert text.endswith(b"line 998\nline 999\nhalf")
+    assert b"".join(logs.read(path, tail_lines=2)) == b"line 999\nhalf"
+    assert b"".join(logs.read(path, tail_lines=0)) == b""
+    stamped = b"".join(logs.read(path, tail_lines=2, timestamps=True))
+    assert stamped.splitlines()[0].split(b" ", 1)[1] == b"line 999"
+
+
+def test_a_follower_of_a_tail_misses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(path, max_bytes=200)
+    log.write("stdout", b"one\ntwo\n")
+    alive = True
+    reader = logs.read(path, tail_lines=1, follow=lambda: alive)
+    got = [next(reader)]
+    for number in range(20):
+        log.write("stdout", b"%d\n" % number)
+        while not (piece := next(reader)):
+            pass
+        got.append(piece)
+    alive = False
+    got += list(reader)
+    assert b"".join(got) == b"two\n" + b"".join(b"%d\n" % n for n in range(20))
