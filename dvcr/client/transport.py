@@ -78,13 +78,14 @@ class Transport:
         with _translated(where, self.base_url):
             response = self._send(method, full, used, headers, query, body)
             if response.status_code == 401 and authorized:
-                response.close()
+                _drain(response)
                 used = self._auth.challenged(response, scope, used)
                 response = self._send(method, full, used, headers, query, body)
             with response:
                 if response.status_code not in expect:
                     raise _refusal(where, response)
                 yield response
+                _drain(response)
 
     def json(self, url: str, *, scope: str) -> tuple[Any, str | None]:
         """The JSON answer to a GET, and the address of the next page if there is one."""
@@ -154,6 +155,15 @@ def read_up_to(response: requests.Response, limit_bytes: int) -> bytes:
         if not missing:
             break
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _drain(response: requests.Response) -> None:
+    """Read what is left of a short body: a connection is only used again once its answer was read to the end."""
+    length = response.headers.get("Content-Length", "")
+    bodiless = response.request.method == "HEAD" or response.status_code == 204
+    if bodiless or (length.isdecimal() and int(length) <= _MAX_ERROR_BYTES):
+        response.raw.drain_conn()
+    response.close()
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
+import urllib3.util.connection
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,6 +23,7 @@ from dvcr.client.registry import RegistryClient
 from dvcr.client.retry import RetryPolicy
 from dvcr.client.transport import Transport
 from dvcr.config import ClientSettings
+from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 
@@ -120,3 +123,29 @@ def test_a_registry_that_falls_silent(sent: bytes) -> None:
         thread.join()
         accepted[0].close()
     assert caught.value.reason == "RegistryUnavailable"
+
+
+def test_connections_are_used_again(registry_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    connect = urllib3.util.connection.create_connection
+
+    def counted(*arguments: Any, **options: Any) -> socket.socket:
+        opened.append(arguments)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", counted)
+    repository = RegistryClient(Transport(registry_url)).repository("connections")
+    for number in range(5):
+        data = b"%d" % number
+        repository.has_blob(Digest.of(data))
+        repository.push_blob(Digest.of(data), data)
+        assert repository.read_blob(Digest.of(data), 0, 1) == data
+        upload = repository.begin_upload()
+        upload.append(data)
+        upload.refresh()
+        upload.abort()
+        repository.tags()
+        repository.delete_blob(Digest.of(data))
+        with pytest.raises(RegistryError):
+            repository.read_blob(Digest.of(data))
+    assert len(opened) == 1
