@@ -128,7 +128,9 @@ def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
             "this VMDK is only a part or a description of a disk; export it as one file "
             "(monolithicSparse or streamOptimized)",
         )
-    length = min(descriptor_sectors * SECTOR_BYTES, MAX_DESCRIPTOR_BYTES)
+    # qemu looks at twenty sectors whatever the header says.
+    length = min(max(descriptor_sectors, 20) * SECTOR_BYTES, MAX_DESCRIPTOR_BYTES)
+    length = max(SECTOR_BYTES, min(length, source.size_bytes() - descriptor_at * SECTOR_BYTES))
     text = read(source, descriptor_at * SECTOR_BYTES, length, "the VMDK descriptor").split(b"\0")[0]
     check_vmdk_descriptor(text.decode("latin-1"))
     if not from_end and directory_at * SECTOR_BYTES >= source.size_bytes():

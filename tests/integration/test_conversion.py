@@ -416,3 +416,47 @@ def test_qemu_img_opens_no_connection() -> None:
             virtual_size_bytes=MIB,
             on_tick=lambda: None,
         )
+
+
+def with_footer(data: bytes) -> bytes:
+    """A streamOptimized VMDK as VMware writes it: the place of its grain directory is in a footer only."""
+    padded = data + bytes(-len(data) % 512)
+    header = bytearray(padded[:512])
+    footer = bytes(header)
+    header[56:64] = b"\xff" * 8
+    marker = struct.pack("<QII", 1, 0, 3) + bytes(496)
+    return bytes(header) + padded[512:] + marker + footer + bytes(512)
+
+
+def test_a_vmdk_with_a_footer(tmp_path: Path, work_dir: Path) -> None:
+    data = with_footer(build_image(tmp_path, make_disk(9 * MIB), "vmdk", "-o", "subformat=streamOptimized"))
+    assert converted(data, work_dir) == reference(tmp_path, data, "vmdk")
+    assert reason_of(data[:-1024], work_dir) == "TruncatedImage"
+    assert reason_of(data[:-1000], work_dir) == "TruncatedImage"
+    forged = bytearray(data)
+    forged[-1024 + 12 : -1024 + 20] = struct.pack("<Q", 2**30)
+    assert reason_of(bytes(forged), work_dir) == "CorruptImage"
+
+
+def test_a_differencing_vhd_and_vdi_are_refused(tmp_path: Path, work_dir: Path) -> None:
+    vhd = bytearray(build_image(tmp_path, make_disk(MIB), "vpc"))
+    vhd[60:64] = struct.pack(">I", 4)
+    vhd[64:68] = struct.pack(">I", ~sum(vhd[:64] + vhd[68:512]) & 0xFFFFFFFF)
+    assert reason_of(bytes(vhd), work_dir) == "BackingFileRefused"
+    vdi = bytearray(build_image(tmp_path, make_disk(MIB), "vdi"))
+    vdi[0x4C:0x50] = struct.pack("<I", 4)
+    assert reason_of(bytes(vdi), work_dir) == "BackingFileRefused"
+
+
+def test_a_vhdx_that_was_not_closed_is_refused(tmp_path: Path, work_dir: Path) -> None:
+    data = bytearray(build_image(tmp_path, make_disk(MIB), "vhdx"))
+    for at in (64 * 1024, 128 * 1024):
+        data[at + 48 : at + 64] = b"\x01" * 16
+    assert reason_of(bytes(data), work_dir) == "CorruptImage"
+
+
+def test_corrupt_and_unknown_features_of_qcow2_are_refused(tmp_path: Path, work_dir: Path) -> None:
+    data = bytearray(build_image(tmp_path, make_disk(MIB), "qcow2"))
+    for features in (2, 1 << 20, 1 << 63):
+        data[72:80] = struct.pack(">Q", features)
+        assert reason_of(bytes(data), work_dir) == "CorruptImage"
