@@ -16,7 +16,7 @@ T = TypeVar("T")
 class BusyError(RegistryError):
     """The registry is overloaded or down for the moment, and says after how many seconds to come back."""
 
-    def __init__(self, message: str, *, code: str, status: int, retry_after_s: float) -> None:
+    def __init__(self, message: str, *, code: str = "UNKNOWN", status: int = 503, retry_after_s: float = 0) -> None:
         super().__init__(message, code=code, status=status, retryable=True)
         self.retry_after_s = retry_after_s
 

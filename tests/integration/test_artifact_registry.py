@@ -1,6 +1,7 @@
 """Disk images in a real registry, through faults."""
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dvcr.client.repository import Repository
 from dvcr.client.retry import RetryPolicy
 from dvcr.client.transport import Transport
 from dvcr.config import ClientSettings
-from dvcr.digest import Digest
+from dvcr.digest import Digest, Hasher
 from dvcr.errors import IntegrityError, RegistryError
 from tests.support.artifacts import CHUNK, image_of, noise, push, text
 from tests.support.registry import RegistryServer
@@ -117,3 +118,22 @@ def test_eight_pushes_at_once(registry_server: RegistryServer) -> None:
         for future in futures:
             future.result()
     publish(repository, image, ["uid"])
+
+
+def test_memory_stays_flat_whatever_the_size_of_a_blob(registry_server: RegistryServer) -> None:
+    repository = repository_of(registry_server, "integration/large")
+    piece, hasher = noise(2**20), Hasher()
+    tracemalloc.start()
+    try:
+        upload = repository.begin_upload()
+        for _ in range(64):
+            upload.append(piece)
+            hasher.update(piece)
+        upload.commit(hasher.digest())
+        read = sum(len(part) for part in repository.open_blob(hasher.digest()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    repository.delete_blob(hasher.digest())
+    assert read == 64 * 2**20
+    assert peak < 8 * 2**20

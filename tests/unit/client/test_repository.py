@@ -1,5 +1,6 @@
 """The client against a registry that does as it is told, and against one that fails."""
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -329,3 +330,12 @@ def test_eight_threads_push_at_once(registry: MemoryRegistry, repository: Reposi
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(push, range(8)))
     assert len(registry.blobs["a/b"]) == 160
+
+
+def test_errors_cross_process_borders(registry: MemoryRegistry, repository: Repository) -> None:
+    """A worker's errors are pickled on their way to whoever waits."""
+    registry.faults = [Fault("HEAD", BLOBS, times=9, answer=refusal(503, "UNAVAILABLE", Retry_After="7"))]
+    with pytest.raises(RegistryError) as caught:
+        repository.has_blob(DIGEST)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.code, copy.status, copy.retryable) == (str(caught.value), "UNAVAILABLE", 503, True)
