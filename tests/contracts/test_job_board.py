@@ -2,9 +2,13 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from dvcr.config import BrokerSettings
+from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import HttpOrigin, ImportJob, JobProgress, JobState, UploadState, UploadTicket
 from dvcr.jobs.redis import RedisJobBoard
@@ -125,3 +129,12 @@ def test_tickets(board: JobBoard) -> None:
     board.close_ticket(ticket.token)
     board.update_ticket(received)
     assert board.ticket(ticket.token) is None, "a closed ticket stays closed"
+
+
+def test_redis_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    settings = BrokerSettings(url=SecretStr(f"redis+socket://{tmp_path}/nobody.sock"))
+    board = RedisJobBoard.from_settings(settings)
+    with pytest.raises(DvcrError, match="Redis") as caught:
+        board.submit(JOB)
+    assert caught.value.reason == "BrokerUnavailable"
+    assert caught.value.retryable

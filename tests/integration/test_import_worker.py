@@ -313,7 +313,7 @@ def test_worker_stops_at_once_on_sigterm_and_the_next_one_goes_on(world: World, 
     world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
     job = world.submit()
     half_way(world, job)
-    worker.stop()
+    assert worker.stop() == 0
     world.server.gate.set()
     worker.start()
     assert world.succeeded(job, timeout_s=60) == raw
