@@ -27,13 +27,15 @@ from dvcr.errors import ConfigError, DvcrError
 
 Object = dict[str, Any]
 _RETRY_S = 2.0
+_SYNC_TIMEOUT_S = 30.0
 _log = structlog.get_logger(__name__)
 
 
 class Agent:
     """Runs the pods of one node until `stop`. One agent at a time per data folder: ConfigError otherwise.
 
-    `start` returns once the node is registered and the pods that were left running are in its hands again.
+    `start` returns once the node is registered and the pods that were left running are in its hands again; it raises
+    ClusterError if the API cannot be reached.
     """
 
     def __init__(self, settings: NodeSettings, cluster: Cluster, backoff: Backoff | None = None) -> None:
@@ -66,9 +68,8 @@ class Agent:
         self._pvcs = self._cluster.inform(PVC, lambda namespace, name: self._todo.put(("claim", namespace, name)))
         self._pods = self._cluster.inform(POD, lambda namespace, name: self._todo.put(("pod", namespace, name)))
         for informer in (self._volumes, self._pvcs, self._pods):
-            while not informer.wait_synced(timeout_s=1):
-                if self._stopping.is_set():
-                    return
+            if not informer.wait_synced(_SYNC_TIMEOUT_S):
+                raise ClusterError(f"the Kubernetes API at {self._cluster.server} did not answer in time")
         for uid, record in left.items():
             self._work_on(uid, record["namespace"], record["name"])
         for thread in self._threads:
@@ -124,6 +125,10 @@ class Agent:
                 self._register_again()
             except ClusterError as exc:
                 _log.warning("no heartbeat", error=exc.message)
+            # What made a pod not fit may have changed without a word about the pod.
+            for pod in self._pods.list():
+                if not pod["spec"].get("nodeName"):
+                    self._todo.put(("pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
     def _register_again(self) -> None:
         try:

@@ -317,9 +317,11 @@ class PodWorker:
         wait_s = self._stop(self._containers.values(), self._stop_by)
         if wait_s:
             return wait_s
-        if pod["spec"].get("restartPolicy", "Always") == "Never":
+        final = pod["spec"].get("restartPolicy", "Always") == "Never"
+        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
             try:
-                self._report(pod, _SHUTDOWN)
+                # The others are started again with the node.
+                self._report(pod, _SHUTDOWN if final else None)
             except ClusterError as exc:
                 _log.warning("cannot report the end of a pod", uid=self.uid, error=exc.message)
         return None

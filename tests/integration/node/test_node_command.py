@@ -129,6 +129,27 @@ def test_sigterm_stops_the_pods_and_leaves_nothing(node: NodeProcess, api: Clust
     assert state(api, "polite")["state"]["terminated"]["exitCode"] == 0
 
 
+def test_pods_outlive_the_api(cluster: ClusterProcess, tmp_path: Path) -> None:
+    node = NodeProcess(cluster, tmp_path / "node")
+    api = Cluster.connect(cluster.kubeconfig)
+    try:
+        start_pod(api, "lives", "exec sleep 1000")
+        start_pod(api, "ends", "sleep 1; exit 5")
+        for name in ("lives", "ends"):
+            eventually(lambda name=name: "running" in state(api, name)["state"], f"{name} runs")  # type: ignore[misc]
+        cluster.kill()
+        eventually(lambda: len(node.containers()) == 1, "a pod ends while there is no API")
+        cluster.start()
+        eventually(lambda: "terminated" in state(api, "ends")["state"], "its exit is told")
+        assert "running" in state(api, "lives")["state"]
+        cluster.kill()
+        assert node.end(signal.SIGTERM) == 0
+        assert node.containers() == []
+    finally:
+        if node.process.poll() is None:
+            node.end(signal.SIGTERM)
+
+
 def test_two_agents_share_one_api(
     node: NodeProcess, api: Cluster, shared_cluster: ClusterProcess, tmp_path: Path
 ) -> None:
