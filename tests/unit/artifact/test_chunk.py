@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvcr.artifact.chunk import CHUNK_RAW, CHUNK_ZSTD, decode_chunk, encode_chunk, is_zero
@@ -78,6 +78,7 @@ def test_the_blob_of_docs_artifact_format() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=5000), st.integers(0, 3))
 def test_any_bytes_come_back(data: bytes, repeat: int) -> None:
     data = data * (repeat + 1) + b"\1"
@@ -136,6 +137,7 @@ def test_the_digest_and_the_size_are_checked() -> None:
         decode_chunk(replace(encoded.descriptor, size_bytes=7), encoded.data, CHUNK)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_frame_never_gives_bytes(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(FRAME) - 1))
@@ -144,6 +146,7 @@ def test_a_damaged_frame_never_gives_bytes(data: st.DataObject) -> None:
         decode_chunk(stored(CHUNK_ZSTD, FRAME), damaged, 5000)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_under_its_own_digest_never_crashes(tail: bytes) -> None:
     blob = FRAME[:6] + tail

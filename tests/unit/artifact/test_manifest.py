@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvcr.artifact.chunk import CHUNK_RAW, CHUNK_ZSTD
@@ -119,6 +119,7 @@ def test_times_are_written_in_utc() -> None:
     assert json.loads(config_json(image))["created"] == "2025-12-31T23:00:00Z"
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 60)))
 def test_runs_are_the_indexes(indexes: set[int]) -> None:
     pairs = runs(sorted(indexes))
@@ -126,6 +127,7 @@ def test_runs_are_the_indexes(indexes: set[int]) -> None:
     assert all(first + count < following for (first, count), (following, _) in pairwise(pairs))
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, MAX_VIRTUAL_SIZE_BYTES),
     st.data(),
@@ -288,6 +290,7 @@ PATHS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(PATHS, JSON)
 def test_any_value_anywhere_in_a_config_is_an_image_or_an_image_error(path: tuple[str | int, ...], value: Any) -> None:
     manifest, config = written(IMAGE)
@@ -299,6 +302,7 @@ def test_any_value_anywhere_in_a_config_is_an_image_or_an_image_error(path: tupl
     assert all(0 <= chunk.index < image.chunk_count for chunk in image.chunks)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 5)), max_size=5))
 def test_accepted_runs_rise_and_stay_in_range(pairs: list[tuple[int, int]]) -> None:
     image = image_with({index: layer(index) for index in range(4)}, 8 * CHUNK)
@@ -312,6 +316,7 @@ def test_accepted_runs_rise_and_stay_in_range(pairs: list[tuple[int, int]]) -> N
     assert all(0 <= index < 8 for index in indexes)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 255))
 def test_a_changed_byte_never_crashes(at: int, value: int) -> None:
     manifest, config = written(IMAGE)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.nbd.export import Extent
@@ -63,6 +63,7 @@ def test_any_range(offset: int, length: int) -> None:
 _shared = ImageReader(Blobs(), IMAGE)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(DISK)), st.integers(0, 3 * CHUNK))
 def test_every_range(offset: int, length: int) -> None:
     assert _shared.read_at(offset, length) == DISK[offset : offset + length]
