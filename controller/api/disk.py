@@ -61,8 +61,8 @@ def check_disk(spec: DiskSpec, obj: dict[str, Any], old: dict[str, Any] | None) 
         errors.append(FieldError("spec.dataSource", "cannot be changed after creation"))
     if spec.persistent_volume_claim.storage_class_name != before.persistent_volume_claim.storage_class_name:
         errors.append(FieldError("spec.persistentVolumeClaim.storageClassName", "cannot be changed after creation"))
-    old_size = before.persistent_volume_claim.size
-    if old_size is not None and size is None:
+    old_size = before.persistent_volume_claim.size or (old.get("status") or {}).get("capacity")
+    if before.persistent_volume_claim.size is not None and size is None:
         errors.append(FieldError(path, f"cannot be removed; it is {old_size}"))
     elif old_size is not None and size_bytes is not None and size_bytes < parse_bytes(old_size):
         errors.append(FieldError(path, f"a disk cannot shrink: {size} is less than {old_size}"))

@@ -12,6 +12,8 @@ from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 
 FINALIZER = f"{GROUP}/dvcr"
+MAIN_CONDITIONS = ("Ready", "Running", "Completed")
+"""Of each kind, the one that says what the phase says; events repeat its message."""
 S = TypeVar("S", bound=ApiModel)
 
 
@@ -109,10 +111,10 @@ class Subject(Generic[S]):
         return str(getattr(self.status, "phase", None) or "")
 
     def _record_event(self) -> None:
-        ready = next((c for c in reversed(self._conditions) if c.message), None)
+        main = next((c for c in self._conditions if c.type in MAIN_CONDITIONS), None)
         failed = self._phase in ("Failed", "ImageLost", "PVCLost")
         now = write_time(self._clock())
-        message = getattr(self.status, "failure_message", None) or (ready.message if ready else "")
+        message = getattr(self.status, "failure_message", None) or (main.message if main else "")
         event = {
             "apiVersion": "v1",
             "kind": "Event",
