@@ -52,8 +52,10 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
     """
     size = source.size_bytes()
     head = source.read_at(0, min(HEAD_BYTES, size))
-    tail = source.read_at(size - 512, 512) if size >= 512 else b""
-    found = _claims(head, tail)
+    found = _claims(head)
+    if not found and size >= headers.SECTOR_BYTES and _is_fixed_vhd(source.read_at(size - 512, 512)):
+        # Asked only where nothing else is claimed: the end of an image may still be far away.
+        found.add(ImageFormat.VPC)
     if len(found) > 1:
         names = " and ".join(sorted(found))
         raise ImageError(f"the image can be read as {names}; it was made to deceive", reason="AmbiguousFormat")
@@ -86,7 +88,7 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
     return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, ahead)
 
 
-def _claims(head: bytes, tail: bytes) -> set[ImageFormat]:
+def _claims(head: bytes) -> set[ImageFormat]:
     found = set()
     if head.startswith(headers.QCOW2_MAGIC):
         found.add(ImageFormat.QCOW2)
@@ -96,14 +98,14 @@ def _claims(head: bytes, tail: bytes) -> set[ImageFormat]:
         found.add(ImageFormat.VHDX)
     if head[0x40:0x44] == headers.VDI_MAGIC.to_bytes(4, "little"):
         found.add(ImageFormat.VDI)
-    if head.startswith(headers.VPC_MAGIC) or _fixed_vhd(tail):
+    if head.startswith(headers.VPC_MAGIC):
         found.add(ImageFormat.VPC)
     if signatures.is_iso(head):
         found.add(ImageFormat.ISO)
     return found
 
 
-def _fixed_vhd(tail: bytes) -> bool:
+def _is_fixed_vhd(tail: bytes) -> bool:
     # A footer alone could be data that a disk happens to end with; its kind and checksum could not.
     if not tail.startswith(headers.VPC_MAGIC):
         return False

@@ -49,7 +49,6 @@ class OptionReply(IntEnum):
     ERR_UNSUP = 2**31 + 1
     ERR_INVALID = 2**31 + 3
     ERR_UNKNOWN = 2**31 + 6
-    ERR_TOO_BIG = 2**31 + 9
 
 
 class Info(IntEnum):

@@ -105,3 +105,14 @@ def test_no_bytes_crash_the_inspector_or_make_it_read_much(magic: bytes, rest: b
         info = inspect(source, max_virtual_size_bytes=LIMIT)
         assert 0 < info.virtual_size_bytes <= LIMIT
     assert source.read_bytes <= 34 * 2**20
+
+
+def test_only_a_disk_without_a_format_is_looked_at_from_its_end() -> None:
+    class Growing(MemorySource):
+        def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+            assert offset_bytes < 2**20, "the end of the image is not here yet"
+            return super().read_at(offset_bytes, length_bytes)
+
+    data = bytearray(2**22)
+    data[32768:32774] = b"\x01CD001"
+    assert inspect(Growing(bytes(data)), max_virtual_size_bytes=LIMIT).format is ImageFormat.ISO
