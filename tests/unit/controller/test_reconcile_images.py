@@ -1,0 +1,159 @@
+"""Images: what the user sees when things go wrong, and what is left behind."""
+
+from datetime import timedelta
+
+from controller.api.resource import CLUSTER_IMAGE, EVENT, IMAGE
+from dvcr.jobs.job import JobProgress, JobState, UploadState
+from tests.unit.controller.world import World
+
+HTTP = {"dataSource": {"type": "HTTP", "http": {"url": "http://x/y.img"}}}
+UPLOAD = {"dataSource": {"type": "Upload"}}
+
+
+def token_of(world: World, name: str = "up") -> str:
+    command: str = world.status(IMAGE, name)["uploadCommand"]
+    return command.split()[1].rpartition("/")[2]
+
+
+def test_a_failed_job_fails_the_image_with_the_reason_and_message() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.board.report(uid, JobProgress(state=JobState.FAILED, reason="SourceNotFound", message="404"))
+    world.settle()
+    status = world.status(IMAGE, "a")
+    assert (status["phase"], status["failureReason"], status["failureMessage"]) == ("Failed", "SourceNotFound", "404")
+    assert world.condition(IMAGE, "a", "Ready")["reason"] == "SourceNotFound"
+    assert ("Warning", "404") in [(e["type"], e["message"]) for e in world.cluster.list(EVENT)]
+
+
+def test_lost_progress_is_noticed_and_the_job_sent_again() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.board.report(uid, JobProgress(state=JobState.RUNNING, percent=50, updated_at=world.now))
+    world.settle()
+    world.board.forget(uid)
+    world.settle()
+    assert len(world.board.submitted) == 2
+    assert world.status(IMAGE, "a")["progress"] == "50%", "progress never goes back"
+
+
+def test_a_worker_that_went_silent_is_replaced() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.board.report(uid, JobProgress(state=JobState.RUNNING, percent=50, updated_at=world.now))
+    world.pass_time(30)
+    world.settle()
+    assert len(world.board.submitted) == 1
+    world.pass_time(31)
+    world.reconcilers[IMAGE].reconcile(("default", "a"))
+    assert len(world.board.submitted) == 2
+
+
+def test_a_job_that_says_it_succeeded_is_not_believed() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.board.report(uid, JobProgress(state=JobState.SUCCEEDED, percent=100, updated_at=world.now))
+    world.settle()
+    status = world.status(IMAGE, "a")
+    assert (status["phase"], status["progress"]) == ("Provisioning", "99%")
+
+
+def test_an_import_tells_how_long_it_took() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    done = JobProgress(
+        state=JobState.SUCCEEDED, percent=100, started_at=world.now, finished_at=world.now + timedelta(seconds=104)
+    )
+    world.board.report(uid, done)
+    world.registry.add("vmi/default/a", uid, cdrom=True)
+    world.settle()
+    status = world.status(IMAGE, "a")
+    assert (status["importDuration"], status["cdrom"], status["format"]) == ("1m44s", True, "iso")
+
+
+def test_a_lost_image_is_noticed_and_healed_when_it_returns() -> None:
+    world = World()
+    uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.registry.add("cvmi/a", uid)
+    world.settle()
+    stored = world.registry.images.pop(("cvmi/a", uid))
+    world.settle()
+    assert world.status(CLUSTER_IMAGE, "a")["phase"] == "ImageLost"
+    assert world.condition(CLUSTER_IMAGE, "a", "Ready")["reason"] == "ImageLost"
+    world.registry.images["cvmi/a", uid] = stored
+    world.settle()
+    assert world.status(CLUSTER_IMAGE, "a")["phase"] == "Ready"
+
+
+def test_deleting_an_image_leaves_nothing() -> None:
+    world = World()
+    uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.registry.add("cvmi/a", uid)
+    world.settle()
+    assert world.delete(CLUSTER_IMAGE, "a") is None
+    assert world.registry.images == {}
+    assert world.board.progress(uid) is None
+
+
+def test_an_upload_waits_for_the_user_then_is_imported_as_a_blob() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "up", UPLOAD)["metadata"]["uid"]
+    status = world.status(IMAGE, "up")
+    token = token_of(world)
+    assert status["phase"] == "WaitForUserUpload"
+    assert status["uploadCommand"] == f"curl http://127.0.0.1:5001/upload/{token} -T example.iso"
+    assert status["imageUploadURLs"]["inCluster"].endswith(token)
+    assert len(token) >= 40
+    ticket = world.board.ticket(token)
+    assert ticket is not None
+    receiving = ticket.model_copy(update={"state": UploadState.RECEIVING, "received_bytes": 50, "total_bytes": 100})
+    world.board.update_ticket(receiving)
+    world.settle()
+    assert (world.status(IMAGE, "up")["phase"], world.status(IMAGE, "up")["progress"]) == ("Provisioning", "25%")
+    world.board.update_ticket(receiving.model_copy(update={"state": UploadState.COMPLETE, "digest": "sha256:d"}))
+    world.settle()
+    (job,) = world.board.submitted
+    assert job.origin.model_dump() == {
+        "kind": "blob", "repository": "vmi/default/up", "digest": "sha256:d", "size_bytes": 50,
+    }  # fmt: skip
+    world.registry.add("vmi/default/up", uid)
+    world.settle()
+    status = world.status(IMAGE, "up")
+    assert (status["phase"], "uploadCommand" in status, world.board.ticket(token)) == ("Ready", False, None)
+
+
+def test_an_upload_that_does_not_begin_in_time_fails() -> None:
+    world = World()
+    world.apply(IMAGE, "up", UPLOAD)
+    token = token_of(world)
+    world.pass_time(899)
+    world.settle()
+    assert world.status(IMAGE, "up")["phase"] == "WaitForUserUpload"
+    world.board.close_ticket(token)
+    world.settle()
+    assert token_of(world) == token, "a lost ticket is opened again under the same URL"
+    world.pass_time(2)
+    world.settle()
+    status = world.status(IMAGE, "up")
+    assert (status["phase"], status["failureReason"]) == ("Failed", "UploadTimeout")
+    assert world.board.ticket(token) is None
+
+
+def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
+    world = World()
+    world.apply(IMAGE, "up", UPLOAD)
+    ticket = world.board.ticket(token_of(world))
+    assert ticket is not None
+    world.board.update_ticket(ticket.model_copy(update={"state": UploadState.COMPLETE, "digest": "sha256:d"}))
+    world.delete(IMAGE, "up")
+    assert world.registry.removed_blobs == [("vmi/default/up", "sha256:d")]
+    assert world.board.ticket(ticket.token) is None
+
+
+def test_sources_and_storages_that_are_not_there_yet_say_so() -> None:
+    world = World()
+    world.apply(IMAGE, "a", {"dataSource": {"type": "ContainerImage", "containerImage": {"image": "x"}}})
+    assert world.status(IMAGE, "a")["phase"] == "Pending"
+    assert world.condition(IMAGE, "a", "Ready")["reason"] == "SourceTypeNotSupported"
+    world.apply(IMAGE, "b", {**HTTP, "storage": "PersistentVolumeClaim"})
+    assert world.condition(IMAGE, "b", "Ready")["reason"] == "StorageNotSupported"
