@@ -24,6 +24,7 @@ def _open(properties: dict[str, Any] | None = None, **more: Any) -> dict[str, An
 _CONTAINER = _open(
     {
         "name": {"type": "string", "minLength": 1},
+        "image": _STRING,
         "terminationMessagePath": {"type": "string", "default": "/dev/termination-log"},
         "terminationMessagePolicy": {"type": "string", "default": "File"},
         "imagePullPolicy": {"type": "string", "default": "IfNotPresent"},

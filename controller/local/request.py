@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from controller.local.errors import StatusError, bad_request, unknown_path
+from controller.local import protobuf
+from controller.local.errors import bad_request, unknown_path
 
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
 _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")
@@ -67,7 +68,7 @@ def content_type(request: web.Request) -> str:
 
 
 async def body(request: web.Request) -> Any:
-    """The body as JSON or YAML; None if it is empty. Raises StatusError 400 or 415."""
+    """The body as JSON, YAML or protobuf; None if it is empty. Raises StatusError 400 or 415."""
     raw = await request.read()
     if not raw.strip():
         return None
@@ -76,10 +77,7 @@ async def body(request: web.Request) -> Any:
         if kind.endswith("yaml"):
             return yaml.safe_load(raw)
         if kind.endswith("protobuf"):
-            message = (
-                "the body of the request was in an unknown format - accepted media types include: application/json"
-            )
-            raise StatusError(415, "UnsupportedMediaType", message)
+            return protobuf.decode(raw)
         return json.loads(raw)
     except (ValueError, yaml.YAMLError) as exc:
         raise bad_request(f"the body cannot be read: {exc}") from exc

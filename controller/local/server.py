@@ -34,6 +34,7 @@ from controller.local.watch import WatchEvent, WatchRequest, check_version, erro
 from dvcr.errors import DvcrError
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/livez", "/version"})
+_RETURNED_WHEN_DELETED = frozenset({"pods", "persistentvolumes", "persistentvolumeclaims", "serviceaccounts"})
 _MAX_BODY_BYTES = 4 * 2**20
 _OPENAPI_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _log = structlog.get_logger(__name__)
@@ -271,7 +272,8 @@ class _Api:
         options = await _delete_options(request)
         dry = dry_run(request) or bool(options.get("dryRun"))
         stored, gone = await self._store.write(lambda tx: lifecycle.delete(tx, target, options), dry_run=dry)
-        if not gone:
+        # These kinds are answered with themselves, as by a real API server; typed clients insist on it.
+        if not gone or target.definition.resource in _RETURNED_WHEN_DELETED:
             return self._answer(request, target, stored)
         details = {**target.about.details(), "uid": stored.uid}
         return web.json_response(

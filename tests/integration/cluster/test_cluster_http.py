@@ -303,7 +303,7 @@ def test_a_bound_pod_is_deleted_by_its_node(api: Api) -> None:
     assert marked["metadata"]["deletionGracePeriodSeconds"] == 20
     api("PATCH", f"{PODS}/graceful/status", {"status": {"phase": "Failed"}}, headers=MERGE)
     api("GET", f"{PODS}/graceful")
-    assert api("DELETE", f"{PODS}/graceful", {"gracePeriodSeconds": 0})["status"] == "Success"
+    assert api("DELETE", f"{PODS}/graceful", {"gracePeriodSeconds": 0})["kind"] == "Pod"
     api("GET", f"{PODS}/graceful", code=404)
     api("POST", PODS, pod("unbound"), code=201)
     api("DELETE", f"{PODS}/unbound")
