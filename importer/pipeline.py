@@ -61,6 +61,7 @@ def import_disk(
         info = inspect(source, max_virtual_size_bytes=max_virtual_size_bytes)
         watch.inspected(info)
         disk = convert(source, info, staged, work_dir=work_dir, on_progress=watch.converted)
+        staged.drain()
         source.finish()
         image = DiskImage(
             virtual_size_bytes=disk.virtual_size_bytes,
@@ -78,6 +79,8 @@ def import_disk(
     except BaseException:
         _take_back(staged, repository)
         raise
+    finally:
+        staged.close()
     log.info("image published", repository=repository.name, sent_bytes=staged.sent_bytes)
     return image
 

@@ -10,16 +10,25 @@ from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 _PARALLEL_DELETES = 8
+_PARALLEL_PUSHES = 8
+_PENDING_BYTES = 32 * 2**20
 
 
 class StagedChunks:
-    """The converter's ChunkStore over a repository; `discard` takes back what an import that failed has put."""
+    """The converter's ChunkStore over a repository; `discard` takes back what an import that failed has put.
+
+    Pushing waits for the registry's disk, encoding for the processor: `put` only hands over, to a few threads that push
+    at the same time, and `drain` waits for them. At most 32 MiB, or one chunk, are on their way.
+    """
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._put: set[Digest] = set()
         self._sent_bytes = 0
-        self._lock = threading.Lock()
+        self._pending_bytes = 0
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(_PARALLEL_PUSHES, "push")
 
     @property
     def sent_bytes(self) -> int:
@@ -27,19 +36,50 @@ class StagedChunks:
         return self._sent_bytes
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """Make the repository have the chunk. Called from several threads."""
-        with self._lock:
+        """Have the chunk pushed. Called from several threads; raises what an earlier push failed with."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._pending_bytes or self._fits(len(data)))
+            self._raise_error()
             if descriptor.digest in self._put:
                 return
             # Before it is sent: a push that fails half-way may have arrived all the same.
             self._put.add(descriptor.digest)
-        if self._repository.push_blob(descriptor.digest, data):
-            with self._lock:
-                self._sent_bytes += len(data)
+            self._pending_bytes += len(data)
+        self._pool.submit(self._push, descriptor.digest, data)
+
+    def drain(self) -> None:
+        """Wait until every chunk is in the repository; raises what a push failed with."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending_bytes)
+            self._raise_error()
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        self._pool.shutdown()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self._pending_bytes + size_bytes <= _PENDING_BYTES
+
+    def _push(self, digest: Digest, data: bytes) -> None:
+        sent, error = False, None
+        try:
+            if self._error is None:
+                sent = self._repository.push_blob(digest, data)
+        except BaseException as exc:  # noqa: BLE001 (raised by the next `put`, or by `drain`)
+            error = exc
+        with self._changed:
+            self._pending_bytes -= len(data)
+            self._sent_bytes += len(data) if sent else 0
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def add(self, digest: Digest) -> None:
         """Take a blob that something else may push into account."""
-        with self._lock:
+        with self._changed:
             self._put.add(digest)
 
     def discard(self) -> None:
@@ -47,6 +87,7 @@ class StagedChunks:
 
         Chunks that were mounted rather than sent are removed too: the mount is this import's.
         """
+        self.close()  # no push may arrive after its deletion
         if not self._put:
             return
         superfluous = self._put - self._needed()

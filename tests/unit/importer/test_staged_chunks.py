@@ -1,11 +1,18 @@
+import random
+import threading
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import requests
 
 from dvcr.artifact.chunk import encode_chunk
 from dvcr.artifact.image import Chunk, DiskImage, ImageSource
 from dvcr.artifact.store import publish
 from dvcr.descriptor import Descriptor
+from dvcr.errors import RegistryError
 from importer.staging import StagedChunks
-from tests.support.memory_registry import MemoryRegistry
+from tests.support.memory_registry import Fault, MemoryRegistry, refusal
 
 CHUNK = 4 * 2**20
 
@@ -22,6 +29,8 @@ def test_each_chunk_is_sent_once() -> None:
     staged.put(*chunk(b"one"))
     staged.put(*chunk(b"one"))
     staged.put(*chunk(b"two"))
+    staged.drain()
+    staged.close()
     assert registry.count("PUT ") == 2
     assert staged.sent_bytes == len(chunk(b"one")[1]) + len(chunk(b"two")[1])
 
@@ -39,7 +48,52 @@ def test_discard_removes_what_was_put_but_not_what_an_image_needs() -> None:
     staged = StagedChunks(repository)
     for descriptor, data in (shared, own, mounted):
         staged.put(descriptor, data)
+    staged.drain()
     assert len(registry.blobs["cvmi/a"]) == len(before) + 2
     staged.discard()
     assert registry.blobs["cvmi/a"] == before
     assert str(mounted[0].digest) in registry.blobs["cvmi/other"]
+
+
+def test_push_that_fails_is_raised_and_ends_the_others() -> None:
+    registry = MemoryRegistry()
+    registry.faults.append(Fault("PUT", "/uploads/", times=100, answer=refusal(403, "DENIED")))
+    staged = StagedChunks(registry.client().repository("cvmi/a"))
+    staged.put(*chunk(b"one"))
+    with pytest.raises(RegistryError):
+        staged.drain()
+    with pytest.raises(RegistryError):
+        staged.put(*chunk(b"two"))
+    staged.discard()
+    assert registry.blobs.get("cvmi/a", {}) == {}
+
+
+def test_no_more_is_on_its_way_than_the_bound() -> None:
+    gate, arrived = threading.Event(), threading.Semaphore(0)
+
+    class Gated(MemoryRegistry):
+        def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+            if request.method == "POST":
+                arrived.release()
+            assert gate.wait(10)
+            return super().send(request)
+
+    staged = StagedChunks(Gated().client().repository("cvmi/a"))
+
+    def put() -> None:
+        for seed in range(10):
+            encoded = encode_chunk(random.Random(seed).randbytes(CHUNK))
+            assert encoded is not None
+            staged.put(encoded.descriptor, encoded.data)
+
+    putting = threading.Thread(target=put)
+    putting.start()
+    for _ in range(8):  # 32 MiB
+        assert arrived.acquire(timeout=10)
+    putting.join(0.1)
+    assert putting.is_alive(), "the ninth waits"
+    gate.set()
+    putting.join(10)
+    staged.drain()
+    staged.close()
+    assert staged.sent_bytes == 10 * CHUNK
