@@ -95,6 +95,7 @@ class Agent:
         for informer in (self._pods, self._pvcs, self._volumes):
             informer.stop()
         self._server.stop()
+        self._node.addresses.close()
         os.close(self._lock)
 
     def _work(self) -> None:

@@ -161,6 +161,8 @@ def test_two_agents_share_one_api(
             eventually(lambda n=number: "running" in state(api, f"shared-{n}")["state"], "running")  # type: ignore[misc]
         pods = [p for p in api.list(POD) if p["metadata"]["name"].startswith("shared-")]
         assert {p["spec"]["nodeName"] for p in pods} <= {node.name, other.name}
+        # The other node's folder is inside this one's.
         assert len(node.containers()) == 4, "each pod runs once"
+        assert len({p["status"]["podIP"] for p in pods}) == 4, "addresses are the machine's, not the agent's"
     finally:
         other.end(signal.SIGTERM)
