@@ -15,9 +15,11 @@ from controller.disks.claim import (
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.images.importing import READY, ImageImport
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.errors import DvcrError
 
 _SMALLER = "DiskSmallerThanImage"
 
@@ -45,9 +47,21 @@ class DiskReconciler:
             return None
         spec = DiskSpec.read(disk.obj["spec"])
         claim = self._cluster.get(PVC, claim_name(disk.name), disk.namespace)
-        again_s = self._provision(disk, spec) if claim is None else self._follow_claim(disk, spec, claim)
-        disk.save()
-        return again_s
+        if claim is not None:
+            again_s = self._follow_claim(disk, spec, claim)
+            disk.save()
+            return again_s
+        try:
+            return self._provision(disk, spec)
+        except ClusterError:
+            raise
+        except DvcrError as exc:
+            # The registry or the broker does not answer: say so, and try again.
+            disk.status.phase = disk.status.phase or DiskPhase.PENDING
+            disk.condition(READY, False, exc.reason, exc.message)
+            raise
+        finally:
+            disk.save()
 
     def _provision(self, disk: Subject[DiskStatus], spec: DiskSpec) -> float | None:
         if disk.status.phase in (DiskPhase.READY, DiskPhase.RESIZING, DiskPhase.PVC_LOST):

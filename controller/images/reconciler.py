@@ -11,6 +11,7 @@ from controller.runtime.informer import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
+from dvcr.errors import DvcrError
 
 
 def repository_of(resource: Resource, name: str, namespace: str | None) -> str:
@@ -38,9 +39,16 @@ class ImageReconciler:
         image.hold()
         if image.status.phase is ImagePhase.FAILED:
             return None
-        again_s = self._bring_forward(image, target)
-        image.save()
-        return again_s
+        try:
+            return self._bring_forward(image, target)
+        except DvcrError as exc:
+            # The registry or the broker does not answer: say so, and try again.
+            if image.status.phase is not ImagePhase.READY:
+                image.status.phase = image.status.phase or ImagePhase.PENDING
+                image.condition(READY, False, exc.reason, exc.message)
+            raise
+        finally:
+            image.save()
 
     def _bring_forward(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
         try:

@@ -1,0 +1,248 @@
+"""Machines: run policies against every way to end, waiting, restarting, deleting."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from controller.api.resource import DISK, MACHINE, OPERATION, POD, SECRET
+from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
+from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
+from tests.unit.controller.world import World
+
+ON, UNLESS, MANUAL = "AlwaysOn", "AlwaysOnUnlessStoppedManually", "Manual"
+
+
+def operate(world: World, kind: str, name: str = "op", **spec: Any) -> dict[str, Any]:
+    world.apply(OPERATION, name, {"type": kind, "virtualMachineName": "web", **spec})
+    return world.status(OPERATION, name)
+
+
+def test_the_launcher_is_told_everything() -> None:
+    world = World()
+    running_machine(world)
+    data = world.get(SECRET, "vm-web")["data"]
+    spec = json.loads(base64.b64decode(data["machine.json"]))
+    uid = world.get(MACHINE, "web")["metadata"]["uid"]
+    assert spec["disks"] == [
+        {
+            "name": "vmd-root",
+            "kind": "disk",
+            "path": "/disks/root/disk.qcow2",
+            "size_bytes": 64 * 2**20,
+            "image": {"repository": "cvmi/debian", "digest": "sha256:" + "a" * 64},
+            "cdrom": False,
+        }
+    ]
+    assert (spec["cores"], spec["core_percent"], spec["memory_bytes"]) == (2, 25, 2**30)
+    assert spec["cloud_init"] == {"user_data": "#cloud-config", "instance_id": uid, "hostname": "web"}
+    pod = world.get(POD, "vm-web")["spec"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["volumes"][1] == {"name": "disk-0", "persistentVolumeClaim": {"claimName": "vmd-root"}}
+    container = pod["containers"][0]
+    assert {"name": "disk-0", "mountPath": "/disks/root"} in container["volumeMounts"]
+    assert {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"} in container["env"]
+
+
+def test_a_machine_waits_for_its_disk_and_says_so() -> None:
+    world = World()
+    world.apply(MACHINE, "web", MACHINE_SPEC)
+    condition = world.condition(MACHINE, "web", "BlockDevicesReady")
+    assert (world.status(MACHINE, "web")["phase"], condition["reason"]) == ("Pending", "DiskNotFound")
+    ready_image(world)
+    world.apply(DISK, "root", DISK_SPEC)
+    assert world.condition(MACHINE, "web", "BlockDevicesReady")["reason"] == "DiskNotReady"
+    world.bind("vmd-root")
+    assert world.condition(MACHINE, "web", "BlockDevicesReady")["status"] == "True"
+    assert world.status(MACHINE, "web")["phase"] == "Scheduling"
+
+
+def test_a_machine_cannot_boot_from_an_image_that_is_no_cdrom() -> None:
+    world = World()
+    ready_image(world)
+    device = {"type": "ClusterVirtualMachineImage", "clusterVirtualMachineImage": {"name": "debian"}}
+    world.apply(MACHINE, "web", {**MACHINE_SPEC, "blockDevices": [device]})
+    assert world.condition(MACHINE, "web", "BlockDevicesReady")["reason"] == "ImageNotBootable"
+
+
+def test_user_data_comes_from_a_secret() -> None:
+    world = World()
+    running_machine(world, provisioning={"type": "UserDataSecret", "userDataSecretRef": {"name": "s"}})
+    assert world.condition(MACHINE, "web", "ProvisioningReady")["reason"] == "SecretNotFound"
+    data = {"userData": base64.b64encode(b"#cloud-config").decode()}
+    world.cluster.create(SECRET, {"metadata": {"name": "s", "namespace": "default"}, "data": data})
+    world.settle()
+    assert world.find(POD, "vm-web") is not None
+
+
+@pytest.mark.parametrize(
+    ("policy", "end", "runs"),
+    [
+        (ON, "GuestShutdown", True),
+        (ON, "GuestReset", True),
+        (ON, "Stopped", True),
+        (UNLESS, "GuestShutdown", False),
+        (UNLESS, "GuestReset", True),
+        (UNLESS, "Stopped", True),
+        (MANUAL, "GuestShutdown", False),
+        (MANUAL, "GuestReset", True),
+        (MANUAL, "Failed", False),
+        (MANUAL, "Killed", True),
+    ],
+)
+def test_what_follows_the_end_of_a_machine(policy: str, end: str, runs: bool) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    if policy == MANUAL:
+        assert world.status(MACHINE, "web")["phase"] == "Stopped", "created off"
+        operate(world, "Start", "first")
+        world.run_pod()
+    before = world.get(POD, "vm-web")["metadata"]["uid"]
+    world.end_pod(end)
+    pod = world.find(POD, "vm-web")
+    assert (pod is not None) == runs
+    assert pod is None or pod["metadata"]["uid"] != before
+    if not runs:
+        assert world.status(MACHINE, "web")["phase"] == "Stopped"
+        assert world.condition(MACHINE, "web", "Running")["reason"] == end
+
+
+@pytest.mark.parametrize("policy", [ON, UNLESS])
+def test_a_crashing_machine_starts_again_after_a_pause_that_grows(policy: str) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    for pause_s in (5, 10, 20):
+        world.end_pod("Failed", "QEMU died")
+        status = world.status(MACHINE, "web")
+        condition = world.condition(MACHINE, "web", "Running")
+        assert (status["phase"], condition["reason"]) == ("Failed", "CrashLoopBackOff")
+        assert condition["message"] == "QEMU died"
+        world.pass_time(pause_s - 1)
+        world.settle()
+        assert world.find(POD, "vm-web") is None
+        world.pass_time(1)
+        world.settle()
+        world.run_pod()
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_a_launcher_without_a_last_word_has_crashed() -> None:
+    world = World()
+    running_machine(world)
+    statuses = [{"name": "machine", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]
+    world.cluster.set_status(POD, "vm-web", "default", phase="Failed", containerStatuses=statuses)
+    world.settle()
+    message = world.condition(MACHINE, "web", "Running")["message"]
+    assert message == "the launcher ended with exit code 137: OOMKilled"
+
+
+def test_always_off_switches_off() -> None:
+    world = World()
+    running_machine(world)
+    world.change(MACHINE, "web", {"runPolicy": "AlwaysOff"})
+    assert world.status(MACHINE, "web")["phase"] == "Stopping"
+    world.finish_deletion()
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def test_a_change_waits_for_a_restart_that_is_asked_for() -> None:
+    world = World()
+    running_machine(world)
+    world.change(MACHINE, "web", {"cpu": {"cores": 4}, "terminationGracePeriodSeconds": 5})
+    assert world.status(MACHINE, "web")["restartAwaitingChanges"] == [
+        {"operation": "replace", "path": "cpu.cores", "currentValue": 2, "desiredValue": 4}
+    ]
+    assert operate(world, "Restart")["phase"] == "InProgress"
+    world.finish_deletion()
+    assert world.status(OPERATION, "op")["phase"] == "InProgress", "it does not run again yet"
+    world.run_pod()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
+    assert world.get(POD, "vm-web")["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "1000m"
+
+
+def test_a_change_is_applied_at_once_where_that_is_approved() -> None:
+    world = World()
+    running_machine(world, disruptions={"restartApprovalMode": "Automatic"})
+    world.change(MACHINE, "web", {"memory": {"size": "2Gi"}})
+    assert world.status(MACHINE, "web")["phase"] == "Stopping"
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_a_paused_guest_and_disks_that_are_copied_are_shown() -> None:
+    world = World()
+    running_machine(world)
+    disks = (DiskStatus(name="vmd-root", streamed_percent=40),)
+    world.launchers.status = MachineStatus(state=MachineState.RUNNING, disks=disks)
+    world.settle()
+    assert world.status(MACHINE, "web")["message"].endswith("vmd-root 40%")
+    world.launchers.status = MachineStatus(state=MachineState.PAUSED, message="I/O error: the registry is gone")
+    world.settle()
+    assert world.status(MACHINE, "web")["phase"] == "Pause"
+    world.launchers.status = None
+    world.settle()
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_deleting_a_machine_powers_it_off_first() -> None:
+    world = World()
+    running_machine(world)
+    assert world.delete(MACHINE, "web") is not None
+    assert world.status(MACHINE, "web")["phase"] == "Terminating"
+    assert "deletionTimestamp" in world.get(POD, "vm-web")["metadata"]
+    world.finish_deletion()
+    assert world.find(MACHINE, "web") is None
+    assert world.find(SECRET, "vm-web") is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "reason"),
+    [
+        (ON, "Stop", "NotAllowedByRunPolicy"),
+        (ON, "Start", "NotAllowedByRunPolicy"),
+        ("AlwaysOff", "Start", "NotAllowedByRunPolicy"),
+        ("AlwaysOff", "Restart", "NotAllowedByRunPolicy"),
+        (UNLESS, "Start", "NotAllowedInPhase"),
+        (MANUAL, "Stop", "NotAllowedInPhase"),
+        (UNLESS, "Migrate", "OperationNotSupported"),
+    ],
+)
+def test_operations_that_are_refused(policy: str, kind: str, reason: str) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    status = operate(world, kind)
+    assert (status["phase"], status["failureReason"]) == ("Failed", reason)
+    assert status["failureMessage"]
+
+
+def test_an_operation_on_no_machine_fails() -> None:
+    assert operate(World(), "Stop")["failureReason"] == "VirtualMachineNotFound"
+
+
+def test_one_operation_at_a_time() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    assert operate(world, "Stop", "second")["phase"] == "Pending"
+    assert world.condition(OPERATION, "second", "Completed")["reason"] == "OtherOperationInProgress"
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(OPERATION, "first")["phase"] == "Completed"
+    assert world.status(OPERATION, "second")["phase"] == "InProgress"
+    world.finish_deletion()
+    assert world.status(OPERATION, "second")["phase"] == "Completed"
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def test_an_operation_that_is_deleted_takes_its_request_back() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    world.delete(OPERATION, "first")
+    assert world.find(OPERATION, "first") is None
+    world.finish_deletion()
+    world.run_pod()
+    assert operate(world, "Stop", "second")["phase"] == "InProgress"
