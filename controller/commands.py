@@ -54,10 +54,11 @@ def controller(
     lease = LeaderLease(cluster, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
     if not lease.acquire(stopping):
         return
-    lost = threading.Event()
+    # The lease is given back only after the last pass has ended.
+    finished, lost = threading.Event(), threading.Event()
 
     def keep() -> None:
-        if not lease.keep(stopping):
+        if not lease.keep(finished):
             lost.set()
             stopping.set()
 
@@ -66,7 +67,7 @@ def controller(
     try:
         process.run(stopping, ready)
     finally:
-        stopping.set()
+        finished.set()
         keeper.join(10)
     if lost.is_set():
         raise DvcrError("lost the right to lead: another controller took over", reason="LeadershipLost")

@@ -1,0 +1,107 @@
+"""The controller as it runs, against the embedded cluster; the node agent's part is played by the test."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, OPERATION, POD, PVC, Resource
+from controller.assembly import build_loops
+from controller.runtime.cluster import Cluster, Object
+from controller.runtime.process import ControllerProcess
+from dvcr.config import Settings
+from tests.support.cluster import ClusterProcess
+from tests.support.jobs import MemoryJobBoard
+from tests.support.waiting import eventually
+from tests.unit.controller.test_reconcile_story import DISK_SPEC, IMAGE_SPEC, MACHINE_SPEC
+from tests.unit.controller.world import MemoryImageRegistry, MemoryLaunchers
+
+
+class Running:
+    """A controller in threads."""
+
+    def __init__(self, server: ClusterProcess) -> None:
+        self.cluster = Cluster.connect(server.kubeconfig)
+        self.board = MemoryJobBoard()
+        self.registry = MemoryImageRegistry()
+        self.start()
+
+    def start(self) -> None:
+        loops = build_loops(self.cluster, self.board, self.registry, MemoryLaunchers(), Settings())
+        self._stopping = threading.Event()
+        process = ControllerProcess(self.cluster, loops, workers=2, resync_s=300)
+        self._thread = threading.Thread(target=process.run, args=(self._stopping,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def apply(self, resource: Resource, name: str, spec: dict[str, Any]) -> Object:
+        metadata = {"name": name} | ({"namespace": "default"} if resource.namespaced else {})
+        obj = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "spec": spec}
+        return self.cluster.create(resource, obj, strict=True)
+
+    def get(self, resource: Resource, name: str) -> Object | None:
+        return self.cluster.get(resource, name, "default" if resource.namespaced else None)
+
+    def wait_phase(self, resource: Resource, name: str, phase: str) -> None:
+        def reached() -> bool:
+            return ((self.get(resource, name) or {}).get("status") or {}).get("phase") == phase
+
+        eventually(reached, f"{resource.kind} {name} {phase}")
+
+    def wait_gone(self, resource: Resource, name: str) -> None:
+        eventually(lambda: self.get(resource, name) is None, f"{resource.kind} {name} is gone")
+
+    def bind(self, claim: str) -> None:
+        eventually(lambda: self.get(PVC, claim), f"claim {claim}")
+        status = {"status": {"phase": "Bound", "capacity": {"storage": "64Mi"}}}
+        self.cluster.patch(PVC, claim, status, "default", "status")
+
+    def run_pod(self, pod: str) -> None:
+        eventually(lambda: self.get(POD, pod), f"pod {pod}")
+        target = {"apiVersion": "v1", "kind": "Node", "name": "node"}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+        self.cluster.create_in(POD, pod, "default", "binding", binding)
+        ready = {"phase": "Running", "podIP": "127.64.0.9", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.cluster.patch(POD, pod, {"status": ready}, "default", "status")
+
+
+@pytest.fixture
+def running(cluster: ClusterProcess) -> Iterator[Running]:
+    controller = Running(cluster)
+    yield controller
+    controller.stop()
+
+
+def test_the_main_job_and_a_restart_of_everything_in_the_middle(cluster: ClusterProcess, running: Running) -> None:
+    image = running.apply(CLUSTER_IMAGE, "debian", IMAGE_SPEC)
+    running.apply(DISK, "root", DISK_SPEC)
+    running.apply(MACHINE, "web", MACHINE_SPEC)
+    running.wait_phase(CLUSTER_IMAGE, "debian", "Provisioning")
+    running.registry.add("cvmi/debian", image["metadata"]["uid"])
+    running.wait_phase(CLUSTER_IMAGE, "debian", "Ready")
+    running.bind("vmd-root")
+    running.wait_phase(DISK, "root", "Ready")
+
+    cluster.kill()
+    cluster.start()
+    running.run_pod("vm-web")
+    running.wait_phase(MACHINE, "web", "Running")
+
+    running.stop()
+    running.apply(OPERATION, "stop", {"type": "Stop", "virtualMachineName": "web"})
+    running.start()
+    running.wait_phase(MACHINE, "web", "Stopping")
+    running.cluster.delete(POD, "vm-web", "default", grace_period_s=0)
+    running.wait_phase(OPERATION, "stop", "Completed")
+    running.wait_phase(MACHINE, "web", "Stopped")
+
+    for resource, name in ((MACHINE, "web"), (DISK, "root"), (CLUSTER_IMAGE, "debian")):
+        running.cluster.delete(resource, name, "default" if resource.namespaced else None)
+    for resource, name in ((MACHINE, "web"), (DISK, "root"), (CLUSTER_IMAGE, "debian"), (PVC, "vmd-root")):
+        running.wait_gone(resource, name)
+    assert running.registry.images == {}
