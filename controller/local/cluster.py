@@ -6,6 +6,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from controller.api.kinds import crds
@@ -16,11 +17,12 @@ from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.server import build_app
 from controller.local.store import Store, Transaction
 from dvcr.config import ClusterSettings
-from dvcr.errors import ConfigError
+from dvcr.errors import ConfigError, StorageError
 
 _EVENTS = "events"
 _EVENT_LIFETIME = timedelta(hours=1)
 _EVENT_CHECK_INTERVAL_S = 300
+_log = structlog.get_logger(__name__)
 
 
 async def serve(settings: ClusterSettings) -> None:
@@ -87,7 +89,10 @@ async def _until_stopped(store: Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     while not stopped.is_set():
-        await store.write(lambda tx: forget_events(tx, datetime.now(UTC) - _EVENT_LIFETIME))
+        try:
+            await store.write(lambda tx: forget_events(tx, datetime.now(UTC) - _EVENT_LIFETIME))
+        except StorageError as exc:
+            _log.warning("old events stay", error=exc.message)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EVENT_CHECK_INTERVAL_S):
                 await stopped.wait()

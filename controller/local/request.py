@@ -27,11 +27,11 @@ class ResourcePath:
     subresource: str
 
     @classmethod
-    def parse(cls, path: str) -> "ResourcePath":
-        """Raises StatusError 404 for a path of another shape."""
+    def parse(cls, path: str) -> "ResourcePath | None":
+        """The place, or None for a path above resources. Raises StatusError 404 for one that leads too deep."""
         found = _PATH.match(path.rstrip("/"))
         if not found:
-            raise unknown_path()
+            return None
         parts = found["rest"].split("/")
         namespace = ""
         # /namespaces/<name>/status is about the namespace itself.

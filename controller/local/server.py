@@ -1,7 +1,6 @@
 """The API over HTTP: authentication, paths to operations, and the shape of answers."""
 
 import asyncio
-import base64
 import hmac
 import json
 import random
@@ -17,6 +16,7 @@ from controller.local import discovery, errors, lifecycle
 from controller.local.definition import Definition, definitions, find
 from controller.local.errors import StatusError
 from controller.local.patch import apply_patch
+from controller.local.representation import body_of, in_version, line, read_continue, write_continue
 from controller.local.request import (
     ResourcePath,
     body,
@@ -30,7 +30,7 @@ from controller.local.request import (
 from controller.local.selectors import matcher
 from controller.local.store import Key, Store, Stored
 from controller.local.table import partial_metadata, table
-from controller.local.watch import WatchEvent, WatchRequest, check_version, error_event, watch
+from controller.local.watch import WatchRequest, check_version, error_event, watch
 from dvcr.errors import DvcrError
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/livez", "/version"})
@@ -105,8 +105,8 @@ class _Api:
         path = request.path
         if path in ("/healthz", "/readyz", "/livez"):
             return web.Response(text="ok")
-        if path.startswith(("/api/v1/", "/apis/")) and path.rstrip("/").count("/") >= (3 if path[4] == "/" else 4):
-            return await self._resource(request)
+        if (place := ResourcePath.parse(path)) is not None:
+            return await self._resource(request, place)
         if request.method not in ("GET", "HEAD"):
             raise errors.method_not_allowed()
         return self._document(request)
@@ -138,8 +138,7 @@ class _Api:
                 return web.json_response(discovery.openapi_v3(served, "/".join(rest)))
         raise errors.unknown_path()
 
-    async def _resource(self, request: web.Request) -> web.StreamResponse:
-        path = ResourcePath.parse(request.path)
+    async def _resource(self, request: web.Request, path: ResourcePath) -> web.StreamResponse:
         definition = find(self._store.image, path.group, path.version, path.plural)
         if definition is None or (path.namespace and not definition.namespaced):
             raise errors.unknown_path()
@@ -187,14 +186,14 @@ class _Api:
         version = image.version
         limit = number(request, "limit") or 0
         if token := request.query.get("continue"):
-            version, last = _read_continue(token)
+            version, last = read_continue(token)
             check_version(self._store, target.key.resource, version)
             found = [each for each in found if [each.key.namespace, each.key.name] > last]
         metadata: dict[str, Any] = {"resourceVersion": str(version)}
         if limit and len(found) > limit:
             metadata["remainingItemCount"] = len(found) - limit
             found = found[:limit]
-            metadata["continue"] = _write_continue(version, found[-1].key)
+            metadata["continue"] = write_continue(version, found[-1].key)
         return self._answer_list(request, definition, found, metadata)
 
     def _answer_list(
@@ -202,7 +201,7 @@ class _Api:
     ) -> web.Response:
         match rendering(request):
             case "Table":
-                objects = [_in_version(each, definition) for each in found]
+                objects = [in_version(each, definition) for each in found]
                 include = request.query.get("includeObject") or "Metadata"
                 return web.json_response(table(definition, objects, metadata, include))
             case "PartialObjectMetadata":
@@ -216,7 +215,7 @@ class _Api:
                 )
         head = {"kind": f"{definition.kind}List", "apiVersion": definition.api_version, "metadata": metadata}
         # The objects' JSON is known: only the frame around it is made here.
-        items = b",".join(_json(each, definition) for each in found)
+        items = b",".join(body_of(each, definition) for each in found)
         return web.Response(
             body=json.dumps(head).encode()[:-1] + b',"items":[' + items + b"]}", content_type="application/json"
         )
@@ -229,12 +228,12 @@ class _Api:
             case "Table":
                 metadata = {"resourceVersion": str(stored.version)}
                 include = request.query.get("includeObject") or "Metadata"
-                obj = _in_version(stored, target.definition)
+                obj = in_version(stored, target.definition)
                 answer = json.dumps(table(target.definition, [obj], metadata, include)).encode()
             case "PartialObjectMetadata":
                 answer = json.dumps(partial_metadata(stored.obj)).encode()
             case _:
-                answer = _json(stored, target.definition)
+                answer = body_of(stored, target.definition)
         response = web.Response(body=answer, status=status, content_type="application/json")
         response.headers.extend(headers)
         return response
@@ -322,7 +321,7 @@ class _Api:
                 await response.prepare(request)
                 async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
-        except aiohttp.ClientConnectorError as exc:
+        except aiohttp.ClientConnectionError as exc:
             message = f"the agent of node {node_name} does not answer: {exc}"
             raise StatusError(503, "ServiceUnavailable", message) from exc
         await response.write_eof()
@@ -373,7 +372,7 @@ class _Api:
         render, include = rendering(request), request.query.get("includeObject") or "Metadata"
         try:
             async for events in watch(self._store, watched):
-                if lines := b"".join(_line(event, definition, render, include) for event in events):
+                if lines := b"".join(line(event, definition, render, include) for event in events):
                     await response.write(lines)
         except StatusError as exc:
             await response.write(error_event(exc))
@@ -382,53 +381,8 @@ class _Api:
             return
 
 
-def _line(event: WatchEvent, definition: Definition, render: str, include: str) -> bytes:
-    if event.type == "BOOKMARK":
-        shape = {"Table": ("Table", "meta.k8s.io/v1"), "PartialObjectMetadata": (render, "meta.k8s.io/v1")}
-        kind, api_version = shape.get(render, (definition.kind, definition.api_version))
-        obj: dict[str, Any] = {"kind": kind, "apiVersion": api_version, **event.obj}
-        if render == "Table":
-            obj |= {"columnDefinitions": [], "rows": []}
-        answer = json.dumps(obj).encode()
-    elif render == "Table":
-        obj = {**event.obj, "apiVersion": definition.api_version}
-        metadata = {"resourceVersion": obj["metadata"]["resourceVersion"]}
-        answer = json.dumps(table(definition, [obj], metadata, include)).encode()
-    elif render:
-        answer = json.dumps(partial_metadata(event.obj)).encode()
-    elif event.body is None or event.obj["apiVersion"] != definition.api_version:
-        answer = json.dumps({**event.obj, "apiVersion": definition.api_version}).encode()
-    else:
-        answer = event.body
-    return b'{"type":"' + event.type.encode() + b'","object":' + answer + b"}\n"
-
-
-def _in_version(stored: Stored, definition: Definition) -> dict[str, Any]:
-    if stored.obj["apiVersion"] == definition.api_version:
-        return stored.obj
-    return {**stored.obj, "apiVersion": definition.api_version}
-
-
-def _json(stored: Stored, definition: Definition) -> bytes:
-    if stored.obj["apiVersion"] == definition.api_version:
-        return stored.body
-    return json.dumps(_in_version(stored, definition)).encode()
-
-
 def _matcher(request: web.Request, definition: Definition) -> Callable[[dict[str, Any]], bool] | None:
     return matcher(definition, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
-
-
-def _write_continue(version: int, last: Key) -> str:
-    return base64.urlsafe_b64encode(json.dumps([version, last.namespace, last.name]).encode()).decode()
-
-
-def _read_continue(token: str) -> tuple[int, list[str]]:
-    try:
-        version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
-    except ValueError as exc:
-        raise errors.bad_request("continue key is not valid") from exc
-    return int(version), [namespace, name]
 
 
 async def _delete_options(request: web.Request) -> dict[str, Any]:

@@ -214,7 +214,9 @@ class Store:
         self._thread: threading.Thread | None = None
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         try:
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=1, check_same_thread=False, isolation_level=None)
+            # Two servers over one database would each believe in their own image of it.
+            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)

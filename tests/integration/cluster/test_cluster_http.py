@@ -475,6 +475,18 @@ def test_a_watch_loses_and_repeats_nothing_under_concurrent_writes(api: Api) -> 
     assert len({name for type_, name, _ in ends[0] if type_ == "DELETED"}) == writers * rounds
 
 
+def test_it_stops_cleanly_with_watches_open_and_takes_up_its_port_again(cluster: ClusterProcess) -> None:
+    api = Api(cluster)
+    events = api.watch(CONFIG_MAPS)
+    api("POST", CONFIG_MAPS, config_map("kept"), code=201)
+    assert next(events)["type"] == "ADDED"
+    before = time.monotonic()
+    assert cluster.stop() == 0
+    assert time.monotonic() - before < 5
+    cluster.start()
+    assert Api(cluster)("GET", f"{CONFIG_MAPS}/kept")["data"] == {"a": "1"}
+
+
 def test_kill_in_the_middle_of_writes_keeps_every_acknowledged_one(cluster: ClusterProcess) -> None:
     api = Api(cluster)
     start = api("GET", CONFIG_MAPS)["metadata"]["resourceVersion"]

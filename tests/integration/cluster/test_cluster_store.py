@@ -102,6 +102,15 @@ def test_history_is_compacted_and_old_watches_are_told(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_second_server_over_the_same_database_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path):
+            with pytest.raises(StorageError, match="locked"):
+                Store(tmp_path / "cluster.db")
+
+    run(test)
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cluster.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"cluster\.db"):
