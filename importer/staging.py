@@ -10,15 +10,15 @@ from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 _PARALLEL_DELETES = 8
-_PARALLEL_PUSHES = 8
-_PENDING_BYTES = 32 * 2**20
+_PARALLEL_PUSHES = 6
+_PENDING_BYTES = 16 * 2**20
 
 
 class StagedChunks:
     """The converter's ChunkStore over a repository; `discard` takes back what an import that failed has put.
 
     Pushing waits for the registry's disk, encoding for the processor: `put` only hands over, to a few threads that push
-    at the same time, and `drain` waits for them. At most 32 MiB, or one chunk, are on their way.
+    at the same time, and `drain` waits for them. At most 16 MiB, or one chunk, are on their way.
     """
 
     def __init__(self, repository: Repository) -> None:

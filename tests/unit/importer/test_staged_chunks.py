@@ -88,10 +88,10 @@ def test_no_more_is_on_its_way_than_the_bound() -> None:
 
     putting = threading.Thread(target=put)
     putting.start()
-    for _ in range(8):  # 32 MiB
+    for _ in range(4):  # 16 MiB
         assert arrived.acquire(timeout=10)
     putting.join(0.1)
-    assert putting.is_alive(), "the ninth waits"
+    assert putting.is_alive(), "the fifth waits"
     gate.set()
     putting.join(10)
     staged.drain()
