@@ -33,7 +33,7 @@ from controller.local.node.status import pod_status
 from controller.local.node.volumes import PodVolumes, contents, mount
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
-from dvcr.errors import DvcrError
+from dvcr.errors import DvcrError, ResourceError
 
 Object = dict[str, Any]
 
@@ -220,7 +220,8 @@ class PodWorker:
         try:
             container.start(lambda: self._run_of(pod, container, volumes))
         except DvcrError as exc:
-            container.waiting = ("CreateContainerConfigError", exc.message)
+            config = isinstance(exc, ResourceError)
+            container.waiting = ("CreateContainerConfigError" if config else "CreateContainerError", exc.message)
             self._node.events.record(pod, "Failed", exc.message, warning=True)
             return _RETRY_S
         self._node.events.record(pod, "Started", f"Started container {container.name}")

@@ -7,6 +7,7 @@ before the first instruction to its end: it needs no process ids, which the syst
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.local.node.clock import timestamp
+from dvcr.errors import StorageError
 
 RUN_ID_VARIABLE = "DVCR_RUN_ID"
 _SHIM = Path(__file__).with_name("shim.py")
@@ -55,7 +57,17 @@ class Process:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, run: Run) -> None:
-        """Start the run; its end, also a failure to start, is told by `exit`. Call once in the life of the folder."""
+        """Start the run; its end, also a failure to start, is told by `exit`. Call once in the life of the folder.
+
+        Raises StorageError, leaving nothing behind, when the folder cannot be made or the system has no more processes.
+        """
+        try:
+            self._start(run)
+        except OSError as exc:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise StorageError(f"cannot start a process from {self.folder}: {exc.strerror}") from exc
+
+    def _start(self, run: Run) -> None:
         self.folder.mkdir(parents=True)
         run_id = self.folder.resolve().as_posix()
         stated = asdict(run) | {"env": {**run.env, RUN_ID_VARIABLE: run_id}}
