@@ -4,13 +4,16 @@ import copy
 import uuid
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from controller.api.model import ApiModel, Condition
 from controller.api.resource import EVENT, GROUP, Resource
 from controller.runtime.conditions import Clock, set_condition, write_time
-from controller.runtime.errors import MissingError
+from controller.runtime.errors import ClusterError, MissingError
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 
+_log = structlog.get_logger(__name__)
 FINALIZER = f"{GROUP}/dvcr"
 MAIN_CONDITIONS = ("Ready", "Running", "Completed")
 """Of each kind, the one that says what the phase says; events repeat its message."""
@@ -134,4 +137,8 @@ class Subject(Generic[S]):
             "lastTimestamp": now,
             "count": 1,
         }
-        self._cluster.create(EVENT, event)
+        try:
+            self._cluster.create(EVENT, event)
+        except ClusterError as exc:
+            # The status says it all; an event is a convenience, and a namespace that is being deleted takes none.
+            _log.warning("cannot record an event", kind=self._resource.kind, name=self.name, error=exc.message)
