@@ -51,7 +51,10 @@ def watch_objects(
         raise ResourceError(f"--watch prints rows; it goes with -o table and wide, not with {output}")
     selector = f"metadata.name={name}" if name else ""
     _, version = cluster.list_page(resource, selector)
-    _print_tables(cluster, [resource], name, namespace, wide=output is Output.WIDE)
+    namespaces = resource.namespaced and not namespace
+    table = cluster.table(resource, name or "", namespace if resource.namespaced else None)
+    first = render([("", table)], wide=output is Output.WIDE, namespaces=namespaces)
+    console().print(first)
     while True:
         for event in cluster.watch(resource, version, selector):
             if event["type"] == "ERROR":
@@ -63,13 +66,13 @@ def watch_objects(
             if event["type"] == "BOOKMARK" or (namespace and metadata.get("namespace") != namespace):
                 continue
             if event["type"] == "DELETED":
-                console().print(f"{metadata['name']}   deleted")
+                console().print(f"{metadata['name']} deleted")
                 continue
             try:
                 table = cluster.table(resource, metadata["name"], metadata.get("namespace"))
             except MissingError:
                 continue  # its deletion is the next event
-            shown = render([("", table)], wide=output is Output.WIDE, namespaces=resource.namespaced and not namespace)
+            shown = render([("", table)], wide=output is Output.WIDE, namespaces=namespaces, at_least=first)
             shown.show_header = False
             console().print(shown)
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 Object = dict[str, Any]
 
@@ -28,8 +30,13 @@ def cells(row: Object, columns: Iterable[int]) -> list[str]:
     return ["" if row["cells"][index] is None else str(row["cells"][index]) for index in columns]
 
 
-def render(tables: Sequence[tuple[str, Object]], *, wide: bool, namespaces: bool) -> Table:
-    """One table of several of the same columns; each comes with a prefix for its names (`vm/`), which may be empty."""
+def render(
+    tables: Sequence[tuple[str, Object]], *, wide: bool, namespaces: bool, at_least: Table | None = None
+) -> Table:
+    """One table of several of the same columns; each comes with a prefix for its names (`vm/`), which may be empty.
+
+    Its columns are no narrower than those of `at_least`, so that it can continue that table.
+    """
     columns = shown_columns(tables[0][1], wide=wide)
     out = Table(box=None, pad_edge=False, header_style="bold")
     if namespaces:
@@ -42,6 +49,11 @@ def render(tables: Sequence[tuple[str, Object]], *, wide: bool, namespaces: bool
             texts[0] = prefix + texts[0]
             metadata = (row.get("object") or {}).get("metadata") or {}
             out.add_row(*([metadata.get("namespace", "")] if namespaces else []), *map(_coloured, texts))
+    if at_least is not None:
+        for column, wider in zip(out.columns, at_least.columns, strict=True):
+            column.min_width = max(
+                cell_len(str(wider.header)), *(Text.from_markup(str(c)).cell_len for c in wider.cells)
+            )
     return out
 
 

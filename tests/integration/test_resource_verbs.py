@@ -1,6 +1,8 @@
 """`dvcr apply|get|describe|delete|wait|logs` against the embedded cluster."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +128,24 @@ def test_get_prints_tables_documents_and_names(dvcr: Verbs) -> None:
     assert "virtualmachinedisk/shown" in dvcr("get", "cvmi,vmd,vm")
     assert "virtualmachinedisk/shown" in dvcr("get", "all")
     assert "No resources found" in dvcr("get", "vm", "-n", "kube-system")
+
+
+def test_watch_prints_rows_as_they_change(dvcr: Verbs, shared_cluster: ClusterProcess) -> None:
+    dvcr.apply_disk("watched")
+    arguments = ["get", "vmd", "watched", "-w", "--kubeconfig", str(shared_cluster.kubeconfig)]
+    command = "from controller.resources import register; from dvcr.cli.main import app; register(app); app()"
+    watching = subprocess.Popen([sys.executable, "-uc", command, *arguments], stdout=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    try:
+        assert watching.stdout.readline().split()[0] == "NAME"
+        assert watching.stdout.readline().split()[0] == "watched"
+        dvcr.api.patch(DISK, "watched", {"status": {"phase": "Ready"}}, "default", "status")
+        assert watching.stdout.readline().split()[:2] == ["watched", "Ready"]
+        dvcr.api.delete(DISK, "watched", "default")
+        assert watching.stdout.readline() == "watched deleted\n"
+    finally:
+        watching.kill()
+        watching.communicate()
 
 
 def test_get_refuses_what_is_not_there(dvcr: Verbs) -> None:

@@ -114,6 +114,20 @@ def test_wishes() -> None:
         Wish.parse("phase")
 
 
+def test_a_row_can_continue_a_table() -> None:
+    def table(name: str) -> Any:
+        return {"columnDefinitions": [{"name": "Name"}, {"name": "Phase"}], "rows": [{"cells": [name, "Ready"]}]}
+
+    first = render([("", table("a-long-name"))], wide=False, namespaces=False)
+    row = render([("", table("b"))], wide=False, namespaces=False, at_least=first)
+    row.show_header = False
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    console.print(first)
+    console.print(row)
+    assert len({line.index("Ready") for line in out.getvalue().splitlines()[1:]}) == 1
+
+
 def test_tables_hide_wide_columns_and_empty_cells() -> None:
     table = {
         "columnDefinitions": [{"name": "Name"}, {"name": "Phase"}, {"name": "Target", "priority": 1}],
@@ -123,9 +137,9 @@ def test_tables_hide_wide_columns_and_empty_cells() -> None:
         ],
     }
 
-    def text(**options: bool) -> list[list[str]]:
+    def text(*, wide: bool, namespaces: bool) -> list[list[str]]:
         out = io.StringIO()
-        Console(file=out, width=200).print(render([("vm/", table)], **options))
+        Console(file=out, width=200).print(render([("vm/", table)], wide=wide, namespaces=namespaces))
         return [line.split() for line in out.getvalue().splitlines()]
 
     assert text(wide=False, namespaces=False) == [["NAME", "PHASE"], ["vm/a"], ["vm/b", "[red]Ready"]]
