@@ -2,12 +2,14 @@
 
 import base64
 import binascii
+from collections.abc import Iterator
 from typing import Any
 
 from controller.api.kinds import admit
 from controller.local.cascade import timestamp
 from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.errors import FieldCause
+from controller.local.schema import check_schema
 from controller.local.store import Image
 
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -51,11 +53,21 @@ def check(definition: Definition, obj: dict[str, Any], old: dict[str, Any] | Non
         case "persistentvolumeclaims" if old is not None and (old.get("status") or {}).get("phase") == "Bound":
             return _check_claim_update(obj["spec"], old["spec"])
         case resource if resource == CRD_RESOURCE:
-            wanted = f"{obj['spec']['names']['plural']}.{obj['spec']['group']}"
-            if obj["metadata"]["name"] != wanted:
-                detail = f'must be spec.names.plural+"."+spec.group, that is {wanted}'
-                return [FieldCause.invalid("metadata.name", obj["metadata"]["name"], detail)]
+            return list(_check_crd(obj))
     return []
+
+
+def _check_crd(obj: dict[str, Any]) -> Iterator[FieldCause]:
+    spec, name = obj["spec"], obj["metadata"]["name"]
+    wanted = f"{spec['names']['plural']}.{spec['group']}"
+    if name != wanted:
+        detail = f'must be spec.names.plural+"."+spec.group, that is {wanted}'
+        yield FieldCause.invalid("metadata.name", name, detail)
+    if sum(each["storage"] for each in spec["versions"]) != 1:
+        yield FieldCause.invalid("spec.versions", spec["versions"], "must have exactly one version marked as storage")
+    for index, version in enumerate(spec["versions"]):
+        schema = (version.get("schema") or {}).get("openAPIV3Schema", {})
+        yield from check_schema(schema, f"spec.versions[{index}].schema.openAPIV3Schema")
 
 
 def _check_pod_update(spec: dict[str, Any], old: dict[str, Any]) -> list[FieldCause]:

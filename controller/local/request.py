@@ -78,9 +78,14 @@ async def body(request: web.Request) -> Any:
             return yaml.safe_load(raw)
         if kind.endswith("protobuf"):
             return protobuf.decode(raw)
-        return json.loads(raw)
-    except (ValueError, yaml.YAMLError) as exc:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:
         raise bad_request(f"the body cannot be read: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> None:
+    # Python reads NaN and Infinity, which no other JSON parser would take back from us.
+    raise ValueError(f"{name} is not JSON")
 
 
 async def object_body(request: web.Request) -> dict[str, Any]:

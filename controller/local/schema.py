@@ -93,6 +93,27 @@ def validate(value: Any, schema: Schema, path: str = "") -> list[FieldCause]:
     return list(_validate(value, schema, path))
 
 
+def check_schema(schema: Any, path: str) -> Iterator[FieldCause]:
+    """What is wrong with a schema itself: unknown types, patterns that are no regular expressions."""
+    if not isinstance(schema, dict):
+        yield FieldCause.invalid(path, schema, "must be a schema object")
+        return
+    if "type" in schema and schema["type"] not in _TYPES:
+        yield FieldCause.unsupported(f"{path}.type", schema["type"], _TYPES)
+    try:
+        re.compile(schema.get("pattern", ""))
+    except (re.error, TypeError) as exc:
+        yield FieldCause.invalid(f"{path}.pattern", schema["pattern"], f"must be a regular expression: {exc}")
+    for name, each in (schema.get("properties") or {}).items():
+        yield from check_schema(each, f"{path}.properties[{name}]")
+    for name in ("items", "additionalProperties", "not"):
+        if name in schema and not isinstance(schema[name], bool):
+            yield from check_schema(schema[name], f"{path}.{name}")
+    for name in ("allOf", "anyOf", "oneOf"):
+        for index, each in enumerate(schema.get(name) or ()):
+            yield from check_schema(each, f"{path}.{name}[{index}]")
+
+
 def _validate(value: Any, schema: Schema, path: str) -> Iterator[FieldCause]:
     if value is None and (schema.get("nullable") or not schema.get("type")):
         return

@@ -335,6 +335,31 @@ def test_deleting_a_crd_deletes_its_objects(api: Api) -> None:
     assert api("GET", path)["items"] == []
 
 
+def test_a_crd_that_could_not_be_served_is_refused(api: Api) -> None:
+    crd = json.loads(json.dumps(THING_CRD).replace("things", "broken"))
+    version = crd["spec"]["versions"][0]
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] |= {
+        "size": {"type": "int"},
+        "mode": {"type": "string", "pattern": "("},
+    }
+    version["storage"] = False
+    refused = api("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd, code=422)
+    inside = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties"
+    fields = [cause["field"] for cause in refused["details"]["causes"]]
+    assert fields == ["spec.versions", f"{inside}[size].type", f"{inside}[mode].pattern"]
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"data": NaN}', b"[" * 100_000, b"\xff", b'{"metadata": 1}', b'"text"'])
+def test_bodies_that_are_no_objects_are_refused(api: Api, body: bytes) -> None:
+    answer = api.http.post(api.cluster.url + CONFIG_MAPS, data=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["reason"]) == (400, "BadRequest")
+
+
+def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
+    body = config_map("large") | {"data": {"a": "x" * (5 * 2**20)}}
+    assert api("POST", CONFIG_MAPS, body, code=413)["reason"] == "RequestEntityTooLarge"
+
+
 def test_secrets_take_text_and_refuse_what_is_no_base64(api: Api) -> None:
     path = "/api/v1/namespaces/default/secrets"
     made = api("POST", path, {"metadata": {"name": "text"}, "stringData": {"a": "hello"}}, code=201)
