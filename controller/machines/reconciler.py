@@ -178,7 +178,7 @@ class MachineReconciler:
         machine.status.phase = MachinePhase.FAILED
         last = next((c for c in machine.status.conditions if c.type == RUNNING), None)
         cause = last.message if last else ""
-        machine.status.message = f"crashed {power.crashes} times in a row; starts again at the end of a pause"
+        machine.status.message = f"crash number {power.crashes} in a row; starts again after a pause"
         machine.condition(RUNNING, False, "CrashLoopBackOff", cause)
         return pause_s + 0.1
 
