@@ -50,7 +50,7 @@ def import_disk(
     max_virtual_size_bytes: int,
     watch: ImportWatch,
 ) -> DiskImage:
-    """Make the disk that `source` holds an image of `repository` under `tags`, the first of which appears first.
+    """Make the disk that `source` holds an image of `repository` under `tags`, set in that order.
 
     Nothing is visible before every promised checksum and the conversion proved good. Raises SourceError, ImageError,
     IntegrityError, StorageError or RegistryError, after everything it stored was removed again (but for TakenOverError,

@@ -121,7 +121,7 @@ class _Run(ImportWatch):
                 return import_disk(
                     source,
                     repository,
-                    dict.fromkeys([job.tag, "latest"]),
+                    ("latest", job.tag),  # the job's own tag last: it means that all is done
                     origin=describe(job.origin),
                     checksums=job.checksums,
                     work_dir=work_dir,

@@ -138,7 +138,7 @@ BUILT_IN: tuple[Definition, ...] = (
         namespaced=False,
         has_status=True,
         columns=(
-            Column("Capacity", ".status.capacity.storage"),
+            Column("Capacity", ".spec.capacity.storage"),
             Column("Access Modes", ".spec.accessModes"),
             Column("Reclaim Policy", ".spec.persistentVolumeReclaimPolicy"),
             Column("Status", ".status.phase"),

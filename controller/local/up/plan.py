@@ -116,7 +116,8 @@ def make_plan(data: Path, ports: Ports) -> Plan:
             ProcessSpec("cluster", (*dvcr, "cluster"), ready_port=ports.api),
             ProcessSpec("uploader", (*dvcr, "uploader"), ready_port=ports.uploader),
             ProcessSpec("worker", (*dvcr, "worker")),
-            ProcessSpec("controller", (*dvcr, "controller")),
+            # The only controller of this cluster: no lease to wait for after a crash.
+            ProcessSpec("controller", (*dvcr, "controller", "--no-leader-elect")),
             # The agent gives every machine its own grace period.
             ProcessSpec("node", (*dvcr, "node"), stop_timeout_s=90),
         ),
