@@ -11,6 +11,7 @@ from pathlib import Path
 import oras.client
 import pytest
 
+from dvcr.descriptor import IMAGE_MANIFEST
 from dvcr.digest import Digest
 from tests.support.registry import RegistryServer
 
@@ -48,11 +49,11 @@ def layout(tmp_path: Path) -> Path:
     config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}, "config": {}}
     manifest = {
         "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "mediaType": IMAGE_MANIFEST,
         "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
         "layers": layers,
     }
-    entry = blob(json.dumps(manifest).encode(), manifest["mediaType"])  # type: ignore[arg-type]  a str
+    entry = blob(json.dumps(manifest).encode(), IMAGE_MANIFEST)
     entry["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,21 +136,14 @@ class TestBlobs:
 
     def test_parallel_pushes_of_one_blob(self, registry_url: str, repository: str) -> None:
         data = os.urandom(3 * 2**20)
-        failures: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                with requests.Session() as session:
-                    push(session, repository, data)
-            except Exception as exc:
-                failures.append(exc)
+        def run() -> str:
+            with requests.Session() as session:
+                return push(session, repository, data)
 
-        threads = [threading.Thread(target=run) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failures
+        with ThreadPoolExecutor(8) as pool:
+            pushes = [pool.submit(run) for _ in range(8)]
+        assert {future.result() for future in pushes} == {str(Digest.of(data))}
 
     def test_encoded_bodies_are_stored_as_sent(self, http: requests.Session, repository: str) -> None:
         data = b"not really gzip"
