@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock bench-pipeline clean
+.PHONY: help setup demo test check format docs lock bench-pipeline clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -17,15 +17,19 @@ demo: setup ## Run the main job: from an image's URL to a booted machine (IMAGE=
 test: setup ## Run all tests (PYTEST='-k name' to choose)
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: setup ## Format, lint, types, layers
+check: setup ## Format, lint, types, layers, generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/render_configuration.py --check
 
 format: setup ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup ## Write the generated pages anew
+	$(BIN)/python scripts/render_configuration.py
 
 lock: setup ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/python -m pip install --quiet uv
