@@ -11,7 +11,7 @@ from dvcr.errors import IntegrityError
 
 CHUNK_ZSTD = "application/vnd.dvcr.disk.chunk.v1+zstd"
 CHUNK_RAW = "application/vnd.dvcr.disk.chunk.v1"
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 1
 MIN_GAIN_PERCENT = 3
 
 _zero_block = bytearray(2**20)

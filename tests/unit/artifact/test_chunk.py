@@ -74,7 +74,7 @@ def test_the_blob_of_docs_artifact_format() -> None:
     assert encoded is not None
     assert encoded.descriptor.size_bytes == 652
     assert encoded.descriptor.digest == Digest(
-        "sha256", "e03a528369c9f367fdc374199a28ddb2a5be5c4f9bc55b18e7c7adf0949ab0c0"
+        "sha256", "6ce6de067f3c1f9765f5b851e5295a5cbad7162fc4f35141616eb8091aaa17b4"
     )
 
 
