@@ -78,13 +78,14 @@ def reason_of(data: bytes, work_dir: Path) -> str:
 
 
 def children(of: int | None = None) -> list[int]:
-    """The processes that this one, or `of`, has started and that still run."""
+    """The processes for qemu-img that this one, or `of`, has started and that still run."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == (of or os.getpid()) and state != "Z":
-                found.append(int(stat.parent.name))
+            pid = int(stat.parent.name)
+            if int(parent) == (of or os.getpid()) and state != "Z" and "qemu-img" in command_of(pid):
+                found.append(pid)
     return found
 
 
