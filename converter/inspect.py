@@ -143,7 +143,8 @@ def _second_opinion(source: ByteSource, image_format: ImageFormat, head: bytes, 
             piece = head[:512] if not fed else source.read_at(fed, 64 * 1024)
             inspector.eat_chunk(piece)
             fed += len(piece)
-        if fed < size:
+        if fed < size and not inspector.complete:
+            # Its look at the end, which waits for the whole download: only some VMDKs need it.
             inspector.eat_chunk(source.read_at(max(fed, size - 1536), 1536))
         inspector.finish()
         inspector.safety_check()

@@ -116,3 +116,6 @@ def test_only_a_disk_without_a_format_is_looked_at_from_its_end() -> None:
     data = bytearray(2**22)
     data[32768:32774] = b"\x01CD001"
     assert inspect(Growing(bytes(data)), max_virtual_size_bytes=LIMIT).format is ImageFormat.ISO
+    fields = (b"QFI\xfb", 3, 0, 0, 16, 2**22, 0, 1, 65536, 131072, 1, 0, 0, 0, 0, 0, 4, 104)
+    qcow2 = struct.pack(">4sIQIIQIIQQIIQQQQII", *fields)
+    assert inspect(Growing(qcow2.ljust(2**22, b"\0")), max_virtual_size_bytes=LIMIT).format is ImageFormat.QCOW2
