@@ -11,6 +11,7 @@ from dvcr.descriptor import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, 
 from dvcr.digest import Digest, InvalidDigestError
 from dvcr.errors import IntegrityError, RegistryError
 
+_BLOB_HEADERS = {"Content-Type": OCTET_STREAM}
 MAX_MANIFEST_BYTES = 4 * 2**20
 _ACCEPT = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST))
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
@@ -41,6 +42,7 @@ class Repository:
         self._pull = f"repository:{name}:pull"
         self._push = f"repository:{name}:pull,push"
         self._delete = f"repository:{name}:delete"
+        self._takes_single_posts = True
 
     @property
     def retry(self) -> RetryPolicy:
@@ -89,30 +91,40 @@ class Repository:
         if hasher.digest() != digest:
             raise IntegrityError(f"expected {digest}, the registry sent {hasher.digest()}", reason="DigestMismatch")
 
-    def push_blob(self, digest: Digest, data: bytes | bytearray | memoryview) -> bool:
+    def push_blob(self, digest: Digest, data: bytes | bytearray | memoryview, *, mount: bool = True) -> bool:
         """Make the repository have the blob; whether its bytes had to be sent. Idempotent.
 
-        The registry is asked to mount the blob first, without naming a repository to mount it from: one that knows the
-        digest answers 201 and nothing is sent.
+        With `mount` the registry is asked to mount the blob first, without naming a repository to mount it from: one
+        that knows the digest answers 201 and nothing is sent. Without, the blob is sent at once, in a single request
+        where the registry takes that: for blobs that it hardly has.
         """
         sent = False
 
         def push() -> None:
             nonlocal sent
-            query = {"mount": str(digest)}
+            single = not mount and self._takes_single_posts
+            sent |= single
             with self._transport.request(
-                "POST", f"{self._base}/blobs/uploads/", scope=self._push, query=query, expect=(201, 202)
+                "POST",
+                f"{self._base}/blobs/uploads/",
+                scope=self._push,
+                query={"digest" if single else "mount": str(digest)},
+                headers=_BLOB_HEADERS if single else None,
+                body=bytes(data) if single else b"",
+                expect=(201, 202),
             ) as response:
                 if response.status_code == 201:
                     return
                 location = upload_location(response)
+            if single:
+                self._takes_single_posts = False  # it is optional; such a registry opens a session instead
             sent = True
             with self._transport.request(
                 "PUT",
                 location,
                 scope=self._push,
                 query={"digest": str(digest)},
-                headers={"Content-Type": OCTET_STREAM},
+                headers=_BLOB_HEADERS,
                 body=bytes(data),
                 expect=(201,),
             ):

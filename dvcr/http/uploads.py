@@ -1,5 +1,7 @@
 """Pushing blobs (distribution-spec, "Pushing Blobs")."""
 
+from functools import cache
+
 from aiohttp import web
 
 from dvcr.digest import Digest
@@ -24,15 +26,16 @@ async def begin(request: web.Request) -> web.Response:
 
         begun = await state.run(mount_or_begin)
         return _session(repository, begun, 0) if begun else _created(repository, digest)
-    upload = await state.run(registry.uploads.begin)
     if "digest" not in request.query:
-        return _session(repository, upload, 0)
+        return _session(repository, await state.run(registry.uploads.begin), 0)
+    digest = Digest.parse(request.query["digest"])
+    # Begun by the thread that gets the first bytes: most bodies take a single trip to a thread.
+    upload = cache(registry.uploads.begin)
     try:
-        digest = Digest.parse(request.query["digest"])
-        await receive(request, upload.append, lambda: upload.commit(repository, digest))
+        await receive(request, lambda data: upload().append(data), lambda: upload().commit(repository, digest))
     except BaseException:
         # Nobody knows the id of this session, so nobody could go on with it.
-        await state.run(upload.abort)
+        await state.run(lambda: upload().abort())
         raise
     return _created(repository, digest)
 

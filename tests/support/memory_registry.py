@@ -72,6 +72,7 @@ class MemoryRegistry(BaseAdapter):
         self.asked: list[str] = []
         self.received_bytes = 0
         self.ignores_ranges = False
+        self.takes_single_posts = True
         self.faults: list[Fault] = []
         self.intercept: Callable[[requests.PreparedRequest], Answer | None] = lambda _: None
         self.sleeps: list[float] = []
@@ -146,7 +147,7 @@ class MemoryRegistry(BaseAdapter):
                 return refusal(404, "NAME_UNKNOWN")
             return self._page(path, "tags", sorted(self.tags[name]), query)
         if rest == "blobs/uploads/":
-            return self._begin(name, query)
+            return self._begin(name, query, body)
         if kind == "uploads":
             return self._upload(request, name, what, body, query)
         if kind == "blobs":
@@ -160,7 +161,12 @@ class MemoryRegistry(BaseAdapter):
             headers["Link"] = f'<{path}?n={PAGE}&last={rest[PAGE - 1]}>; rel="next"'
         return Answer(200, json.dumps({key: rest[:PAGE]}).encode(), headers)
 
-    def _begin(self, name: str, query: Mapping[str, str]) -> Answer:
+    def _begin(self, name: str, query: Mapping[str, str], body: bytes) -> Answer:
+        if "digest" in query and self.takes_single_posts:
+            if str(Digest.of(body)) != query["digest"]:
+                return refusal(400, "DIGEST_INVALID")
+            self.blobs.setdefault(name, {})[query["digest"]] = body
+            return Answer(201, headers={"Location": f"/v2/{name}/blobs/{query['digest']}"})
         digest = query.get("mount", "")
         for blobs in list(self.blobs.values()):
             if digest in blobs:

@@ -87,6 +87,19 @@ def test_pushing_again_sends_nothing(registry: MemoryRegistry, repository: Repos
     assert registry.received_bytes == len(DATA)
 
 
+@pytest.mark.parametrize("takes_single_posts", [True, False])
+def test_a_push_without_asking_is_one_request_where_the_registry_takes_that(
+    registry: MemoryRegistry, repository: Repository, takes_single_posts: bool
+) -> None:
+    registry.takes_single_posts = takes_single_posts
+    other = b"other"
+    assert repository.push_blob(DIGEST, DATA, mount=False)
+    assert repository.push_blob(Digest.of(other), other, mount=False)
+    assert registry.blobs["a/b"] == {str(DIGEST): DATA, str(Digest.of(other)): other}
+    assert (registry.count("POST"), registry.count("PUT")) == ((2, 0) if takes_single_posts else (2, 2))
+    assert registry.received_bytes == len(DATA) * (1 if takes_single_posts else 2) + len(other), "refused only once"
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_push_that_breaks_is_repeated_as_a_whole(
     registry: MemoryRegistry, repository: Repository, after: bool

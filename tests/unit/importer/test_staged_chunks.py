@@ -97,3 +97,23 @@ def test_no_more_is_on_its_way_than_the_bound() -> None:
     staged.drain()
     staged.close()
     assert staged.sent_bytes == 10 * CHUNK
+
+
+def test_a_registry_that_knows_nothing_is_asked_less_often() -> None:
+    registry = MemoryRegistry()
+    repository = registry.client().repository("cvmi/a")
+    chunks = [chunk(b"%d" % number) for number in range(40)]
+    staged = StagedChunks(repository)
+    for descriptor, data in chunks:
+        staged.put(descriptor, data)
+        staged.drain()
+    assert registry.blobs["cvmi/a"] == {str(descriptor.digest): data for descriptor, data in chunks}
+    assert registry.count("PUT ") == 8 + 4, "asked for each of eight, then for every eighth"
+
+    again = StagedChunks(registry.client().repository("cvmi/b"))
+    for descriptor, data in chunks:
+        again.put(descriptor, data)
+    again.drain()
+    assert again.sent_bytes == 0
+    staged.close()
+    again.close()
