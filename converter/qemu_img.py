@@ -55,7 +55,7 @@ def sandbox_layers() -> tuple[str, ...]:
     if missing:
         log.warning("this machine does not allow the whole sandbox for qemu-img", applied=applied, missing=missing)
     else:
-        log.info("qemu-img runs in the sandbox", layers=applied)
+        log.debug("qemu-img runs in the sandbox", layers=applied)
     return applied
 
 

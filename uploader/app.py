@@ -6,6 +6,7 @@ GET  /healthz          200 while the service runs
 """
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -60,14 +61,14 @@ class _Service:
             raise
         await in_thread(reception.complete, digest, size_bytes)
         log.info("upload complete", repository=reception.ticket.repository, size_bytes=size_bytes)
-        return web.json_response({"digest": str(digest), "receivedBytes": size_bytes}, status=201)
+        return web.json_response({"digest": str(digest), "receivedBytes": size_bytes}, status=201, dumps=_line)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         token = request.match_info["token"]
         ticket = await asyncio.get_running_loop().run_in_executor(self._threads, find, self._board, token)
         body = {"state": ticket.state, "receivedBytes": ticket.received_bytes, "totalBytes": ticket.total_bytes}
         headers = {"Upload-Offset": str(ticket.received_bytes), "Cache-Control": "no-store"}
-        return web.json_response(body, headers=headers)
+        return web.json_response(body, headers=headers, dumps=_line)
 
 
 async def _healthz(_: web.Request) -> web.StreamResponse:
@@ -94,6 +95,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except DvcrError as error:
         log.exception("upload failed")
         return _plain(503 if error.retryable else 502, error.message)
+
+
+def _line(value: object) -> str:
+    # curl shows the answer as it is: the line ends, so that the prompt begins a new one.
+    return json.dumps(value) + "\n"
 
 
 def _plain(status: int, message: str) -> web.Response:

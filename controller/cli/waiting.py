@@ -95,11 +95,18 @@ def wait_for(
                     raise ResourceError(f"{what}: {hopeless}", reason="Failed")
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or not changed.wait(left_s):
-                    phase = ((obj or {}).get("status") or {}).get("phase") or "no phase"
-                    state = f"is in {phase}" if obj else "does not exist"
-                    raise ResourceError(f"{what}: not within {timeout_s:g} s; it {state}", reason="Timeout")
+                    raise ResourceError(f"{what}: not within {timeout_s:g} s; it {_state(obj)}", reason="Timeout")
     finally:
         follower.stop()
+
+
+def _state(obj: Object | None) -> str:
+    """Where the object stands, and what it says it waits for."""
+    if obj is None:
+        return "does not exist"
+    status = obj.get("status") or {}
+    waits = [c["message"] for c in status.get("conditions") or () if c["status"] == "False" and c.get("message")]
+    return f"is in {status.get('phase') or 'no phase'}" + (f": {waits[0]}" if waits else "")
 
 
 class _Bar:
