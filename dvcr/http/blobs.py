@@ -1,6 +1,8 @@
 """Pulling and deleting blobs (distribution-spec, "Pulling blobs", "Deleting Blobs")."""
 
 import asyncio
+import secrets
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -9,7 +11,7 @@ from aiohttp import web
 
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, StorageError
-from dvcr.http.ranges import ByteRange, parse_range
+from dvcr.http.ranges import ByteRange, parse_ranges
 from dvcr.http.state import STATE, State, repository_of
 
 log = structlog.get_logger(__name__)
@@ -27,7 +29,7 @@ async def head(request: web.Request) -> web.StreamResponse:
 
 
 async def get(request: web.Request) -> web.StreamResponse:
-    """GET: the blob, or one range of it."""
+    """GET: the blob, or ranges of it: one as it is, several as multipart/byteranges (RFC 9110, section 14.6)."""
     state, repository, digest = request.app[STATE], repository_of(request), _digest(request)
     if _quoted(digest) in request.headers.get("If-None-Match", ""):
         await state.run(lambda: state.registry.blobs.size_bytes(repository, digest))
@@ -36,17 +38,23 @@ async def get(request: web.Request) -> web.StreamResponse:
     if request.headers.get("If-Range", _quoted(digest)) != _quoted(digest):
         wanted = None
 
-    def open_blob() -> tuple[int, ByteRange | None, BinaryIO]:
+    def open_blob() -> tuple[int, tuple[ByteRange, ...], BinaryIO]:
         size_bytes = state.registry.blobs.size_bytes(repository, digest)
-        part = parse_range(wanted, size_bytes)
-        return size_bytes, part, state.registry.blobs.open(digest)
+        ranges = parse_ranges(wanted, size_bytes)
+        return size_bytes, ranges, state.registry.blobs.open(digest)
 
-    size_bytes, part, reader = await state.run(open_blob)
+    size_bytes, ranges, reader = await state.run(open_blob)
     with reader:
-        response = web.StreamResponse(status=206 if part else 200, headers=_headers(digest))
-        if part:
-            response.headers["Content-Range"] = part.content_range(size_bytes)
-        return await _send(request, response, state, reader, part or ByteRange(0, size_bytes))
+        response = web.StreamResponse(status=206 if ranges else 200, headers=_headers(digest))
+        if len(ranges) == 1:
+            response.headers["Content-Range"] = ranges[0].content_range(size_bytes)
+        if len(ranges) <= 1:
+            content: Sequence[bytes | ByteRange] = ranges or (ByteRange(0, size_bytes),)
+        else:
+            boundary = secrets.token_hex(16)
+            response.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+            content = list(_multipart(ranges, size_bytes, boundary))
+        return await _send(request, response, state, reader, content)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -56,25 +64,35 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=202)
 
 
+def _multipart(ranges: Sequence[ByteRange], size_bytes: int, boundary: str) -> Iterator[bytes | ByteRange]:
+    for part in ranges:
+        head = f"Content-Type: application/octet-stream\r\nContent-Range: {part.content_range(size_bytes)}"
+        yield f"\r\n--{boundary}\r\n{head}\r\n\r\n".encode()
+        yield part
+    yield f"\r\n--{boundary}--\r\n".encode()
+
+
 async def _send(
-    request: web.Request, response: web.StreamResponse, state: State, reader: BinaryIO, part: ByteRange
+    request: web.Request,
+    response: web.StreamResponse,
+    state: State,
+    reader: BinaryIO,
+    content: Sequence[bytes | ByteRange],
 ) -> web.StreamResponse:
-    response.content_length = part.length
+    """Answer with `content`, text as it is and ranges from `reader`."""
+    response.content_length = sum(part.length if isinstance(part, ByteRange) else len(part) for part in content)
     await response.prepare(request)
     transport = request.transport
     try:
-        if state.registry.blobs.are_files and part.length and transport is not None:
-            # The kernel moves the bytes: three times what goes through Python.
-            await asyncio.get_running_loop().sendfile(transport, reader, part.start, part.length)
-        else:
-            reader.seek(part.start)
-            rest = part.length
-            while rest:
-                data = await state.run(partial(reader.read, min(_READ_BYTES, rest)))
-                if not data:
-                    raise StorageError(f"{request.path} ended {rest} bytes early")
-                await response.write(data)
-                rest -= len(data)
+        for part in content:
+            if isinstance(part, bytes):
+                await response.write(part)
+            elif state.registry.blobs.are_files and part.length and transport is not None:
+                # The kernel moves the bytes: three times what goes through Python.
+                sent = await asyncio.get_running_loop().sendfile(transport, reader, part.start, part.length)
+                _check_whole(request, part, sent)
+            else:
+                await _copy(request, response, state, reader, part)
         await response.write_eof()
     except (ConnectionError, OSError, DvcrError) as exc:
         # The headers are out: all that is left to say is that the answer is not whole.
@@ -83,6 +101,24 @@ async def _send(
         if transport is not None:
             transport.abort()
     return response
+
+
+async def _copy(
+    request: web.Request, response: web.StreamResponse, state: State, reader: BinaryIO, part: ByteRange
+) -> None:
+    await state.run(partial(reader.seek, part.start))
+    rest = part.length
+    while rest:
+        data = await state.run(partial(reader.read, min(_READ_BYTES, rest)))
+        if not data:
+            _check_whole(request, part, part.length - rest)
+        await response.write(data)
+        rest -= len(data)
+
+
+def _check_whole(request: web.Request, part: ByteRange, sent_bytes: int) -> None:
+    if sent_bytes != part.length:
+        raise StorageError(f"{request.path} ended {part.length - sent_bytes} bytes early")
 
 
 def _digest(request: web.Request) -> Digest:

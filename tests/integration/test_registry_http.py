@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from email import message_from_bytes
+from email.policy import HTTP
 from pathlib import Path
 
 import pytest
@@ -102,8 +104,41 @@ class TestBlobs:
         assert http.get(url, headers={"Range": "bytes=-10"}).content == data[-10:]
         beyond = http.get(url, headers={"Range": "bytes=100000-"})
         assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, "bytes */100000")
-        several = http.get(url, headers={"Range": "bytes=0-1,5-6"})
-        assert (several.status_code, several.content) == (200, data)
+        assert http.get(url, headers={"Range": "bytes=-0"}).status_code == 416
+        garbage = http.get(url, headers={"Range": "bytes=garbage"})
+        assert (garbage.status_code, garbage.content) == (200, data)
+
+    def test_several_ranges_come_as_parts(self, http: requests.Session, repository: str) -> None:
+        data = os.urandom(100_000)
+        url = f"{repository}/blobs/{push(http, repository, data)}"
+        answer = http.get(url, headers={"Range": "bytes=-10,0-99,50-199,70000-79999"})
+        assert answer.status_code == 206
+        assert "Content-Range" not in answer.headers
+        message = message_from_bytes(
+            b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n" + answer.content, policy=HTTP
+        )
+        parts = {part["Content-Range"]: part.get_payload(decode=True) for part in message.iter_parts()}
+        assert parts == {
+            "bytes 0-199/100000": data[:200],
+            "bytes 70000-79999/100000": data[70000:80000],
+            "bytes 99990-99999/100000": data[-10:],
+        }
+        one = http.get(url, headers={"Range": "bytes=0-9,10-19,200000-"})
+        assert (one.status_code, one.headers["Content-Range"]) == (206, "bytes 0-19/100000")
+        assert one.content == data[:20]
+        # The connection goes on.
+        assert http.get(url).content == data
+
+    def test_a_range_of_another_version_and_a_copy_that_is_there(self, http: requests.Session, repository: str) -> None:
+        data = os.urandom(1000)
+        url = f"{repository}/blobs/{push(http, repository, data)}"
+        etag = http.head(url).headers["ETag"]
+        assert http.get(url, headers={"Range": "bytes=0-9", "If-Range": etag}).content == data[:10]
+        for other in ('"another"', f"W/{etag}", "Mon, 23 Nov 2026 00:00:00 GMT"):
+            answer = http.get(url, headers={"Range": "bytes=0-9", "If-Range": other})
+            assert (answer.status_code, answer.content) == (200, data)
+        cached = http.get(url, headers={"If-None-Match": f'"x", {etag}'})
+        assert (cached.status_code, cached.content) == (304, b"")
 
     def test_mount_with_and_without_from(self, http: requests.Session, repository: str) -> None:
         digest = push(http, repository, os.urandom(10))
