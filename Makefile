@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format docs lock bench-pipeline clean
+.PHONY: help setup demo test check format docs lock conformance bench-pipeline clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ lock: setup ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+conformance: setup ## Run the official OCI conformance program (needs Go) against every storage
+	$(BIN)/python -m tests.conformance.official
 
 bench-pipeline: setup ## Import 2 GiB beside curl + qemu-img convert; writes bench/results/pipeline.json
 	$(BIN)/python -m bench.pipeline

@@ -48,6 +48,8 @@ class RegistrySettings(_Section):
     """Port that `dvcr serve` listens on; 0 picks a free one."""
     max_manifest_bytes: int = Field(4 * 2**20, gt=0)
     """Largest manifest that is accepted; the spec asks for at least 4 MiB."""
+    sparse_images: bool = False
+    """Accept image manifests whose config or layers are missing, for mirrors that hold images in part."""
     upload_idle_timeout_s: float = Field(120, gt=0)
     """A request body that brings no byte for this long is given up; its upload session stays resumable."""
     upload_expiry_s: float = Field(24 * 3600, gt=0)

@@ -65,4 +65,5 @@ def _open_registry(settings: Settings, grace_s: float) -> "Registry":
         FilesystemStorage(settings.storage.filesystem.root),
         grace=timedelta(seconds=grace_s),
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
+        sparse_images=settings.registry.sparse_images,
     )

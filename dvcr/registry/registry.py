@@ -21,6 +21,7 @@ class Registry:
         *,
         grace: timedelta = timedelta(hours=1),
         upload_expiry: timedelta = timedelta(days=1),
+        sparse_images: bool = False,
     ) -> None:
         self.storage = storage
         self.catalog = Catalog(storage)
@@ -28,7 +29,7 @@ class Registry:
         self.uploads = Uploads(storage, self.blobs)
         self.tags = Tags(storage, self.catalog)
         self.referrers = Referrers(storage)
-        self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers)
+        self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers, sparse=sparse_images)
         self.collector = Collector(storage, self.catalog, self.uploads, grace=grace, expiry=upload_expiry)
 
     def check(self) -> None:
