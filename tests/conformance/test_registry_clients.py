@@ -1,67 +1,17 @@
-"""Real clients against the registry: skopeo, oras-py, podman."""
+"""Clients from distributions and from PyPI against the registry: skopeo, oras-py, podman, buildah."""
 
 import json
 import os
-import shutil
-import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 
 import oras.client
 import pytest
 
-from dvcr.descriptor import IMAGE_MANIFEST
+from dvcr.descriptor import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX
 from dvcr.digest import Digest
+from tests.conformance.clients import blobs, needs, run
 from tests.support.registry import RegistryServer
-
-
-def run(*command: str | Path, **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Path:
-    """An OCI image layout with an image of two layers, made by hand."""
-    folder = tmp_path / "layout"
-    (folder / "blobs/sha256").mkdir(parents=True)
-
-    def blob(data: bytes, media_type: str) -> dict[str, object]:
-        digest = Digest.of(data)
-        (folder / "blobs/sha256" / digest.hex).write_bytes(data)
-        return {"mediaType": media_type, "digest": str(digest), "size": len(data)}
-
-    layers, diff_ids = [], []
-    for number in range(2):
-        archive = tmp_path / f"{number}.tar"
-        content = tmp_path / f"file{number}"
-        content.write_bytes(os.urandom(3 * 2**20))
-        with tarfile.open(archive, "w") as tar:
-            tar.add(content, content.name)
-        layers.append(blob(archive.read_bytes(), "application/vnd.oci.image.layer.v1.tar"))
-        diff_ids.append(layers[-1]["digest"])
-    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}, "config": {}}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_MANIFEST,
-        "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
-        "layers": layers,
-    }
-    entry = blob(json.dumps(manifest).encode(), IMAGE_MANIFEST)
-    entry["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return folder
-
-
-def blobs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "blobs/sha256").iterdir()}
 
 
 @needs("skopeo")
@@ -89,6 +39,17 @@ def test_skopeo_copies_in_and_out(registry_server: RegistryServer, layout: Path,
     assert tags["Tags"] == ["v1"]
     run(*skopeo, "delete", "--tls-verify=false", f"{image}:v1")
     assert json.loads(run(*skopeo, "list-tags", "--tls-verify=false", image))["Tags"] == []
+
+
+@needs("skopeo")
+def test_skopeo_keeps_images_of_docker(registry_server: RegistryServer, layout: Path, tmp_path: Path) -> None:
+    image = f"docker://{registry_server.address}/skopeo/docker:v1"
+    skopeo = ("skopeo", "--insecure-policy")
+    run(*skopeo, "copy", "--format", "v2s2", "--dest-tls-verify=false", f"oci:{layout}:v1", image)
+    raw = run(*skopeo, "inspect", "--raw", "--tls-verify=false", image)
+    assert json.loads(raw)["mediaType"] == DOCKER_MANIFEST
+    run(*skopeo, "copy", "--src-tls-verify=false", image, f"dir:{tmp_path}/dir")
+    assert (tmp_path / "dir/manifest.json").read_text() == raw
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -132,3 +93,23 @@ def _podman_pulls_and_pushes(registry_server: RegistryServer, layout: Path, stor
     run(*podman, "pull", "--tls-verify=false", image)
     run(*podman, "push", "--tls-verify=false", image, f"docker://{image}-pushed")
     run("skopeo", "inspect", "--tls-verify=false", f"docker://{image}-pushed")
+
+
+@needs("buildah")
+@pytest.mark.parametrize(("form", "index_type"), [("oci", IMAGE_INDEX), ("v2s2", DOCKER_MANIFEST_LIST)])
+def test_buildah_pushes_images_and_lists_of_them(
+    registry_server: RegistryServer, layout: Path, tmp_path: Path, form: str, index_type: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="buildah") as runroot:
+        buildah = ("buildah", "--root", str(tmp_path / "store"), "--runroot", runroot, "--storage-driver", "vfs")
+        name = f"{registry_server.address}/buildah/{form}"
+        image = run(*buildah, "pull", "--quiet", f"oci:{layout}:v1").strip()
+        run(*buildah, "push", "--tls-verify=false", "--format", form, image, f"docker://{name}:v1")
+        run(*buildah, "manifest", "create", "list")
+        run(*buildah, "manifest", "add", "--tls-verify=false", "list", f"docker://{name}:v1")
+        push = ("manifest", "push", "--all", "--tls-verify=false", "--format", form, "list", f"docker://{name}:all")
+        run(*buildah, *push)
+        raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:all")
+        assert json.loads(raw)["mediaType"] == index_type
+        run(*buildah, "rmi", "--all", "--force")
+        run(*buildah, "pull", "--tls-verify=false", f"docker://{name}:all")
