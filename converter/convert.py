@@ -4,7 +4,7 @@ ByteSource ── SourceExport ◀─socket─ qemu-img convert ─socket─▶ 
 ByteSource ─────────────── raw, iso: no qemu-img ─────────────▶ ChunkSink ── ChunkStore
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ __all__ = ["ChunkStore", "ConvertedDisk", "convert"]
 
 READ_BYTES = 4 * 2**20
 IDLE_TIMEOUT_S = 60.0
+PART_BYTES = 2**30
+MAX_PARTS = 16
 SOURCE, TARGET = "source", "target"
 
 
@@ -87,8 +89,6 @@ def _through_qemu_img(
     with (
         NbdServer(None, {SOURCE: export}) as source_server,
         NbdServer(None, {TARGET: sink}) as target_server,
-        source_server.connect() as source_socket,
-        target_server.connect() as target_socket,
     ):
 
         def tick() -> None:
@@ -100,23 +100,42 @@ def _through_qemu_img(
                     f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
                 )
 
-        arguments = [
-            # What the target does not receive is zero already; only longer runs of zeroes are worth a gap.
-            *("-n", "--target-is-zero", "-m", "8", "-S", "1M"),
-            *("--image-opts", "--target-image-opts"),
-            f"driver={info.format},{_nbd(source_socket.fileno(), SOURCE)}",
-            f"driver=raw,{_nbd(target_socket.fileno(), TARGET)}",
-        ]
-        sockets = (source_socket.fileno(), target_socket.fileno())
-        try:
-            qemu_img.convert(arguments, sockets=sockets, virtual_size_bytes=info.virtual_size_bytes, on_tick=tick)
-        except ImageError as exc:
-            # qemu-img only saw an I/O error; what caused it is known on our side of the sockets.
-            _raise_cause(source_server, sink, target_server)
-            if export.read_past_end:
-                raise ImageError(f"the image is cut off: {exc.message}", reason="TruncatedImage") from exc
-            raise
-        _raise_cause(source_server, sink, target_server)
+        for part in _parts(info, sink.chunk_size_bytes):
+            with source_server.connect() as source_socket, target_server.connect() as target_socket:
+                arguments = [
+                    # What the target does not receive is zero already; only longer runs of zeroes are worth a gap.
+                    *("-n", "--target-is-zero", "-m", "8", "-S", "1M"),
+                    *("--image-opts", "--target-image-opts"),
+                    f"driver=raw,{part},file.driver={info.format},{_nbd('file.file', source_socket.fileno(), SOURCE)}",
+                    f"driver=raw,{part},{_nbd('file', target_socket.fileno(), TARGET)}",
+                ]
+                sockets = (source_socket.fileno(), target_socket.fileno())
+                try:
+                    qemu_img.convert(
+                        arguments, sockets=sockets, virtual_size_bytes=info.virtual_size_bytes, on_tick=tick
+                    )
+                except ImageError as exc:
+                    # qemu-img only saw an I/O error; what caused it is known on our side of the sockets.
+                    _raise_cause(source_server, sink, target_server)
+                    if export.read_past_end:
+                        raise ImageError(f"the image is cut off: {exc.message}", reason="TruncatedImage") from exc
+                    raise
+                _raise_cause(source_server, sink, target_server)
+
+
+def _parts(info: ImageInfo, chunk_size_bytes: int) -> Iterator[str]:
+    """The ranges of the disk that qemu-img converts one after the other, as options of its raw driver.
+
+    Before it copies anything, qemu-img looks up where all the data lie. The tables of a qcow2 are spread over the file,
+    so that it would wait for the end of the download first; a part of the disk needs only its own tables.
+    """
+    size = info.virtual_size_bytes
+    step = max(PART_BYTES, -(-size // MAX_PARTS // chunk_size_bytes) * chunk_size_bytes)
+    if info.format is not ImageFormat.QCOW2:
+        step = size
+    for start in range(0, size, step):
+        # The last one is open, so that qemu-img notices where the disk is longer than it should be.
+        yield f"offset={start}" + (f",size={step}" if start + step < size else "")
 
 
 def _raise_cause(source_server: NbdServer, sink: ChunkSink, target_server: NbdServer) -> None:
@@ -125,5 +144,6 @@ def _raise_cause(source_server: NbdServer, sink: ChunkSink, target_server: NbdSe
         raise cause
 
 
-def _nbd(fd: int, export: str) -> str:
-    return f"file.driver=nbd,file.server.type=fd,file.server.str={fd},file.export={export}"
+def _nbd(node: str, fd: int, export: str) -> str:
+    options = {"driver": "nbd", "server.type": "fd", "server.str": fd, "export": export}
+    return ",".join(f"{node}.{name}={value}" for name, value in options.items())
