@@ -76,6 +76,9 @@ def _run(job: ImportJob, board: JobBoard, client: RegistryClient, settings: Impo
         board.report(job.id, run.failed(DvcrError.default_reason, message))
     else:
         board.report(job.id, run.succeeded())
+    finally:
+        # Last: it may take the file system a second to free what was fetched, and nobody needs to wait for that.
+        run.close()
 
 
 class _Run(ImportWatch):
@@ -131,8 +134,6 @@ class _Run(ImportWatch):
         except DvcrError:
             self.before_publishing()  # an import that was stopped fails in many ways; this is the true one
             raise
-        finally:
-            source.close()
 
     def inspected(self, info: ImageInfo) -> None:
         self._virtual_size_bytes = info.virtual_size_bytes
@@ -164,6 +165,11 @@ class _Run(ImportWatch):
         """The last word on a failure."""
         update = {"state": JobState.FAILED, "reason": reason, "message": message, "finished_at": datetime.now(UTC)}
         return self.running().model_copy(update={**update, "current_speed": 0})
+
+    def close(self) -> None:
+        """Free what was fetched."""
+        if self._source is not None:
+            self._source.close()
 
     def _abort(self) -> None:
         if self._source is not None:

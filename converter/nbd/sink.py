@@ -15,7 +15,7 @@ from dvcr.digest import Digest
 from dvcr.errors import ImageError
 
 WORKERS = 3
-BUFFERED_BYTES = 48 * 2**20
+BUFFERED_BYTES = 32 * 2**20
 WINDOW_BYTES = 16 * 2**20
 
 
@@ -51,7 +51,7 @@ class ChunkSink:
 
     Writes may arrive out of order within a window of 16 MiB (at least one chunk). A chunk that left the window is
     final: a write to it raises ImageError `ConversionFailed`. What is never written is zero and costs nothing.
-    Holds about 48 MiB of chunks, or one chunk where that is more; `write` waits for the store beyond that.
+    Holds about 32 MiB of chunks, or one chunk where that is more; `write` waits for the store beyond that.
     An error of the store is raised by the next write, flush or finish.
     """
 
