@@ -21,7 +21,8 @@ __all__ = ["ChunkStore", "ConvertedDisk", "convert"]
 
 READ_BYTES = 4 * 2**20
 IDLE_TIMEOUT_S = 60.0
-PART_BYTES = 2**30
+# Of the source: each part costs a start of qemu-img, which is a tenth of a second.
+PART_BYTES = 512 * 2**20
 MAX_PARTS = 16
 SOURCE, TARGET = "source", "target"
 
@@ -100,7 +101,7 @@ def _through_qemu_img(
                     f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
                 )
 
-        for part in _parts(info, sink.chunk_size_bytes):
+        for part in _parts(info, source.size_bytes(), sink.chunk_size_bytes):
             with source_server.connect() as source_socket, target_server.connect() as target_socket:
                 arguments = [
                     # What the target does not receive is zero already; only longer runs of zeroes are worth a gap.
@@ -123,16 +124,15 @@ def _through_qemu_img(
                 _raise_cause(source_server, sink, target_server)
 
 
-def _parts(info: ImageInfo, chunk_size_bytes: int) -> Iterator[str]:
+def _parts(info: ImageInfo, source_bytes: int, chunk_size_bytes: int) -> Iterator[str]:
     """The ranges of the disk that qemu-img converts one after the other, as options of its raw driver.
 
     Before it copies anything, qemu-img looks up where all the data lie. The tables of a qcow2 are spread over the file,
     so that it would wait for the end of the download first; a part of the disk needs only its own tables.
     """
     size = info.virtual_size_bytes
-    step = max(PART_BYTES, -(-size // MAX_PARTS // chunk_size_bytes) * chunk_size_bytes)
-    if info.format is not ImageFormat.QCOW2:
-        step = size
+    count = source_bytes // PART_BYTES if info.format is ImageFormat.QCOW2 else 1
+    step = -(-size // max(1, min(count, MAX_PARTS)) // chunk_size_bytes) * chunk_size_bytes
     for start in range(0, size, step):
         # The last one is open, so that qemu-img notices where the disk is longer than it should be.
         yield f"offset={start}" + (f",size={step}" if start + step < size else "")

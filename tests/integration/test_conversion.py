@@ -116,6 +116,40 @@ def test_raw_of_any_length(size: int, tmp_path: Path, work_dir: Path) -> None:
     assert converted(data, work_dir) == reference(tmp_path, data, "raw")
 
 
+def test_a_large_qcow2_is_copied_while_it_arrives(tmp_path: Path, work_dir: Path) -> None:
+    """Its tables are spread over the file; the chunks of its first part come before the end of the file does."""
+    size, noise = 1200 * MIB, random.Random(2).randbytes(5 * MIB + 512)
+    with (tmp_path / "disk.raw").open("wb") as raw:
+        raw.truncate(size)
+        for at in range(0, size - len(noise), 45 * MIB):
+            raw.seek(at)
+            raw.write(noise)
+    image = tmp_path / "disk.qcow2"
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", "-o", "preallocation=metadata", tmp_path / "disk.raw", image)
+    store = MemoryChunkStore()
+
+    class Arriving(MemorySource):
+        def size_bytes(self) -> int:
+            return image.stat().st_size
+
+        def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+            if offset_bytes > 1000 * MIB:
+                deadline = time.monotonic() + 30
+                while not store.puts:
+                    assert time.monotonic() < deadline, "the last part was asked for before the first was stored"
+                    time.sleep(0.01)
+            with image.open("rb") as file:
+                file.seek(offset_bytes)
+                return file.read(length_bytes)
+
+    source = Arriving(b"")
+    info = inspect(source, max_virtual_size_bytes=LIMIT)
+    disk = convert(source, info, store, work_dir=work_dir, on_progress=lambda _: None)
+    result = store.disk(disk)
+    with (tmp_path / "disk.raw").open("rb") as raw:
+        assert all(raw.read(64 * MIB) == result[at : at + 64 * MIB] for at in range(0, size, 64 * MIB))
+
+
 def test_iso_is_copied(tmp_path: Path, work_dir: Path) -> None:
     data = bytearray(make_disk(6 * MIB))
     data[32768:32774] = b"\x01CD001"
