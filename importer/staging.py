@@ -10,7 +10,7 @@ from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 _PARALLEL_DELETES = 8
-_PARALLEL_PUSHES = 6
+_PARALLEL_PUSHES = 4
 _PENDING_BYTES = 16 * 2**20
 _MISSES = 8
 

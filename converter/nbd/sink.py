@@ -1,5 +1,6 @@
 """The converted disk as a writable NBD export that ends in a chunk store."""
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import ImageError
 
-WORKERS = 3
+# Compressing is what takes the processors; more of them than there are only adds switches between threads.
+WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 BUFFERED_BYTES = 32 * 2**20
 WINDOW_BYTES = 16 * 2**20
 
