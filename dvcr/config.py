@@ -41,11 +41,29 @@ class StorageSettings(_Section):
     filesystem: FilesystemSettings = FilesystemSettings()
 
 
+class TlsSettings(_Section):
+    certificate_file: Path | None = None
+    """PEM file with the registry's certificate and its chain; without one it speaks plain HTTP."""
+    key_file: Path | None = None
+    """PEM file with the certificate's key. Both are read again when they change."""
+    client_ca_file: Path | None = None
+    """PEM file with the authorities whose client certificates name users; without one no certificate is asked for."""
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Whether a client without a certificate may still show a password or token."""
+
+
 class RegistrySettings(_Section):
     host: str = "127.0.0.1"
-    """Address that `dvcr serve` listens on."""
+    """Address that `dvcr serve` listens on. Elsewhere than on loopback it wants to know who may do what: `access`."""
     port: int = Field(5000, ge=0, le=65535)
     """Port that `dvcr serve` listens on; 0 picks a free one."""
+    tls: TlsSettings = TlsSettings()
+    max_client_requests: int = Field(256, gt=0)
+    """Requests of one address at the same time; more are answered 429. A proxy's clients count as one."""
+    drain_delay_s: float = Field(0, ge=0)
+    """Time after SIGTERM during which `/readyz` fails and everything else is served, for load balancers to notice."""
+    drain_timeout_s: float = Field(30, ge=0)
+    """Time that requests under way then have to finish."""
     max_manifest_bytes: int = Field(4 * 2**20, gt=0)
     """Largest manifest that is accepted; the spec asks for at least 4 MiB."""
     sparse_images: bool = False
@@ -58,6 +76,53 @@ class RegistrySettings(_Section):
     """Time between two runs of garbage collection."""
     collect_grace_s: float = Field(3600, ge=0)
     """Unreferenced blobs are kept for this long: time for a push to send the manifest that refers to them."""
+
+
+class RuleSettings(_Section):
+    repositories: tuple[str, ...] = Field(min_length=1)
+    """Globs of names: `*` is anything but `/`, `**` is anything."""
+    actions: tuple[Literal["pull", "push", "delete"], ...] = Field(min_length=1)
+    """What the rule grants."""
+    users: tuple[str, ...] = ()
+    """To whom: users, `@groups`, or `*` for everyone who has shown who they are."""
+    anonymous: bool = False
+    """Also to everybody else."""
+
+
+class IssuerSettings(_Section):
+    name: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
+    """Its users and groups are `NAME:SUBJECT` and `@NAME:GROUP` in rules."""
+    issuer: str = Field(min_length=1)
+    """The `iss` of its tokens."""
+    audience: str = Field(min_length=1)
+    """The `aud` that its tokens must have: this registry."""
+    jwks: str = Field(min_length=1)
+    """Address or file of its public keys (JSON Web Key Set)."""
+    groups_claim: str = ""
+    """Claim with the list of the user's groups, if there is one."""
+
+
+class AccessSettings(_Section):
+    anonymous: Literal["none", "full"] = "none"
+    """`full`: everybody may do everything, wherever the registry listens. On loopback it is so if nothing is set."""
+    htpasswd_file: Path | None = None
+    """Users and bcrypt hashes, as `htpasswd -B` or `dvcr access password` writes them; read again when it changes."""
+    rules: tuple[RuleSettings, ...] = ()
+    """Who may do what, see access.md. Without any, whoever has shown who they are may do everything."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """Users by group."""
+    admins: tuple[str, ...] = ()
+    """Users and `@groups` who may collect garbage over HTTP and see the names of all repositories."""
+    issuers: tuple[IssuerSettings, ...] = ()
+    """Identity providers whose tokens are accepted."""
+    service: str = Field("dvcr", pattern=r"^[A-Za-z0-9._:/-]{1,255}$")
+    """Name of this registry in its tokens; servers of one registry share it."""
+    external_url: str = Field("", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+)?$")
+    """How clients reach the registry, where they don't reach it directly; empty: as each request says."""
+    token_key_dir: Path = Path("data/token-keys")
+    """Folder of the keys that sign tokens; servers of one registry share it. The first key is made at first start."""
+    token_life_s: int = Field(300, ge=10, le=3600)
+    """Life of a token. Whoever loses a password keeps a token's rights for so long at most."""
 
 
 class ClientSettings(_Section):
@@ -168,6 +233,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     storage: StorageSettings = StorageSettings()
     registry: RegistrySettings = RegistrySettings()
+    access: AccessSettings = AccessSettings()
     client: ClientSettings = ClientSettings()
     broker: BrokerSettings = BrokerSettings()
     importer: ImporterSettings = ImporterSettings()

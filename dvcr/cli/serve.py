@@ -24,7 +24,7 @@ def serve(
 ) -> None:
     """Run the registry until Ctrl-C.
 
-    Example: `DVCR__STORAGE__FILESYSTEM__ROOT=/srv/dvcr dvcr serve --host 0.0.0.0 --port 5000`
+    Example: `DVCR__ACCESS__HTPASSWD_FILE=/etc/dvcr/htpasswd dvcr serve --host 0.0.0.0 --port 5000`
     """
     import asyncio
 
@@ -33,7 +33,7 @@ def serve(
     settings: Settings = context.obj
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     registry = _open_registry(settings, settings.registry.collect_grace_s)
-    asyncio.run(serve_registry(registry, settings.registry.model_copy(update=changes)))
+    asyncio.run(serve_registry(registry, settings.registry.model_copy(update=changes), settings.access))
 
 
 def gc(

@@ -2,27 +2,48 @@
 
 from aiohttp import web
 
-from dvcr.config import RegistrySettings
-from dvcr.http import blobs, health, listings, manifests, uploads
+from dvcr.access.authority import Authority
+from dvcr.config import AccessSettings, RegistrySettings
+from dvcr.http import admin, blobs, health, listings, manifests, uploads
+from dvcr.http.authentication import TOKEN_PATH, Authentication
 from dvcr.http.errors import translate_errors
+from dvcr.http.limits import ClientLimit
 from dvcr.http.observe import Observer
 from dvcr.http.state import STATE, State
+from dvcr.http.tokens import TokenEndpoint
 from dvcr.registry.registry import Registry
 
 NAME = "/v2/{name:.+}"
 
 
-def build_app(registry: Registry, settings: RegistrySettings) -> web.Application:
-    """The application over `registry`. It owns no background work; `dvcr.http.server` adds it."""
-    observer = Observer()
-    app = web.Application(middlewares=[observer.observe, translate_errors])
-    app[STATE] = State(registry, settings)
+def build_app(
+    registry: Registry,
+    settings: RegistrySettings,
+    authority: Authority | None = None,
+    access: AccessSettings | None = None,
+) -> web.Application:
+    """The application over `registry`. It owns no background work; `dvcr.http.server` adds it.
+
+    Without an `authority` everybody may do everything.
+    """
+    state = State(registry, settings)
+    observer = Observer(state.metrics)
+    limit = ClientLimit(settings.max_client_requests)
+    app = web.Application(middlewares=[observer.observe, translate_errors, limit.admit])
+    if authority is not None:
+        access = access or AccessSettings()
+        authentication = Authentication(authority, access)
+        endpoint = TokenEndpoint(authentication, access)
+        app.middlewares.append(authentication.admit)
+        app.add_routes([web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post)])
+    app[STATE] = state
     app.on_response_prepare.append(observer.add_request_id)
     app.add_routes(
         [
             web.get("/healthz", health.alive),
             web.get("/readyz", health.ready),
-            web.get("/metrics", observer.show),
+            web.get("/metrics", state.metrics.show),
+            web.post("/admin/collect", admin.collect),
             web.get("/v2/", health.api_version),
             web.get("/v2", health.api_version),
             web.get("/v2/_catalog", listings.catalog),

@@ -6,6 +6,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dvcr.access.errors import ScopeError
 from dvcr.digest import InvalidDigestError
 from dvcr.errors import DvcrError, NoSpaceError
 from dvcr.registry import errors
@@ -47,6 +48,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.DigestMismatchError, 400, "DIGEST_INVALID"),
     (InvalidDigestError, 400, "DIGEST_INVALID"),
     (BadRequestError, 400, "UNSUPPORTED"),
+    (ScopeError, 400, "UNSUPPORTED"),
     (RangeError, 416, "BLOB_UPLOAD_INVALID"),
     (TooLargeError, 413, "SIZE_INVALID"),
     (IdleError, 408, "BLOB_UPLOAD_INVALID"),

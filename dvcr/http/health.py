@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from dvcr.http.errors import wire_error
 from dvcr.http.state import STATE
 
 
@@ -17,7 +18,9 @@ async def alive(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """GET /readyz: the storage takes writes; otherwise the error says what it lacks."""
+    """GET /readyz: the storage takes writes; otherwise the error says what it lacks. Not while the server ends."""
     state = request.app[STATE]
+    if state.draining.is_set():
+        return wire_error(503, "UNAVAILABLE", "the server is about to end")
     await state.run(state.registry.check)
     return web.Response(text="ok\n")

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from dvcr.descriptor import IMAGE_INDEX
 from dvcr.digest import Digest
+from dvcr.http.authentication import rights_of
 from dvcr.http.errors import BadRequestError
 from dvcr.http.state import STATE, repository_of
 
@@ -28,7 +29,8 @@ async def catalog(request: web.Request) -> web.Response:
     state = request.app[STATE]
     count, after = _page(request)
     count = MAX_CATALOG_PAGE if count is None else min(count, MAX_CATALOG_PAGE)
-    found = await state.run(lambda: state.registry.catalog.page(count + 1, after))
+    rights = rights_of(request)
+    found = await state.run(lambda: state.registry.catalog.page(count + 1, after, rights.may_list))
     return _listing(request, {}, "repositories", found, count)
 
 

@@ -1,4 +1,4 @@
-"""Request ids, the access log and metrics."""
+"""Request ids and the access log, and every request in the metrics."""
 
 import re
 import secrets
@@ -7,29 +7,20 @@ import time
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from dvcr.http.metrics import Metrics
 
 log = structlog.get_logger("dvcr.http.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
+_UPLOAD = "/v2/{name}/blobs/uploads"
 
 
 class Observer:
     """Counts and logs the requests of one application."""
 
-    def __init__(self) -> None:
-        self.metrics = CollectorRegistry()
-        self._requests = Counter(
-            "dvcr_registry_requests", "Requests answered.", ["method", "route", "status"], registry=self.metrics
-        )
-        self._seconds = Histogram(
-            "dvcr_registry_request_seconds",
-            "Time from a request's headers to the end of its answer.",
-            ["method", "route"],
-            registry=self.metrics,
-            buckets=_SECONDS,
-        )
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     @web.middleware
     async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -39,18 +30,29 @@ class Observer:
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
         request["request_id"] = request_id
-        status = 499  # as proxies log it: the client went away
+        status, sent_bytes = 499, 0  # as proxies log it: the client went away
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else "other"
+        uploads = int(route.startswith(_UPLOAD) and request.method in ("POST", "PATCH", "PUT"))
+        metrics = self._metrics
+        metrics.requests_under_way.inc()
+        metrics.uploads_under_way.inc(uploads)
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
                 response = await handler(request)
             status = response.status
+            if request.method != "HEAD":
+                sent_bytes = response.content_length or 0
             return response
         finally:
             seconds = time.monotonic() - begin
-            resource = request.match_info.route.resource
-            route = resource.canonical if resource else "other"
-            self._requests.labels(request.method, route, status).inc()
-            self._seconds.labels(request.method, route).observe(seconds)
+            received_bytes = request.content.total_bytes
+            metrics.requests_under_way.dec()
+            metrics.uploads_under_way.dec(uploads)
+            metrics.requests.labels(request.method, route, status).inc()
+            metrics.request_seconds.labels(request.method, route).observe(seconds)
+            metrics.received_bytes.inc(received_bytes)
+            metrics.sent_bytes.inc(sent_bytes)
             log.info(
                 "request",
                 request_id=request_id,
@@ -58,14 +60,12 @@ class Observer:
                 path=request.path_qs,
                 status=status,
                 remote=request.remote,
-                received_bytes=request.content.total_bytes,
+                user=request.get("user", ""),
+                received_bytes=received_bytes,
+                sent_bytes=sent_bytes,
                 duration_ms=round(seconds * 1000, 1),
             )
 
     async def add_request_id(self, request: web.Request, response: web.StreamResponse) -> None:
         """Name the request in its answer, so that a user can be found in the log."""
         response.headers["X-Request-ID"] = request.get("request_id", "")
-
-    async def show(self, _request: web.Request) -> web.Response:
-        """GET /metrics."""
-        return web.Response(body=generate_latest(self.metrics), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -9,6 +9,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from dvcr.config import RegistrySettings
+from dvcr.http.metrics import Metrics
 from dvcr.registry.names import repository_name
 from dvcr.registry.registry import Registry
 
@@ -24,11 +25,15 @@ class State:
 
     registry: Registry
     settings: RegistrySettings
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the server is about to end."""
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "registry"))
 
     async def run(self, call: Callable[[], T]) -> T:
         """The result of a blocking call, made in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+        with self.metrics.storage_seconds.time():
+            return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
 
 STATE = web.AppKey("state", State)

@@ -1,10 +1,13 @@
 """Pushing blobs (distribution-spec, "Pushing Blobs")."""
 
+from collections.abc import Iterable
 from functools import cache
 
 from aiohttp import web
 
+from dvcr.access.scope import Action
 from dvcr.digest import Digest
+from dvcr.http.authentication import rights_of
 from dvcr.http.body import receive
 from dvcr.http.errors import BadRequestError, RangeError
 from dvcr.http.ranges import parse_chunk_range
@@ -19,10 +22,10 @@ async def begin(request: web.Request) -> web.Response:
     registry = state.registry
     if "mount" in request.query:
         digest = Digest.parse(request.query["mount"])
-        source = repository_name(request.query["from"]) if "from" in request.query else None
+        sources = _mount_sources(request, repository)
 
         def mount_or_begin() -> Upload | None:
-            return None if registry.blobs.mount(repository, digest, source) else registry.uploads.begin()
+            return None if registry.blobs.mount(repository, digest, sources) else registry.uploads.begin()
 
         begun = await state.run(mount_or_begin)
         return _session(repository, begun, 0) if begun else _created(repository, digest)
@@ -82,6 +85,15 @@ async def abort(request: web.Request) -> web.Response:
     repository_of(request)
     await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"]).abort())
     return web.Response(status=204)
+
+
+def _mount_sources(request: web.Request, repository: str) -> Iterable[str] | None:
+    """Where the caller may take a blob from: nowhere that it could not pull it from."""
+    rights = rights_of(request)
+    if "from" not in request.query:
+        return rights.mount_sources(repository)
+    source = repository_name(request.query["from"])
+    return [source] if rights.may(source, Action.PULL) else []
 
 
 async def _check_order(request: web.Request, repository: str, upload: Upload) -> None:

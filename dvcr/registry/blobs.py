@@ -1,5 +1,6 @@
 """Blobs: bytes once in the store, a link in every repository that has them."""
 
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from dvcr.digest import Digest
@@ -47,18 +48,23 @@ class Blobs:
         """Whether `open` gives files that a server may `sendfile`."""
         return isinstance(self._storage, LocalFiles)
 
-    def mount(self, repository: str, digest: Digest, source: str | None = None) -> bool:
-        """Give the repository a blob that exists already, in `source` or, without one, anywhere in the store.
+    def mount(self, repository: str, digest: Digest, sources: Iterable[str] | None = None) -> bool:
+        """Give the repository a blob that exists already, in one of `sources` or, without them, anywhere in the store.
 
         False if it is not there: the client has to upload it.
         """
-        try:
-            if source is not None:
-                self._storage.touch(paths.blob_link(source, digest))
-            self._storage.touch(paths.blob(digest))
-        except NotFoundError:
+        if sources is not None and not any(self._refresh(paths.blob_link(source, digest)) for source in sources):
+            return False
+        if not self._refresh(paths.blob(digest)):
             return False
         self.link(repository, digest)
+        return True
+
+    def _refresh(self, key: str) -> bool:
+        try:
+            self._storage.touch(key)
+        except NotFoundError:
+            return False
         return True
 
     def link(self, repository: str, digest: Digest) -> None:

@@ -1,5 +1,7 @@
 """Which repositories exist."""
 
+from collections.abc import Callable
+
 from dvcr.errors import NotFoundError
 from dvcr.registry.errors import NameUnknownError
 from dvcr.storage import paths
@@ -35,12 +37,12 @@ class Catalog:
         """Every repository, also those that hold no manifest (any more), sorted."""
         return sorted(paths.repository_of(key) for key in self._storage.list(paths.CATALOG))
 
-    def page(self, count: int, after: str = "") -> list[str]:
-        """At most `count` repositories with a manifest whose names sort after `after`."""
+    def page(self, count: int, after: str = "", shown: Callable[[str], bool] = lambda _name: True) -> list[str]:
+        """At most `count` repositories with a manifest whose names sort after `after`, of those that `shown` allows."""
         page: list[str] = []
         for name in self.all():
             if len(page) == count:
                 break
-            if name > after and next(iter(self._storage.list(paths.manifests(name))), None) is not None:
+            if name > after and shown(name) and next(iter(self._storage.list(paths.manifests(name))), None) is not None:
                 page.append(name)
         return page
