@@ -4,15 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from dvcr.digest import Digest
 from dvcr.errors import NotFoundError
 from dvcr.registry.catalog import Catalog
 from dvcr.registry.document import ManifestDocument
-from dvcr.registry.errors import ManifestUnknownError
+from dvcr.registry.errors import ManifestCorruptError, ManifestInvalidError, ManifestUnknownError
 from dvcr.registry.manifests import read_manifest
+from dvcr.registry.quarantine import Quarantine, exists
 from dvcr.registry.uploads import Uploads
 from dvcr.storage import paths
 from dvcr.storage.driver import StorageDriver
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -24,6 +29,8 @@ class CollectReport:
     blobs: int = 0
     bytes: int = 0
     uploads: int = 0
+    unreadable: int = 0
+    """Repositories of which everything was kept, because a manifest of theirs cannot be read."""
 
 
 class Collector:
@@ -58,7 +65,11 @@ class Collector:
     def _sweep_links(self, repository: str, now: datetime, report: CollectReport, *, dry_run: bool) -> set[Digest]:
         """Remove links that no manifest needs; gives the digests of those that stay."""
         ages = self._ages(paths.blob_links(repository))
-        marked = self._mark(repository)
+        marked, readable = self._mark(repository)
+        if not readable:
+            # What the manifest names is not known: keep all that it may name, until it is pushed again or deleted.
+            report.unreadable += 1
+            return {paths.last_digest(key) for key in ages}
         quiet = max(ages.values(), default=now) < now - self._grace
         cutoff = now - (self._grace if quiet else self._expiry)
         kept: set[Digest] = set()
@@ -69,7 +80,7 @@ class Collector:
             else:
                 report.links += 1
         for key in list(self._storage.list(paths.all_referrers(repository))):
-            if not self._exists(paths.manifest(repository, paths.last_digest(key))):
+            if not exists(self._storage, paths.manifest(repository, paths.last_digest(key))):
                 self._remove(key, now - self._grace, dry_run=dry_run)
         if not kept and next(iter(self._storage.list(paths.manifests(repository))), None) is None:
             report.repositories += self._remove(paths.catalog_entry(repository), now - self._grace, dry_run=dry_run)
@@ -97,15 +108,19 @@ class Collector:
                 report.blobs += 1
                 report.bytes += found.size_bytes
 
-    def _mark(self, repository: str) -> set[Digest]:
+    def _mark(self, repository: str) -> tuple[set[Digest], bool]:
+        """What the repository's manifests name, and whether every one of them could be read."""
         marked: set[Digest] = set()
         for key in self._storage.list(paths.manifests(repository)):
             try:
                 manifest = read_manifest(self._storage, repository, paths.last_digest(key))
+                marked.update(ManifestDocument.parse(manifest.body, manifest.media_type).blobs())
             except ManifestUnknownError:
                 continue  # deleted meanwhile
-            marked.update(ManifestDocument.parse(manifest.body, manifest.media_type).blobs())
-        return marked
+            except (ManifestCorruptError, ManifestInvalidError) as exc:
+                log.warning("manifest cannot be read", repository=repository, error=str(exc))
+                return set(), False
+        return marked, next(Quarantine(self._storage).manifests(repository), None) is None
 
     def _ages(self, prefix: str) -> dict[str, datetime]:
         ages: dict[str, datetime] = {}
@@ -116,14 +131,7 @@ class Collector:
                 continue
         return ages
 
-    def _exists(self, key: str) -> bool:
-        try:
-            self._storage.stat(key)
-        except NotFoundError:
-            return False
-        return True
-
     def _remove(self, key: str, cutoff: datetime, *, dry_run: bool) -> bool:
         if not dry_run:
             return self._storage.delete_unmodified_since(key, cutoff)
-        return self._exists(key) and self._storage.stat(key).modified_at < cutoff
+        return exists(self._storage, key) and self._storage.stat(key).modified_at < cutoff

@@ -43,6 +43,12 @@ class ManifestUnknownError(RefusedError):
     default_reason = "ManifestUnknown"
 
 
+class ManifestCorruptError(RefusedError):
+    """The manifest is in the store, but its bytes do not have its digest (any more)."""
+
+    default_reason = "ManifestCorrupt"
+
+
 class ManifestInvalidError(RefusedError):
     """The bytes are no manifest of the media type they claim."""
 

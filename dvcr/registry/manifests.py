@@ -12,9 +12,11 @@ from dvcr.registry.errors import (
     BlobUnknownError,
     DigestMismatchError,
     ManifestBlobUnknownError,
+    ManifestCorruptError,
     ManifestInvalidError,
     ManifestUnknownError,
 )
+from dvcr.registry.quarantine import Quarantine, is_whole_manifest
 from dvcr.registry.referrers import Referrers
 from dvcr.registry.tags import Tags
 from dvcr.storage import paths
@@ -59,7 +61,9 @@ class Manifests:
         self._sparse = sparse
 
     def get(self, repository: str, reference: Digest | str) -> Manifest:
-        """The manifest with this digest or tag; raises ManifestUnknownError."""
+        """The manifest with this digest or tag; raises ManifestUnknownError, or ManifestCorruptError until it is
+        pushed again.
+        """
         digest = reference if isinstance(reference, Digest) else self._tags.resolve(repository, reference)
         return read_manifest(self._storage, repository, digest)
 
@@ -95,19 +99,35 @@ class Manifests:
         return StoredManifest(actual, subject)
 
     def delete(self, repository: str, digest: Digest) -> None:
-        """Remove a manifest and the tags that name it; raises ManifestUnknownError."""
-        manifest = self.get(repository, digest)
+        """Remove a manifest, also a corrupt one, and the tags that name it; raises ManifestUnknownError."""
+        subject = None
+        try:
+            manifest = read_manifest(self._storage, repository, digest)
+            subject = ManifestDocument.parse(manifest.body, manifest.media_type).subject
+        except (ManifestCorruptError, ManifestInvalidError):
+            pass  # its referrer entry, if it has one, is ignored from now on, and collected
         self._tags.delete_all_of(repository, digest)
         self._storage.delete(paths.manifest(repository, digest))
-        subject = ManifestDocument.parse(manifest.body, manifest.media_type).subject
+        self._storage.delete(paths.quarantined_manifest(repository, digest))
         if subject:
             self._referrers.remove(repository, subject.digest, digest)
 
 
 def read_manifest(storage: StorageDriver, repository: str, digest: Digest) -> Manifest:
-    """The stored manifest; raises ManifestUnknownError."""
+    """The stored manifest; raises ManifestUnknownError, and ManifestCorruptError if its bytes are others."""
     try:
-        media_type, _, body = storage.read(paths.manifest(repository, digest)).partition(b"\n")
+        value = storage.read(paths.manifest(repository, digest))
     except NotFoundError as exc:
+        if Quarantine(storage).has_manifest(repository, digest):
+            raise _corrupt(repository, digest) from exc
         raise ManifestUnknownError(f"repository {repository} has no manifest {digest}") from exc
+    if not is_whole_manifest(value, digest):
+        raise _corrupt(repository, digest)
+    media_type, _, body = value.partition(b"\n")
     return Manifest(media_type.decode(), digest, body)
+
+
+def _corrupt(repository: str, digest: Digest) -> ManifestCorruptError:
+    return ManifestCorruptError(
+        f"manifest {digest} of {repository} is corrupt in the store: push it again or delete it"
+    )

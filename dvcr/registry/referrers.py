@@ -1,13 +1,18 @@
 """Referrers: manifests that name another one as their subject (distribution-spec, "Listing Referrers")."""
 
 import json
+from contextlib import suppress
 from typing import Any
+
+import structlog
 
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import NotFoundError
 from dvcr.storage import paths
 from dvcr.storage.driver import StorageDriver
+
+log = structlog.get_logger(__name__)
 
 
 class Referrers:
@@ -20,6 +25,15 @@ class Referrers:
         """List `referrer` under `subject`, which need not exist."""
         value = json.dumps(referrer.to_json()).encode()
         self._storage.write(paths.referrer(repository, subject, referrer.digest), value)
+
+    def repair(self, repository: str, subject: Digest, referrer: Descriptor) -> bool:
+        """List it if its entry is missing or says something else, and tell whether that was so."""
+        key = paths.referrer(repository, subject, referrer.digest)
+        with suppress(NotFoundError, ValueError):
+            if json.loads(self._storage.read(key)) == referrer.to_json():
+                return False
+        self.add(repository, subject, referrer)
+        return True
 
     def remove(self, repository: str, subject: Digest, digest: Digest) -> None:
         """List it no more. Idempotent."""
@@ -37,14 +51,22 @@ class Referrers:
                 item = json.loads(self._storage.read(key))
             except NotFoundError:
                 continue  # its manifest was deleted, or never came
+            except ValueError:
+                log.warning("referrer cannot be read; dvcr scrub writes it anew", key=key)
+                continue
             found[item["digest"]] = item
         return [item for _, item in sorted(found.items()) if artifact_type in (None, item.get("artifactType"))]
 
     def _fallback(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
+        tag = f"{subject.algorithm}-{subject.hex}"[:128]
         try:
-            digest = self._storage.read(paths.tag(repository, f"{subject.algorithm}-{subject.hex}"[:128])).decode()
-            value = self._storage.read(paths.manifest(repository, Digest.parse(digest))).partition(b"\n")[2]
+            digest = Digest.parse(self._storage.read(paths.tag(repository, tag)).decode())
+            items = json.loads(self._storage.read(paths.manifest(repository, digest)).partition(b"\n")[2]).get(
+                "manifests"
+            )
         except NotFoundError:
             return []
-        items = json.loads(value).get("manifests")
+        except ValueError:
+            log.warning("fallback tag of referrers cannot be read", repository=repository, tag=tag)
+            return []
         return [item for item in items if isinstance(item, dict) and "digest" in item] if items else []

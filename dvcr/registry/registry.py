@@ -7,6 +7,7 @@ from dvcr.registry.catalog import Catalog
 from dvcr.registry.collect import Collector
 from dvcr.registry.manifests import Manifests
 from dvcr.registry.referrers import Referrers
+from dvcr.registry.scrub import Scrubber
 from dvcr.registry.tags import Tags
 from dvcr.registry.uploads import Uploads
 from dvcr.storage.driver import StorageDriver
@@ -30,6 +31,7 @@ class Registry:
         self.tags = Tags(storage, self.catalog)
         self.referrers = Referrers(storage)
         self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers, sparse=sparse_images)
+        self.scrubber = Scrubber(storage, self.catalog, self.tags, self.referrers)
         self.collector = Collector(storage, self.catalog, self.uploads, grace=grace, expiry=upload_expiry)
 
     def check(self) -> None:

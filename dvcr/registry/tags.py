@@ -1,9 +1,11 @@
 """Tags: names for manifests."""
 
+from contextlib import suppress
+
 from dvcr.digest import Digest
 from dvcr.errors import NotFoundError
 from dvcr.registry.catalog import Catalog
-from dvcr.registry.errors import ManifestUnknownError
+from dvcr.registry.errors import ManifestCorruptError, ManifestUnknownError
 from dvcr.storage import paths
 from dvcr.storage.driver import StorageDriver
 
@@ -16,11 +18,13 @@ class Tags:
         self._catalog = catalog
 
     def resolve(self, repository: str, tag: str) -> Digest:
-        """The digest of the tagged manifest; raises ManifestUnknownError."""
+        """The digest of the tagged manifest; raises ManifestUnknownError, or ManifestCorruptError."""
         try:
             return Digest.parse(self._storage.read(paths.tag(repository, tag)).decode())
         except NotFoundError as exc:
             raise ManifestUnknownError(f"repository {repository} has no tag {tag}") from exc
+        except ValueError as exc:
+            raise ManifestCorruptError(f"tag {tag} of {repository} is corrupt in the store: push it again") from exc
 
     def set(self, repository: str, tag: str, digest: Digest) -> None:
         """Point the tag at a manifest, whatever it named before."""
@@ -28,7 +32,8 @@ class Tags:
 
     def delete(self, repository: str, tag: str) -> None:
         """Remove the tag and leave the manifest; raises ManifestUnknownError if there is none."""
-        self.resolve(repository, tag)
+        with suppress(ManifestCorruptError):
+            self.resolve(repository, tag)
         self._storage.delete(paths.tag(repository, tag))
 
     def delete_all_of(self, repository: str, digest: Digest) -> None:
@@ -36,8 +41,8 @@ class Tags:
         for tag in self.all(repository):
             try:
                 named = self.resolve(repository, tag)
-            except ManifestUnknownError:
-                continue  # deleted meanwhile
+            except (ManifestUnknownError, ManifestCorruptError):
+                continue  # deleted meanwhile, or it cannot be said whose it is
             if named == digest:
                 self._storage.delete(paths.tag(repository, tag))
 

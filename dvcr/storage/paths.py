@@ -7,6 +7,8 @@
         manifests/<algorithm>/<hex>                              media type, newline, the manifest's exact bytes
         tags/<tag>                                               digest of the manifest that the tag names
         referrers/<algorithm>/<hex of subject>/<algorithm>/<hex> descriptor (JSON) of a manifest with that subject
+        quarantine/<algorithm>/<hex>                         a manifest that is not what its digest says
+    quarantine/<algorithm>/<first two hex digits>/<hex>          a blob that is not what its digest says
 
 `<repository>` is the name with ":" for "/": one component, so that no repository lies inside another one's keys.
 Names, tags and digests are validated before they come here (`dvcr.registry.names`, `dvcr.digest`).
@@ -16,6 +18,7 @@ from dvcr.digest import Digest
 
 CATALOG = "catalog"
 BLOBS = "blobs"
+QUARANTINE = "quarantine"
 
 
 def catalog_entry(repository: str) -> str:
@@ -33,8 +36,13 @@ def blob(digest: Digest) -> str:
     return f"{BLOBS}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
 
+def quarantined_blob(digest: Digest) -> str:
+    """The bytes that were found under the key of a blob, and have another digest."""
+    return f"{QUARANTINE}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+
 def blob_digest(key: str) -> Digest:
-    """The digest of the blob that this key of `BLOBS` holds."""
+    """The digest of the blob that this key of `BLOBS` or `QUARANTINE` holds."""
     _, algorithm, _, hex_ = key.split("/")
     return Digest(algorithm, hex_)
 
@@ -57,6 +65,16 @@ def manifests(repository: str) -> str:
 def manifest(repository: str, digest: Digest) -> str:
     """A manifest of the repository."""
     return f"{manifests(repository)}/{digest.algorithm}/{digest.hex}"
+
+
+def quarantined_manifests(repository: str) -> str:
+    """Prefix of the repository's corrupt manifests."""
+    return f"repositories/{_component(repository)}/quarantine"
+
+
+def quarantined_manifest(repository: str, digest: Digest) -> str:
+    """The value that was found under the key of a manifest, and has another digest."""
+    return f"{quarantined_manifests(repository)}/{digest.algorithm}/{digest.hex}"
 
 
 def tags(repository: str) -> str:
@@ -85,7 +103,7 @@ def referrer(repository: str, subject: Digest, digest: Digest) -> str:
 
 
 def last_digest(key: str) -> Digest:
-    """The digest that ends the key of a blob link, a manifest or a referrer."""
+    """The digest that ends the key of a blob link, a manifest (also a quarantined one) or a referrer."""
     algorithm, hex_ = key.rsplit("/", 2)[1:]
     return Digest(algorithm, hex_)
 
