@@ -1,4 +1,4 @@
-"""`dvcr serve` and `dvcr gc`."""
+"""`dvcr serve`, `dvcr gc` and `dvcr scrub`."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the registry's commands to `dvcr`."""
     app.command()(serve)
     app.command()(gc)
+    app.command()(scrub)
 
 
 def serve(
@@ -55,14 +56,36 @@ def gc(
         f"{'would remove' if dry_run else 'removed'} {report.blobs} blobs ({report.bytes / 2**20:.1f} MiB), "
         f"{report.links} links, {report.uploads} uploads, {report.repositories} empty repositories"
     )
+    if report.unreadable:
+        typer.echo(
+            f"kept everything of {report.unreadable} repositories with a manifest that cannot be read; see dvcr scrub"
+        )
+
+
+def scrub(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Read every blob and manifest, move what is corrupt to quarantine, and name the images it hits.
+
+    The registry may go on working meanwhile. What is in quarantine is not served; pushing it again heals the images.
+    Exit status 3: something was found.
+
+    Example: `dvcr scrub --json`
+    """
+    from dvcr.cli.scrub import scrub as scrub_registry
+
+    settings: Settings = context.obj
+    registry = _open_registry(settings, settings.registry.collect_grace_s)
+    raise typer.Exit(scrub_registry(registry, as_json=as_json))
 
 
 def _open_registry(settings: Settings, grace_s: float) -> "Registry":
     from dvcr.registry.registry import Registry
-    from dvcr.storage.filesystem import FilesystemStorage
+    from dvcr.storage.configured import open_storage
 
     return Registry(
-        FilesystemStorage(settings.storage.filesystem.root),
+        open_storage(settings.storage),
         grace=timedelta(seconds=grace_s),
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
         sparse_images=settings.registry.sparse_images,

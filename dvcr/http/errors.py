@@ -43,6 +43,8 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.BlobUnknownError, 404, "BLOB_UNKNOWN"),
     (errors.UploadUnknownError, 404, "BLOB_UPLOAD_UNKNOWN"),
     (errors.ManifestUnknownError, 404, "MANIFEST_UNKNOWN"),
+    # As if it were not there, so that clients push it again, which heals it.
+    (errors.ManifestCorruptError, 404, "MANIFEST_UNKNOWN"),
     (errors.ManifestInvalidError, 400, "MANIFEST_INVALID"),
     (errors.ManifestBlobUnknownError, 404, "MANIFEST_BLOB_UNKNOWN"),
     (errors.DigestMismatchError, 400, "DIGEST_INVALID"),
