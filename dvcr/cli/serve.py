@@ -82,10 +82,10 @@ def scrub(
 
 def _open_registry(settings: Settings, grace_s: float) -> "Registry":
     from dvcr.registry.registry import Registry
-    from dvcr.storage.configured import open_storage
+    from dvcr.storage.filesystem import FilesystemStorage
 
     return Registry(
-        open_storage(settings.storage),
+        FilesystemStorage(settings.storage.filesystem.root),
         grace=timedelta(seconds=grace_s),
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
         sparse_images=settings.registry.sparse_images,
