@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -98,12 +99,12 @@ def unverified_issuer(token: str) -> str:
         raise CredentialsError("the token cannot be read") from exc
 
 
-def _signature_key(value: dict[str, str]) -> jwt.PyJWK | None:
-    if value.get("use", "sig") != "sig" or "kid" not in value:
+def _signature_key(value: Any) -> jwt.PyJWK | None:
+    if not isinstance(value, dict) or value.get("use", "sig") != "sig" or "kid" not in value:
         return None
     try:
         key = jwt.PyJWK(value)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError, LookupError):
         return None  # of a kind that we do not know; others may be good
     return key if key.algorithm_name in ALGORITHMS else None
 
