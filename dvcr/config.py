@@ -9,9 +9,9 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dvcr.errors import ConfigError
@@ -35,10 +35,53 @@ class FilesystemSettings(_Section):
     """Folder that holds all blobs, manifests and upload sessions."""
 
 
+class S3Settings(_Section):
+    bucket: str = ""
+    """Bucket that holds all blobs, manifests and upload sessions; it has to exist."""
+    prefix: str = ""
+    """Beginning of every object's name, for a bucket that is shared with others."""
+    endpoint_url: str = Field("", pattern=r"^(https?://.+)?$")
+    """Address of an S3 server; empty for Amazon's."""
+    region: str = "us-east-1"
+    """Region of the bucket."""
+    path_style: bool = False
+    """Name the bucket in the path instead of the host name, as most servers other than Amazon's want it."""
+    ca_file: Path | None = None
+    """PEM file with the certificate authorities to trust for the endpoint, instead of the system's."""
+    access_key_id: SecretStr = SecretStr("")
+    """Access key; empty for the usual AWS sources (environment, profile, the machine's role)."""
+    secret_access_key: SecretStr = SecretStr("")
+    """Secret of the access key."""
+    timeout_s: float = Field(60, gt=0)
+    """Longest silence of the server in one request."""
+    attempts: int = Field(5, gt=0)
+    """How often one request is sent before it counts as failed."""
+    upload_buffer_bytes: int = Field(32 * 2**20, gt=0)
+    """Bytes of large uploads that one server process has on their way to the bucket at the same time."""
+    redirect: bool = False
+    """Answer pulls of blobs with a redirect to a signed address of the bucket, which clients must then reach."""
+    redirect_expiry_s: float = Field(900, gt=0, le=7 * 24 * 3600)
+    """How long such an address works."""
+
+
 class StorageSettings(_Section):
-    driver: Literal["filesystem"] = "filesystem"
+    driver: Literal["filesystem", "s3"] = "filesystem"
     """Where the registry keeps its bytes."""
     filesystem: FilesystemSettings = FilesystemSettings()
+    s3: S3Settings = S3Settings()
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        s3 = self.s3
+        if self.driver == "s3" and not s3.bucket:
+            raise ValueError("storage.driver is s3, and storage.s3.bucket is empty")
+        if self.driver != "s3" and s3.bucket:
+            raise ValueError(f"storage.s3.bucket is {s3.bucket!r}, and storage.driver is not s3")
+        if bool(s3.access_key_id.get_secret_value()) != bool(s3.secret_access_key.get_secret_value()):
+            raise ValueError("storage.s3.access_key_id and storage.s3.secret_access_key need each other")
+        if s3.ca_file and s3.endpoint_url.startswith("http://"):
+            raise ValueError("storage.s3.ca_file is set, and storage.s3.endpoint_url is not https")
+        return self
 
 
 class TlsSettings(_Section):
@@ -68,6 +111,9 @@ class RegistrySettings(_Section):
     """Largest manifest that is accepted; the spec asks for at least 4 MiB."""
     sparse_images: bool = False
     """Accept image manifests whose config or layers are missing, for mirrors that hold images in part."""
+    verify_interval_s: float = Field(3600, ge=0)
+    """A blob that this process found whole is not hashed again when it is pulled, for this long and while its file
+    does not change; 0 hashes it at every pull."""
     upload_idle_timeout_s: float = Field(120, gt=0)
     """A request body that brings no byte for this long is given up; its upload session stays resumable."""
     upload_expiry_s: float = Field(24 * 3600, gt=0)

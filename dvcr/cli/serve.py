@@ -82,10 +82,10 @@ def scrub(
 
 def _open_registry(settings: Settings, grace_s: float) -> "Registry":
     from dvcr.registry.registry import Registry
-    from dvcr.storage.filesystem import FilesystemStorage
+    from dvcr.storage.configured import open_storage
 
     return Registry(
-        FilesystemStorage(settings.storage.filesystem.root),
+        open_storage(settings.storage),
         grace=timedelta(seconds=grace_s),
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
         sparse_images=settings.registry.sparse_images,

@@ -38,12 +38,15 @@ async def get(request: web.Request) -> web.StreamResponse:
     if request.headers.get("If-Range", _quoted(digest)) != _quoted(digest):
         wanted = None
 
-    def open_blob() -> tuple[int, tuple[ByteRange, ...], BinaryIO]:
+    def open_blob() -> tuple[int, tuple[ByteRange, ...], BinaryIO | str]:
         size_bytes = state.registry.blobs.size_bytes(repository, digest)
         ranges = parse_ranges(wanted, size_bytes)
-        return size_bytes, ranges, state.registry.blobs.open(digest)
+        elsewhere = state.registry.blobs.url(digest) if len(ranges) <= 1 else None
+        return size_bytes, ranges, elsewhere or state.registry.blobs.open(digest)
 
     size_bytes, ranges, reader = await state.run(open_blob)
+    if isinstance(reader, str):
+        return web.Response(status=307, headers={"Location": reader, "Docker-Content-Digest": str(digest)})
     with reader:
         response = web.StreamResponse(status=206 if ranges else 200, headers=_headers(digest))
         if len(ranges) == 1:

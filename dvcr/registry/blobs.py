@@ -8,7 +8,7 @@ from dvcr.errors import NotFoundError
 from dvcr.registry.catalog import Catalog, mark
 from dvcr.registry.errors import BlobUnknownError
 from dvcr.storage import paths
-from dvcr.storage.driver import LocalFiles, StorageDriver
+from dvcr.storage.driver import LocalFiles, Redirects, StorageDriver
 
 
 class Blobs:
@@ -47,6 +47,10 @@ class Blobs:
     def open(self, digest: Digest, offset_bytes: int = 0) -> BinaryIO:
         """A reader of the blob, whose presence in a repository the caller has checked."""
         return self._storage.open(paths.blob(digest), offset_bytes)
+
+    def url(self, digest: Digest) -> str | None:
+        """Where else a client gets the blob, whose presence in a repository the caller has checked."""
+        return self._storage.url(paths.blob(digest)) if isinstance(self._storage, Redirects) else None
 
     @property
     def are_files(self) -> bool:

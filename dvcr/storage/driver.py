@@ -5,7 +5,7 @@ blocks and is safe from any thread; the HTTP layer runs them in threads. There i
 go through an upload session, which commits to the key it is given once the caller has verified them, and the driver
 decides how (rename on a filesystem, multipart completion on S3).
 
-Contract, checked by `tests/contracts/storage.py` on every driver:
+Contract, checked by `tests/contracts/test_storage_contract.py` on every driver:
 
 - `write` and `UploadSession.commit` are atomic and durable: after they return, a crash of process or machine leaves the
   whole value; before, the old one or none. Readers never see a part of a value.
@@ -40,7 +40,8 @@ class UploadSession(Protocol):
     """Bytes on their way to a key that is not yet known.
 
     One writer at a time: from the first `append` to `flush` the session belongs to one object; another one's `append`
-    or `commit` raises SessionBusyError meanwhile. It is free again when its holder's process dies.
+    or `commit` raises SessionBusyError meanwhile. It is free again when its holder's process dies, on a store that
+    cannot see that a few seconds later.
     """
 
     @property
@@ -136,4 +137,13 @@ class LocalFiles(Protocol):
 
     def local_path(self, key: str) -> Path:
         """The file that holds the value of `key`; NotFoundError if there is none."""
+        ...
+
+
+@runtime_checkable
+class Redirects(Protocol):
+    """A driver that may send readers to where the bytes are."""
+
+    def url(self, key: str) -> str | None:
+        """An address that gives the value of `key` for a while, or None if it is to be read here; NotFoundError."""
         ...

@@ -79,3 +79,22 @@ def test_every_setting_is_explained() -> None:
         if not inner.description and not hasattr(inner.annotation, "model_fields")
     ]
     assert unexplained == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"DRIVER": "s3"}, r"storage\.s3\.bucket is empty"),
+        ({"S3__BUCKET": "b"}, r"storage\.driver is not s3"),
+        ({"DRIVER": "s3", "S3__BUCKET": "b", "S3__ACCESS_KEY_ID": "x"}, "secret_access_key need each other"),
+        ({"S3__CA_FILE": "ca.pem", "S3__ENDPOINT_URL": "http://s3"}, r"endpoint_url is not https"),
+        ({"S3__ENDPOINT_URL": "s3.example.com"}, r"storage\.s3\.endpoint_url"),
+    ],
+)
+def test_contradicting_storage_settings_refuse_to_start(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"DVCR__STORAGE__{name}", value)
+    with pytest.raises(ConfigError, match=named):
+        load_settings()
