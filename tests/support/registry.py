@@ -32,7 +32,7 @@ class RegistryServer:
     @property
     def address(self) -> str:
         """HOST:PORT, as image references begin."""
-        return self.url.removeprefix("http://")
+        return self.url.partition("://")[2]
 
     @property
     def pid(self) -> int:

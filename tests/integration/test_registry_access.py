@@ -1,0 +1,342 @@
+"""Who may do what, over real HTTP."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+from dvcr.client.registry import RegistryClient
+from dvcr.config import ClientSettings
+from dvcr.digest import Digest
+from dvcr.errors import RegistryError
+from tests.support.access import PASSWORDS, guarded_registry, write_passwords
+from tests.support.registry import RegistryServer
+from tests.support.waiting import eventually
+
+ALICE, BOB, ROOT = PASSWORDS.items()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with guarded_registry(tmp_path_factory.mktemp("guarded")) as guarded:
+        yield guarded
+
+
+@pytest.fixture
+def url(server: RegistryServer) -> str:
+    return server.url
+
+
+def scope_of(answer: requests.Response) -> str:
+    """The challenge of a 401, taken apart as clients do it; gives its scope."""
+    assert answer.status_code == 401
+    header = answer.headers["WWW-Authenticate"]
+    assert header.startswith("Bearer ")
+    parameters = dict(re.findall(r'(\w+)="([^"]*)"', header))
+    parts = urlsplit(answer.url)
+    assert parameters["realm"] == f"{parts.scheme}://{parts.netloc}/token"
+    assert parameters["service"] == "dvcr"
+    assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+    return parameters.get("scope", "")
+
+
+def token(url: str, who: tuple[str, str] | None, *scopes: str) -> dict[str, str]:
+    """A header with a token for `scopes`."""
+    answer = requests.get(f"{url}/token", params={"service": "dvcr", "scope": list(scopes)}, auth=who)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+
+def push(url: str, repository: str, data: bytes, who: tuple[str, str]) -> str:
+    digest = str(Digest.of(data))
+    answer = requests.post(f"{url}/v2/{repository}/blobs/uploads/", params={"digest": digest}, data=data, auth=who)
+    assert answer.status_code == 201, answer.text
+    return digest
+
+
+def push_manifest(url: str, repository: str, who: tuple[str, str]) -> str:
+    config = push(url, repository, b"{}", who)
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+        "layers": [],
+    }
+    answer = requests.put(
+        f"{url}/v2/{repository}/manifests/v1",
+        data=json.dumps(manifest),
+        headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+        auth=who,
+    )
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Docker-Content-Digest"]
+
+
+def test_the_door(url: str) -> None:
+    assert scope_of(requests.get(f"{url}/v2/")) == ""
+    assert requests.get(f"{url}/v2/", auth=ALICE).status_code == 200
+    assert requests.get(f"{url}/v2/", headers=token(url, ALICE)).status_code == 200
+    for wrong in [("alice", "guess"), ("nobody", "x"), ("", ""), ("alice", "x" * 100)]:
+        scope_of(requests.get(f"{url}/v2/", auth=wrong))
+        assert requests.get(f"{url}/token", auth=wrong).headers["WWW-Authenticate"] == 'Basic realm="dvcr"'
+    for header in ("Basic", "Basic !", "Bearer x.y.z", "Digest x"):
+        scope_of(requests.get(f"{url}/v2/", headers={"Authorization": header}))
+    assert requests.get(f"{url}/v2/no-such-route", auth=ALICE).status_code == 404
+
+
+def test_probes_and_metrics_need_no_password(url: str) -> None:
+    for path in ("healthz", "readyz", "metrics"):
+        assert requests.get(f"{url}/{path}").status_code == 200
+    assert requests.get(f"{url}/v2/public/none/tags/list").status_code == 404
+    metrics = requests.get(f"{url}/metrics").text
+    for name in ("requests_total", "received_bytes_total", "sent_bytes_total", "uploads_under_way", "storage_seconds"):
+        assert f"dvcr_registry_{name}" in metrics
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("GET", "manifests/v1", "repository:team/a:pull"),
+        ("HEAD", "manifests/v1", "repository:team/a:pull"),
+        ("PUT", "manifests/v1", "repository:team/a:pull,push"),
+        ("DELETE", "manifests/v1", "repository:team/a:delete"),
+        ("GET", f"blobs/{Digest.of(b'')}", "repository:team/a:pull"),
+        ("DELETE", f"blobs/{Digest.of(b'')}", "repository:team/a:delete"),
+        ("POST", "blobs/uploads/", "repository:team/a:pull,push"),
+        ("PATCH", "blobs/uploads/x", "repository:team/a:pull,push"),
+        ("PUT", "blobs/uploads/x", "repository:team/a:pull,push"),
+        ("GET", "blobs/uploads/x", "repository:team/a:pull,push"),
+        ("DELETE", "blobs/uploads/x", "repository:team/a:pull,push"),
+        ("GET", "tags/list", "repository:team/a:pull"),
+        ("GET", f"referrers/{Digest.of(b'')}", "repository:team/a:pull"),
+    ],
+)
+def test_every_route_asks(url: str, method: str, path: str, scope: str) -> None:
+    answer = requests.request(method, f"{url}/v2/team/a/{path}")
+    if method == "HEAD":
+        assert (answer.status_code, f'scope="{scope}"' in answer.headers["WWW-Authenticate"]) == (401, True)
+    else:
+        assert scope_of(answer) == scope
+    refused = requests.request(method, f"{url}/v2/team/a/{path}", auth=BOB)
+    assert refused.status_code == 403
+    assert method == "HEAD" or refused.json()["errors"][0]["code"] == "DENIED"
+
+
+def test_a_push_token_neither_deletes_nor_reaches_elsewhere(url: str) -> None:
+    digest = push(url, "team/tokens", b"data", ROOT)
+    blob = f"{url}/v2/team/tokens/blobs/{digest}"
+    may_push = token(url, ROOT, "repository:team/tokens:pull,push")
+    assert requests.get(blob, headers=may_push).content == b"data"
+    refused = requests.delete(blob, headers=may_push)
+    assert scope_of(refused) == "repository:team/tokens:delete"
+    assert 'error="insufficient_scope"' in refused.headers["WWW-Authenticate"]
+    scope_of(requests.get(f"{url}/v2/team/others/tags/list", headers=may_push))
+    assert requests.delete(blob, headers=token(url, ROOT, "repository:team/tokens:delete")).status_code == 202
+    # Asking for more than the rules grant gets what they grant.
+    asked = requests.get(f"{url}/token", params={"scope": "repository:team/tokens:pull,push,delete"}, auth=ALICE)
+    assert asked.json()["scope"] == "repository:team/tokens:pull,push"
+    widest = {"Authorization": f"Bearer {asked.json()['token']}"}
+    assert requests.delete(f"{url}/v2/team/tokens/blobs/{digest}", headers=widest).status_code == 403
+
+
+def test_oauth_form(url: str) -> None:
+    form = {"grant_type": "password", "service": "dvcr", "client_id": "test", "scope": "repository:team/a:pull"}
+    good = requests.post(f"{url}/token", data=form | {"username": "alice", "password": PASSWORDS["alice"]})
+    assert good.json()["scope"] == "repository:team/a:pull"
+    assert requests.post(f"{url}/token", data=form | {"username": "alice", "password": "x"}).status_code == 401
+    assert requests.post(f"{url}/token", data=form | {"grant_type": "refresh_token"}).status_code == 400
+    assert requests.post(f"{url}/token", data=b"\xff" * 1000).status_code == 400
+    assert requests.post(f"{url}/token", data=b"x" * 10**6).status_code == 413
+
+
+def test_a_token_request_that_makes_no_sense(url: str) -> None:
+    assert requests.get(f"{url}/token", params={"service": "other"}, auth=ALICE).status_code == 400
+    assert requests.get(f"{url}/token", params={"scope": "nonsense"}, auth=ALICE).status_code == 400
+    host = requests.get(f"{url}/v2/", headers={"Host": 'x",realm="http://evil'})
+    assert host.status_code == 400
+
+
+def test_anonymous(url: str) -> None:
+    digest = push(url, "public/image", b"for all", ALICE)
+    blob = f"{url}/v2/public/image/blobs/{digest}"
+    assert requests.get(blob).content == b"for all"
+    nobody = token(url, None, "repository:public/image:pull,push", "repository:team/a:pull")
+    assert requests.get(blob, headers=nobody).content == b"for all"
+    assert requests.get(f"{url}/v2/", headers=nobody).status_code == 200
+    scope_of(requests.post(f"{url}/v2/public/image/blobs/uploads/", headers=nobody))
+    scope_of(requests.get(f"{url}/v2/team/a/tags/list", headers=nobody))
+    assert requests.delete(blob, auth=ALICE).status_code == 403
+
+
+def test_a_mount_checks_its_source(url: str) -> None:
+    secret = push(url, "own/bob/secret", b"bob's", BOB)
+    shared = push(url, "team/shared", b"alice's", ALICE)
+
+    def mount(digest: str, source: str | None, who: tuple[str, str] | None = None, **headers: str) -> int:
+        query = {"mount": digest} | ({"from": source} if source else {})
+        uploads = f"{url}/v2/public/mounts/blobs/uploads/"
+        return requests.post(uploads, params=query, auth=who, headers=headers).status_code
+
+    assert mount(secret, "own/bob/secret", ALICE) == 202
+    assert mount(secret, None, ALICE) == 202
+    assert mount(shared, "team/shared", BOB) == 202
+    assert requests.get(f"{url}/v2/public/mounts/blobs/{secret}").status_code == 404
+    one, both = "repository:public/mounts:pull,push", "repository:team/shared:pull"
+    assert mount(shared, "team/shared", **token(url, ALICE, one)) == 202
+    assert mount(shared, None, **token(url, ALICE, one)) == 202
+    assert mount(shared, None, **token(url, ALICE, one, both)) == 201
+    assert mount(shared, "team/shared", **token(url, ALICE, one, both)) == 201
+    assert mount(shared, "team/shared", ALICE) == 201
+
+
+def test_the_catalog_shows_what_one_may_pull(url: str) -> None:
+    push_manifest(url, "team/listed", ALICE)
+    push_manifest(url, "own/bob/listed", BOB)
+    push_manifest(url, "public/listed", BOB)
+
+    def catalog(who: tuple[str, str] | None = None, **headers: str) -> list[str]:
+        answer = requests.get(f"{url}/v2/_catalog", params={"n": "100000"}, auth=who, headers=headers)
+        return [name for name in answer.json()["repositories"] if name.endswith("listed")]
+
+    assert catalog(ALICE) == ["public/listed", "team/listed"]
+    assert catalog(BOB) == ["own/bob/listed", "public/listed"]
+    assert catalog(ROOT) == ["own/bob/listed", "public/listed", "team/listed"]
+    assert catalog(**token(url, ALICE, "registry:catalog:*")) == ["public/listed", "team/listed"]
+    assert catalog() == ["public/listed"]
+    assert scope_of(requests.get(f"{url}/v2/_catalog", headers=token(url, ALICE))) == "registry:catalog:*"
+    first = requests.get(f"{url}/v2/_catalog", params={"n": 1}, auth=BOB)
+    assert all(name.startswith(("own/bob", "public")) for name in first.json()["repositories"])
+
+
+def test_only_administrators_collect_garbage(url: str) -> None:
+    collect = f"{url}/admin/collect"
+    assert requests.post(collect, params={"dry_run": "true"}, auth=ROOT).json()["bytes"] >= 0
+    assert requests.post(collect, auth=ALICE).status_code == 403
+    assert requests.post(collect, headers=token(url, ROOT)).status_code == 403
+    assert requests.post(collect).status_code == 401
+
+
+def test_our_client(url: str) -> None:
+    client = RegistryClient.from_settings(ClientSettings(url=url, username="alice", password=PASSWORDS["alice"]))
+    client.ping()
+    repository = client.repository("team/client")
+    assert repository.push_blob(Digest.of(b"chunk"), b"chunk")
+    assert repository.read_blob(Digest.of(b"chunk")) == b"chunk"
+    upload = repository.begin_upload()
+    upload.append(b"more")
+    upload.commit(Digest.of(b"more"))
+    assert "public/none" not in list(client.repositories())
+    with pytest.raises(RegistryError) as refused:
+        repository.delete_blob(Digest.of(b"chunk"))
+    assert (refused.value.code, refused.value.reason, refused.value.retryable) == ("DENIED", "RegistryDenied", False)
+    with pytest.raises(RegistryError, match="wrong") as wrong:
+        RegistryClient.from_settings(ClientSettings(url=url, username="alice", password="x")).ping()
+    assert wrong.value.status == 401
+
+
+def test_passwords_change_while_it_runs(tmp_path: Path) -> None:
+    with guarded_registry(tmp_path) as server:
+        assert requests.get(f"{server.url}/v2/", auth=ALICE).status_code == 200
+        write_passwords(tmp_path / "htpasswd", {"carol": "new"})
+        eventually(lambda: requests.get(f"{server.url}/v2/", auth=ALICE).status_code == 401, "alice is refused")
+        assert requests.get(f"{server.url}/v2/", auth=("carol", "new")).status_code == 200
+
+
+def test_servers_that_share_keys_accept_each_others_tokens(tmp_path: Path) -> None:
+    with guarded_registry(tmp_path) as one, guarded_registry(tmp_path) as two:
+        mine = token(one.url, ALICE, "repository:team/a:pull")
+        assert requests.get(f"{two.url}/v2/", headers=mine).status_code == 200
+        (key,) = (tmp_path / "keys").iterdir()
+        subprocess.run(
+            [sys.executable, "-c", "from dvcr.cli.main import main; main()", "access", "rotate-key"],
+            env={"DVCR__ACCESS__TOKEN_KEY_DIR": str(tmp_path / "keys")},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        # The old key's name may sort last within one second; then the new one signs only after it is gone.
+        key.unlink()
+        eventually(lambda: requests.get(f"{two.url}/v2/", headers=mine).status_code == 401, "the key is withdrawn")
+        eventually(
+            lambda: requests.get(f"{two.url}/v2/", headers=token(one.url, ALICE)).status_code == 200,
+            "one signs with the new key and two accepts it",
+        )
+
+
+def test_an_identity_provider(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwks = {"keys": [ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": "k"}]}
+    (tmp_path / "jwks.json").write_text(json.dumps(jwks))
+    issuer = {
+        "name": "ci", "issuer": "https://ci.test", "audience": "registry", "jwks": str(tmp_path / "jwks.json"),
+        "groups_claim": "groups",
+    }  # fmt: skip
+    rules = [{"repositories": ["ci/**"], "users": ["@ci:builders"], "actions": ["pull", "push"]}]
+    settings = {
+        "DVCR__ACCESS__ISSUERS": json.dumps([issuer]),
+        "DVCR__ACCESS__RULES": json.dumps(rules),
+        "DVCR__ACCESS__TOKEN_KEY_DIR": str(tmp_path / "keys"),
+    }
+
+    def job(**claims: object) -> str:
+        good = {"iss": "https://ci.test", "aud": "registry", "sub": "job", "exp": time.time() + 60}
+        return jwt.encode(good | {"groups": ["builders"]} | claims, key, "ES256", headers={"kid": "k"})
+
+    with RegistryServer(tmp_path / "registry", settings) as server:
+        uploads = f"{server.url}/v2/ci/image/blobs/uploads/"
+        assert requests.post(uploads, headers={"Authorization": f"Bearer {job()}"}).status_code == 202
+        # As `docker login` sends it: a password, exchanged for one of our tokens.
+        ours = token(server.url, ("any", job()), "repository:ci/image:push")
+        assert requests.post(uploads, headers=ours).status_code == 202
+        assert requests.post(uploads, auth=("any", job(groups=[]))).status_code == 403
+        for bad in (job(aud="other"), job(iss="https://evil.test"), job(exp=time.time() - 600)):
+            assert requests.post(uploads, headers={"Authorization": f"Bearer {bad}"}).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_nobody_is_let_in_from_elsewhere_by_oversight(tmp_path: Path, host: str) -> None:
+    command = [sys.executable, "-c", "from dvcr.cli.main import main; main()", "serve", "--port", "0", "--host", host]
+    environment = {"DVCR__STORAGE__FILESYSTEM__ROOT": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "access.htpasswd_file" in done.stderr
+    assert 'access.anonymous = "full"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_many_requests_of_one_client_are_put_off(tmp_path: Path) -> None:
+    with RegistryServer(tmp_path / "registry", {"DVCR__REGISTRY__MAX_CLIENT_REQUESTS": "2"}) as server:
+        address = urlsplit(server.url)
+        held = []
+        for _ in range(2):
+            connection = socket.create_connection((address.hostname, address.port))
+            connection.sendall(b"POST /v2/a/blobs/uploads/?digest=" + str(Digest.of(b"x" * 9)).encode())
+            connection.sendall(b" HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nxxxx")
+            held.append(connection)
+
+        def refused() -> bool:
+            answer = requests.get(f"{server.url}/v2/")
+            return answer.status_code == 429 and answer.headers["Retry-After"] == "1"
+
+        eventually(refused, "429")
+        assert requests.get(f"{server.url}/readyz").status_code == 200
+        held[0].sendall(b"xxxxx")
+        assert held[0].recv(1000).startswith(b"HTTP/1.1 201")
+        assert requests.get(f"{server.url}/v2/").status_code == 200
+        for connection in held:
+            connection.close()
+
+
+def test_headers_have_an_end(url: str) -> None:
+    assert requests.get(f"{url}/v2/", headers={"Authorization": "Bearer " + "x" * 100_000}).status_code == 400
+    assert requests.get(f"{url}/v2/{'a' * 100_000}/tags/list").status_code in (400, 414)
