@@ -80,7 +80,7 @@ def push_manifest(url: str, repository: str, who: tuple[str, str]) -> str:
         auth=who,
     )
     assert answer.status_code == 201, answer.text
-    return answer.headers["Docker-Content-Digest"]
+    return str(answer.headers["Docker-Content-Digest"])
 
 
 def test_the_door(url: str) -> None:
@@ -183,7 +183,9 @@ def test_a_mount_checks_its_source(url: str) -> None:
     secret = push(url, "own/bob/secret", b"bob's", BOB)
     shared = push(url, "team/shared", b"alice's", ALICE)
 
-    def mount(digest: str, source: str | None, who: tuple[str, str] | None = None, **headers: str) -> int:
+    def mount(
+        digest: str, source: str | None, who: tuple[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> int:
         query = {"mount": digest} | ({"from": source} if source else {})
         uploads = f"{url}/v2/public/mounts/blobs/uploads/"
         return requests.post(uploads, params=query, auth=who, headers=headers).status_code
@@ -193,10 +195,10 @@ def test_a_mount_checks_its_source(url: str) -> None:
     assert mount(shared, "team/shared", BOB) == 202
     assert requests.get(f"{url}/v2/public/mounts/blobs/{secret}").status_code == 404
     one, both = "repository:public/mounts:pull,push", "repository:team/shared:pull"
-    assert mount(shared, "team/shared", **token(url, ALICE, one)) == 202
-    assert mount(shared, None, **token(url, ALICE, one)) == 202
-    assert mount(shared, None, **token(url, ALICE, one, both)) == 201
-    assert mount(shared, "team/shared", **token(url, ALICE, one, both)) == 201
+    assert mount(shared, "team/shared", headers=token(url, ALICE, one)) == 202
+    assert mount(shared, None, headers=token(url, ALICE, one)) == 202
+    assert mount(shared, None, headers=token(url, ALICE, one, both)) == 201
+    assert mount(shared, "team/shared", headers=token(url, ALICE, one, both)) == 201
     assert mount(shared, "team/shared", ALICE) == 201
 
 
@@ -205,14 +207,14 @@ def test_the_catalog_shows_what_one_may_pull(url: str) -> None:
     push_manifest(url, "own/bob/listed", BOB)
     push_manifest(url, "public/listed", BOB)
 
-    def catalog(who: tuple[str, str] | None = None, **headers: str) -> list[str]:
+    def catalog(who: tuple[str, str] | None = None, headers: dict[str, str] | None = None) -> list[str]:
         answer = requests.get(f"{url}/v2/_catalog", params={"n": "100000"}, auth=who, headers=headers)
         return [name for name in answer.json()["repositories"] if name.endswith("listed")]
 
     assert catalog(ALICE) == ["public/listed", "team/listed"]
     assert catalog(BOB) == ["own/bob/listed", "public/listed"]
     assert catalog(ROOT) == ["own/bob/listed", "public/listed", "team/listed"]
-    assert catalog(**token(url, ALICE, "registry:catalog:*")) == ["public/listed", "team/listed"]
+    assert catalog(headers=token(url, ALICE, "registry:catalog:*")) == ["public/listed", "team/listed"]
     assert catalog() == ["public/listed"]
     assert scope_of(requests.get(f"{url}/v2/_catalog", headers=token(url, ALICE))) == "registry:catalog:*"
     first = requests.get(f"{url}/v2/_catalog", params={"n": 1}, auth=BOB)
