@@ -89,4 +89,5 @@ def _open_registry(settings: Settings, grace_s: float) -> "Registry":
         grace=timedelta(seconds=grace_s),
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
         sparse_images=settings.registry.sparse_images,
+        verify_interval=timedelta(seconds=settings.registry.verify_interval_s),
     )

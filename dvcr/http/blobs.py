@@ -3,8 +3,9 @@
 import asyncio
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -17,6 +18,11 @@ from dvcr.http.state import STATE, State, repository_of
 log = structlog.get_logger(__name__)
 
 _READ_BYTES = 2**20
+# Up to here a file is hashed before its answer begins, past it while all but its end is being sent.
+_HASHED_FIRST_BYTES = 4 * 2**20
+_HELD_BACK_BYTES = 2**16
+
+_Part: TypeAlias = bytes | ByteRange | Future[None]
 
 
 async def head(request: web.Request) -> web.StreamResponse:
@@ -38,26 +44,31 @@ async def get(request: web.Request) -> web.StreamResponse:
     if request.headers.get("If-Range", _quoted(digest)) != _quoted(digest):
         wanted = None
 
-    def open_blob() -> tuple[int, tuple[ByteRange, ...], BinaryIO | str]:
+    def open_blob() -> tuple[int, tuple[ByteRange, ...], BinaryIO | str, Future[None] | None]:
         size_bytes = state.registry.blobs.size_bytes(repository, digest)
         ranges = parse_ranges(wanted, size_bytes)
         elsewhere = state.registry.blobs.url(digest) if len(ranges) <= 1 else None
-        return size_bytes, ranges, elsewhere or state.registry.blobs.open(digest)
+        if elsewhere:
+            return size_bytes, ranges, elsewhere, None
+        reader = state.registry.blobs.open(digest)
+        return size_bytes, ranges, reader, None if ranges else _verdict(state, digest, reader, size_bytes)
 
-    size_bytes, ranges, reader = await state.run(open_blob)
+    size_bytes, ranges, reader, verdict = await state.run(open_blob)
     if isinstance(reader, str):
         return web.Response(status=307, headers={"Location": reader, "Docker-Content-Digest": str(digest)})
     with reader:
         response = web.StreamResponse(status=206 if ranges else 200, headers=_headers(digest))
         if len(ranges) == 1:
             response.headers["Content-Range"] = ranges[0].content_range(size_bytes)
-        if len(ranges) <= 1:
-            content: Sequence[bytes | ByteRange] = ranges or (ByteRange(0, size_bytes),)
-        else:
+        content: Sequence[_Part] = ranges or (ByteRange(0, size_bytes),)
+        if verdict:
+            begin = size_bytes - _HELD_BACK_BYTES
+            content = (ByteRange(0, begin), verdict, ByteRange(begin, _HELD_BACK_BYTES))
+        elif len(ranges) > 1:
             boundary = secrets.token_hex(16)
             response.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
             content = list(_multipart(ranges, size_bytes, boundary))
-        return await _send(request, response, state, reader, content)
+        return await _send(request, response, reader, content, None if ranges else digest)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -65,6 +76,27 @@ async def delete(request: web.Request) -> web.Response:
     state, repository, digest = request.app[STATE], repository_of(request), _digest(request)
     await state.run(lambda: state.registry.blobs.delete(repository, digest))
     return web.Response(status=202)
+
+
+def _verdict(state: State, digest: Digest, reader: BinaryIO, size_bytes: int) -> Future[None] | None:
+    """What says, before the last bytes of a file are sent, that it is whole; None if that is known.
+
+    Raises BlobCorruptError for a small blob, which is hashed at once: its client gets a proper error.
+    """
+    verifier = state.registry.verifier
+    if not state.registry.blobs.are_files:
+        return None
+    try:
+        if verifier.trusts(digest, reader):
+            return None
+        verdict = verifier.begin(digest, reader)
+        if size_bytes > _HASHED_FIRST_BYTES:
+            return verdict
+        verdict.result()
+    except BaseException:
+        reader.close()
+        raise
+    return None
 
 
 def _multipart(ranges: Sequence[ByteRange], size_bytes: int, boundary: str) -> Iterator[bytes | ByteRange]:
@@ -78,24 +110,31 @@ def _multipart(ranges: Sequence[ByteRange], size_bytes: int, boundary: str) -> I
 async def _send(
     request: web.Request,
     response: web.StreamResponse,
-    state: State,
     reader: BinaryIO,
-    content: Sequence[bytes | ByteRange],
+    content: Sequence[_Part],
+    digest: Digest | None,
 ) -> web.StreamResponse:
-    """Answer with `content`, text as it is and ranges from `reader`."""
-    response.content_length = sum(part.length if isinstance(part, ByteRange) else len(part) for part in content)
+    """Answer with `content`: text as it is, ranges from `reader`, and nothing more before a verdict is good.
+
+    `digest` is that of all ranges together, to check while they are sent where no verdict is among them.
+    """
+    response.content_length = sum(
+        part.length if isinstance(part, ByteRange) else len(part) for part in content if not isinstance(part, Future)
+    )
     await response.prepare(request)
-    transport = request.transport
+    state, transport = request.app[STATE], request.transport
     try:
         for part in content:
             if isinstance(part, bytes):
                 await response.write(part)
+            elif isinstance(part, Future):
+                await asyncio.shield(asyncio.wrap_future(part))  # others wait for it too
             elif state.registry.blobs.are_files and part.length and transport is not None:
                 # The kernel moves the bytes: three times what goes through Python.
                 sent = await asyncio.get_running_loop().sendfile(transport, reader, part.start, part.length)
                 _check_whole(request, part, sent)
             else:
-                await _copy(request, response, state, reader, part)
+                await _copy(request, response, reader, part, digest)
         await response.write_eof()
     except (ConnectionError, OSError, DvcrError) as exc:
         # The headers are out: all that is left to say is that the answer is not whole.
@@ -107,14 +146,24 @@ async def _send(
 
 
 async def _copy(
-    request: web.Request, response: web.StreamResponse, state: State, reader: BinaryIO, part: ByteRange
+    request: web.Request, response: web.StreamResponse, reader: BinaryIO, part: ByteRange, digest: Digest | None
 ) -> None:
+    state, hasher = request.app[STATE], digest.hasher() if digest else None
+
+    def read(length: int) -> bytes:
+        data = reader.read(length)
+        if hasher:
+            hasher.update(data)
+        return data
+
     await state.run(partial(reader.seek, part.start))
     rest = part.length
     while rest:
-        data = await state.run(partial(reader.read, min(_READ_BYTES, rest)))
+        data = await state.run(partial(read, min(_READ_BYTES, rest)))
         if not data:
             _check_whole(request, part, part.length - rest)
+        if digest and hasher and len(data) == rest and (actual := hasher.digest()) != digest:
+            raise await state.run(partial(state.registry.verifier.refuse, digest, actual))
         await response.write(data)
         rest -= len(data)
 

@@ -43,7 +43,8 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.BlobUnknownError, 404, "BLOB_UNKNOWN"),
     (errors.UploadUnknownError, 404, "BLOB_UPLOAD_UNKNOWN"),
     (errors.ManifestUnknownError, 404, "MANIFEST_UNKNOWN"),
-    # As if it were not there, so that clients push it again, which heals it.
+    # As if they were not there, so that clients push them again, which heals them.
+    (errors.BlobCorruptError, 404, "BLOB_UNKNOWN"),
     (errors.ManifestCorruptError, 404, "MANIFEST_UNKNOWN"),
     (errors.ManifestInvalidError, 400, "MANIFEST_INVALID"),
     (errors.ManifestBlobUnknownError, 404, "MANIFEST_BLOB_UNKNOWN"),

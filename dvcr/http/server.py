@@ -65,6 +65,7 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
             task.cancel()
         await asyncio.wait(tasks)
         await runner.cleanup()
+        state.registry.verifier.close()
         state.threads.shutdown()
 
 

@@ -7,6 +7,7 @@ from dvcr.digest import Digest
 from dvcr.errors import NotFoundError
 from dvcr.registry.catalog import Catalog, mark
 from dvcr.registry.errors import BlobUnknownError
+from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, Redirects, StorageDriver
 
@@ -18,15 +19,16 @@ class Blobs:
     garbage collection respects: see docs/storage-format.md.
     """
 
-    def __init__(self, storage: StorageDriver, catalog: Catalog) -> None:
+    def __init__(self, storage: StorageDriver, catalog: Catalog, verifier: Verifier) -> None:
         self._storage = storage
         self._catalog = catalog
+        self._verifier = verifier
 
     def confirm(self, repository: str, digest: Digest) -> int:
         """The blob's size, after making link and blob fresh; raises BlobUnknownError if either is missing."""
         try:
             self._storage.touch(paths.blob_link(repository, digest))
-            self._storage.touch(paths.blob(digest))
+            self._touch(digest)
             return self._storage.stat(paths.blob(digest)).size_bytes
         except NotFoundError as exc:
             raise _unknown(repository, digest) from exc
@@ -64,7 +66,9 @@ class Blobs:
         """
         if sources is not None and not any(self._refresh(paths.blob_link(source, digest)) for source in sources):
             return False
-        if not self._refresh(paths.blob(digest)):
+        try:
+            self._touch(digest)
+        except NotFoundError:
             return False
         self.link(repository, digest)
         return True
@@ -75,6 +79,13 @@ class Blobs:
         except NotFoundError:
             return False
         return True
+
+    def _touch(self, digest: Digest) -> None:
+        """Make the blob fresh. Its bytes stay as they are, and so does the trust in them."""
+        trusted = self._verifier.trusts(digest)
+        self._storage.touch(paths.blob(digest))
+        if trusted:
+            self._verifier.trust(digest)
 
     def link(self, repository: str, digest: Digest) -> None:
         """Give the repository a blob that the caller has just made fresh. Idempotent."""

@@ -31,6 +31,12 @@ class BlobUnknownError(RefusedError):
     default_reason = "BlobUnknown"
 
 
+class BlobCorruptError(RefusedError):
+    """The bytes of the blob do not have its digest (any more)."""
+
+    default_reason = "BlobCorrupt"
+
+
 class UploadUnknownError(RefusedError):
     """There is no such upload session: never begun, finished, aborted or expired."""
 

@@ -10,6 +10,7 @@ from dvcr.registry.referrers import Referrers
 from dvcr.registry.scrub import Scrubber
 from dvcr.registry.tags import Tags
 from dvcr.registry.uploads import Uploads
+from dvcr.registry.verify import Verifier
 from dvcr.storage.driver import StorageDriver
 
 
@@ -23,11 +24,13 @@ class Registry:
         grace: timedelta = timedelta(hours=1),
         upload_expiry: timedelta = timedelta(days=1),
         sparse_images: bool = False,
+        verify_interval: timedelta = timedelta(hours=1),
     ) -> None:
         self.storage = storage
         self.catalog = Catalog(storage)
-        self.blobs = Blobs(storage, self.catalog)
-        self.uploads = Uploads(storage, self.blobs)
+        self.verifier = Verifier(storage, verify_interval)
+        self.blobs = Blobs(storage, self.catalog, self.verifier)
+        self.uploads = Uploads(storage, self.blobs, self.verifier)
         self.tags = Tags(storage, self.catalog)
         self.referrers = Referrers(storage)
         self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers, sparse=sparse_images)

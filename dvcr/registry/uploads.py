@@ -8,8 +8,10 @@ from dvcr.digest import Digest, Hasher
 from dvcr.errors import NoSpaceError, NotFoundError
 from dvcr.registry.blobs import Blobs
 from dvcr.registry.errors import DigestMismatchError, UploadUnknownError
+from dvcr.registry.quarantine import exists
+from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
-from dvcr.storage.driver import StorageDriver, UploadSession
+from dvcr.storage.driver import LocalFiles, StorageDriver, UploadSession
 
 _REMEMBERED_HASHES = 4096
 _REHASH_BYTES = 4 * 2**20
@@ -23,9 +25,10 @@ class Uploads:
     again at commit.
     """
 
-    def __init__(self, storage: StorageDriver, blobs: Blobs) -> None:
+    def __init__(self, storage: StorageDriver, blobs: Blobs, verifier: Verifier) -> None:
         self._storage = storage
         self._blobs = blobs
+        self._verifier = verifier
         self._hashes: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -57,7 +60,12 @@ class Uploads:
 
     def commit(self, repository: str, session: UploadSession, digest: Digest) -> None:
         """Make verified bytes a blob of the repository."""
-        session.commit(paths.blob(digest))
+        key = paths.blob(digest)
+        # One that is there already keeps its bytes, which are not the ones that were hashed.
+        new = isinstance(self._storage, LocalFiles) and not exists(self._storage, key)
+        session.commit(key)
+        if new:
+            self._verifier.trust(digest)
         self._blobs.link(repository, digest)
 
     def remember(self, upload_id: str, hasher: Hasher, hashed_bytes: int) -> None:

@@ -1,0 +1,125 @@
+"""Whether stored blobs are still what their digests say, asked at their pulls (docs/decisions/verified-pulls.md)."""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from typing import BinaryIO
+
+import structlog
+
+from dvcr.digest import Digest, Hasher
+from dvcr.errors import NotFoundError, StorageError
+from dvcr.registry.errors import BlobCorruptError
+from dvcr.registry.quarantine import Quarantine
+from dvcr.storage import paths
+from dvcr.storage.driver import LocalFiles, StorageDriver
+
+log = structlog.get_logger(__name__)
+
+# Enough for the disks and the processors of one machine; what waits for its turn is sent meanwhile, but for its end.
+_THREADS = 8
+_BLOCK_BYTES = 2**20
+_REMEMBERED_BLOBS = 2**15
+
+# Inode, size, and the times of the last change of the content and of anything.
+_Identity = tuple[int, int, int, int]
+
+
+class Verifier:
+    """Hashes blobs before the end of a pull, and remembers those that this process knows to be whole.
+
+    A file is trusted until it changes in any way that the system can tell, and for `interval` at the longest. Whoever
+    turns out to be corrupt is logged and goes to quarantine, so that the next client is told to push it again.
+    """
+
+    def __init__(self, storage: StorageDriver, interval: timedelta) -> None:
+        self._storage = storage
+        self._quarantine = Quarantine(storage)
+        self._interval_s = interval.total_seconds()
+        self._trusted: OrderedDict[Digest, tuple[_Identity, float]] = OrderedDict()
+        self._under_way: dict[tuple[Digest, _Identity], Future[None]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_THREADS, "verify")
+        self._closed = threading.Event()
+
+    def trusts(self, digest: Digest, file: BinaryIO | None = None) -> bool:
+        """Whether the blob's file, opened as `file` or else as it lies there now, was found whole lately."""
+        identity = self._identity(digest, file)
+        with self._lock:
+            known = self._trusted.get(digest)
+        return known is not None and known[0] == identity and time.monotonic() - known[1] < self._interval_s
+
+    def trust(self, digest: Digest) -> None:
+        """Remember that the blob's file holds what this process has just hashed, or trusted before it made it fresh."""
+        if identity := self._identity(digest):
+            self._remember(digest, identity)
+
+    def begin(self, digest: Digest, file: BinaryIO) -> "Future[None]":
+        """Hash the file from its beginning in another thread, once for all that ask at the same time.
+
+        The result raises BlobCorruptError. `file` may be closed before it comes.
+        """
+        identity = _identity(os.fstat(file.fileno()))
+        with self._lock:
+            running = self._under_way.get((digest, identity))
+            if running is None:
+                running = self._pool.submit(self._check, digest, identity, os.dup(file.fileno()))
+                self._under_way[digest, identity] = running
+        return running
+
+    def refuse(self, digest: Digest, actual: Digest) -> BlobCorruptError:
+        """The error for a blob whose bytes have the digest `actual`, after it was put into quarantine."""
+        log.error("corrupt blob", digest=str(digest), actual=str(actual))
+        try:
+            self._quarantine.take_blob(digest)
+        except (OSError, StorageError) as exc:
+            log.error("corrupt blob stays where it is", digest=str(digest), error=str(exc))  # noqa: TRY400
+        return BlobCorruptError(f"the bytes of blob {digest} are corrupt: push it again")
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._closed.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check(self, digest: Digest, identity: _Identity, fd: int) -> None:
+        try:
+            hasher = Hasher(digest.algorithm)
+            block = memoryview(bytearray(_BLOCK_BYTES))
+            offset = 0
+            while (count := os.preadv(fd, [block], offset)) and not self._closed.is_set():
+                hasher.update(block[:count])
+                offset += count
+            if self._closed.is_set():
+                raise StorageError("the server ends")
+            actual = hasher.digest()
+            if actual != digest:
+                raise self.refuse(digest, actual)
+            # What changed meanwhile has another identity, and is hashed again.
+            self._remember(digest, identity)
+        finally:
+            os.close(fd)
+            with self._lock:
+                del self._under_way[digest, identity]
+
+    def _remember(self, digest: Digest, identity: _Identity) -> None:
+        with self._lock:
+            self._trusted[digest] = identity, time.monotonic()
+            self._trusted.move_to_end(digest)
+            while len(self._trusted) > _REMEMBERED_BLOBS:
+                self._trusted.popitem(last=False)
+
+    def _identity(self, digest: Digest, file: BinaryIO | None = None) -> _Identity | None:
+        if file is not None:
+            return _identity(os.fstat(file.fileno()))
+        if isinstance(self._storage, LocalFiles):
+            with suppress(NotFoundError, FileNotFoundError):
+                return _identity(self._storage.local_path(paths.blob(digest)).stat())
+        return None
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
