@@ -29,7 +29,7 @@ def build_app(
     state = State(registry, settings)
     observer = Observer(state.metrics)
     limit = ClientLimit(settings.max_client_requests)
-    app = web.Application(middlewares=[observer.observe, translate_errors, limit.admit])
+    app = web.Application(middlewares=[state.drain.count, observer.observe, translate_errors, limit.admit])
     if authority is not None:
         access = access or AccessSettings()
         authentication = Authentication(authority, access)
@@ -37,7 +37,7 @@ def build_app(
         app.middlewares.append(authentication.admit)
         app.add_routes([web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post)])
     app[STATE] = state
-    app.on_response_prepare.append(observer.add_request_id)
+    app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection])
     app.add_routes(
         [
             web.get("/healthz", health.alive),

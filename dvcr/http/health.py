@@ -20,7 +20,7 @@ async def alive(_request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """GET /readyz: the storage takes writes; otherwise the error says what it lacks. Not while the server ends."""
     state = request.app[STATE]
-    if state.draining.is_set():
+    if state.drain.has_begun:
         return wire_error(503, "UNAVAILABLE", "the server is about to end")
     await state.run(state.registry.check)
     return web.Response(text="ok\n")

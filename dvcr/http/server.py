@@ -21,6 +21,8 @@ from dvcr.registry.registry import Registry
 log = structlog.get_logger(__name__)
 
 READ_BUFFER_BYTES = 2**20
+# What is left after draining only has to be told that it is over.
+SHUTDOWN_TIMEOUT_S = 1
 _LOCAL_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -36,7 +38,7 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
         access_log=None,
         auto_decompress=False,  # blobs are stored as they are sent
         read_bufsize=READ_BUFFER_BYTES,
-        shutdown_timeout=settings.drain_timeout_s,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )
     await runner.setup()
     context = tls.context if tls else None
@@ -57,13 +59,17 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
         tasks.append(asyncio.create_task(tls.watch()))
     try:
         await stopping.wait()
-        state.draining.set()
+        state.drain.has_begun = True
         await asyncio.sleep(settings.drain_delay_s)
+        await site.stop()
+        cut = await state.drain.wait(settings.drain_timeout_s)
+        if cut:
+            log.warning("requests are cut off", requests=cut, after_s=settings.drain_timeout_s)
     finally:
         stop_collecting.set()
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await runner.cleanup()
         state.registry.verifier.close()
         state.threads.shutdown()

@@ -9,6 +9,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from dvcr.config import RegistrySettings
+from dvcr.http.drain import Drain
 from dvcr.http.metrics import Metrics
 from dvcr.registry.names import repository_name
 from dvcr.registry.registry import Registry
@@ -26,8 +27,7 @@ class State:
     registry: Registry
     settings: RegistrySettings
     metrics: Metrics = field(default_factory=Metrics)
-    draining: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the server is about to end."""
+    drain: Drain = field(default_factory=Drain)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "registry"))
 
     async def run(self, call: Callable[[], T]) -> T:

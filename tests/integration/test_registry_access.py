@@ -48,7 +48,7 @@ def scope_of(answer: requests.Response) -> str:
     assert parameters["realm"] == f"{parts.scheme}://{parts.netloc}/token"
     assert parameters["service"] == "dvcr"
     assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
-    return parameters.get("scope", "")
+    return str(parameters.get("scope", ""))
 
 
 def token(url: str, who: tuple[str, str] | None, *scopes: str) -> dict[str, str]:
