@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from tests.support.go_tool import CONFORMANCE, build
 from tests.support.registry import RegistryServer
+from tests.support.s3_server import environment, run_versitygw
 
 VERSIONS = ("1.1", "dev")
 
@@ -33,8 +34,14 @@ def _filesystem() -> Iterator[Mapping[str, str]]:
     yield {}
 
 
+@contextmanager
+def _s3() -> Iterator[Mapping[str, str]]:
+    with run_versitygw() as server:
+        yield environment(server.bucket())
+
+
 # For each storage what runs beside the registry, and the settings that lead there.
-STORAGES: dict[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {"filesystem": _filesystem}
+STORAGES: dict[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {"filesystem": _filesystem, "s3": _s3}
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,14 @@ def main() -> int:
     options = parser.parse_args()
     exit_code = 0
     for storage in options.storage or STORAGES:
-        with tempfile.TemporaryDirectory(prefix="conformance") as root, STORAGES[storage]() as settings:
-            for version in VERSIONS:
-                results_dir = (options.results / f"{storage}-{version}").absolute()
-                outcome = run(Path(root) / version, settings, version, results_dir)
-                print(f"{storage}, OCI {version}: {outcome}", flush=True)
-                for complaint in outcome.complaints:
-                    print(f"    {complaint}")
-                exit_code |= outcome.exit_code
+        for version in VERSIONS:
+            results_dir = (options.results / f"{storage}-{version}").absolute()
+            with tempfile.TemporaryDirectory(prefix="conformance") as root, STORAGES[storage]() as settings:
+                outcome = run(Path(root), settings, version, results_dir)
+            print(f"{storage}, OCI {version}: {outcome}", flush=True)
+            for complaint in outcome.complaints:
+                print(f"    {complaint}")
+            exit_code |= outcome.exit_code
     return exit_code
 
 

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,8 @@ def versitygw() -> str:
     return built.stdout.strip()
 
 
-@pytest.fixture(scope="session")
-def moto_server() -> Iterator[S3Server]:
+@contextmanager
+def run_moto() -> Iterator[S3Server]:
     """S3 in memory. It does not make conditional writes atomic."""
     from moto.server import ThreadedMotoServer
 
@@ -91,8 +91,8 @@ def moto_server() -> Iterator[S3Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
+@contextmanager
+def run_versitygw() -> Iterator[S3Server]:
     """A real S3 server over a folder."""
     binary = versitygw()
     with tempfile.TemporaryDirectory(prefix="dvcr-s3-") as folder:
@@ -111,3 +111,17 @@ def s3_server() -> Iterator[S3Server]:
         yield S3Server(f"http://127.0.0.1:{port}")
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """See run_moto."""
+    with run_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """See run_versitygw."""
+    with run_versitygw() as server:
+        yield server
