@@ -100,6 +100,8 @@ class RegistrySettings(_Section):
     """Address that `dvcr serve` listens on. Elsewhere than on loopback it wants to know who may do what: `access`."""
     port: int = Field(5000, ge=0, le=65535)
     """Port that `dvcr serve` listens on; 0 picks a free one."""
+    workers: int = Field(1, gt=0)
+    """Server processes that share the port; limits and memory count for each."""
     tls: TlsSettings = TlsSettings()
     max_client_requests: int = Field(256, gt=0)
     """Requests of one address at the same time; more are answered 429. A proxy's clients count as one."""
@@ -116,6 +118,8 @@ class RegistrySettings(_Section):
     does not change; 0 hashes it at every pull."""
     upload_idle_timeout_s: float = Field(120, gt=0)
     """A request body that brings no byte for this long is given up; its upload session stays resumable."""
+    download_idle_timeout_s: float = Field(120, gt=0)
+    """A client that takes no byte of a blob for this long is cut off."""
     upload_expiry_s: float = Field(24 * 3600, gt=0)
     """An upload session that was not used for this long is removed."""
     collect_interval_s: float = Field(3600, gt=0)

@@ -1,13 +1,17 @@
 """`dvcr serve`, `dvcr gc` and `dvcr scrub`."""
 
+import os
 from datetime import timedelta
+from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dvcr.config import Settings
+from dvcr.config import RegistrySettings, Settings
 
 if TYPE_CHECKING:
+    from dvcr.http.workers import Worker
     from dvcr.registry.registry import Registry
 
 
@@ -22,19 +26,33 @@ def serve(
     context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes that share the port.", min=1)] = None,
 ) -> None:
     """Run the registry until Ctrl-C.
 
     Example: `DVCR__ACCESS__HTPASSWD_FILE=/etc/dvcr/htpasswd dvcr serve --host 0.0.0.0 --port 5000`
     """
+    settings: Settings = context.obj
+    options = {"host": host, "port": port, "workers": workers}
+    http = settings.registry.model_copy(update={name: value for name, value in options.items() if value is not None})
+    if http.workers == 1:
+        return _serve(settings, http)
+    with TemporaryDirectory(prefix="dvcr-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when the next line imports prometheus_client
+        from dvcr.http.workers import run_workers
+
+        scheme = "https" if http.tls.certificate_file else "http"
+        return run_workers(http.workers, scheme, http.host, http.port, partial(_serve, settings, http))
+
+
+def _serve(settings: Settings, http: RegistrySettings, worker: "Worker | None" = None, port: int | None = None) -> None:
     import asyncio
 
     from dvcr.http.server import serve as serve_registry
 
-    settings: Settings = context.obj
-    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    registry = _open_registry(settings, settings.registry.collect_grace_s)
-    asyncio.run(serve_registry(registry, settings.registry.model_copy(update=changes), settings.access))
+    registry = _open_registry(settings, http.collect_grace_s)
+    http = http if port is None else http.model_copy(update={"port": port})
+    asyncio.run(serve_registry(registry, http, settings.access, worker))
 
 
 def gc(

@@ -1,15 +1,20 @@
 """What `/metrics` shows (Prometheus text format)."""
 
+import os
+
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from dvcr.registry.collect import CollectReport
+
+# Where the meters of workers lie; prometheus_client looks at it when it is imported.
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
 
 
 class Metrics:
-    """The meters of one application."""
+    """The meters of one application, shown together with those of the other workers that share its port."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -26,10 +31,16 @@ class Metrics:
         self.received_bytes = Counter("dvcr_registry_received_bytes", "Bytes of request bodies.", registry=registry)
         self.sent_bytes = Counter("dvcr_registry_sent_bytes", "Bytes of answers' bodies.", registry=registry)
         self.requests_under_way = Gauge(
-            "dvcr_registry_requests_under_way", "Requests that are being answered.", registry=registry
+            "dvcr_registry_requests_under_way",
+            "Requests that are being answered.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.uploads_under_way = Gauge(
-            "dvcr_registry_uploads_under_way", "Requests that are sending bytes of a blob.", registry=registry
+            "dvcr_registry_uploads_under_way",
+            "Requests that are sending bytes of a blob.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.storage_seconds = Histogram(
             "dvcr_registry_storage_seconds",
@@ -44,7 +55,10 @@ class Metrics:
             "dvcr_registry_collection_seconds", "Time of a run of garbage collection.", registry=registry
         )
         self._collected_at = Gauge(
-            "dvcr_registry_collected_timestamp_seconds", "End of the last good run.", registry=registry
+            "dvcr_registry_collected_timestamp_seconds",
+            "End of the last good run.",
+            registry=registry,
+            multiprocess_mode="max",
         )
         self._freed_bytes = Counter("dvcr_registry_freed_bytes", "Bytes of removed blobs.", registry=registry)
         self._freed_blobs = Counter("dvcr_registry_freed_blobs", "Blobs removed.", registry=registry)
@@ -63,4 +77,8 @@ class Metrics:
 
     async def show(self, _request: web.Request) -> web.Response:
         """GET /metrics."""
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+        registry = self._registry
+        if MULTIPROCESS_DIR in os.environ:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -16,6 +16,7 @@ from dvcr.errors import ConfigError
 from dvcr.http.app import build_app
 from dvcr.http.state import STATE, State
 from dvcr.http.tls import ServerTls
+from dvcr.http.workers import Worker
 from dvcr.registry.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -23,11 +24,15 @@ log = structlog.get_logger(__name__)
 READ_BUFFER_BYTES = 2**20
 # What is left after draining only has to be told that it is over.
 SHUTDOWN_TIMEOUT_S = 1
+# Also the time that a request's headers have to arrive.
+KEEPALIVE_TIMEOUT_S = 120
 _LOCAL_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 
-async def serve(registry: Registry, settings: RegistrySettings, access: AccessSettings) -> None:
-    """Serve until SIGTERM or SIGINT, printing the address when ready.
+async def serve(
+    registry: Registry, settings: RegistrySettings, access: AccessSettings, worker: Worker | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, printing the address when ready, or telling the parent as one of its workers.
 
     Raises ConfigError if it cannot listen, or may not: see `open_authority`.
     """
@@ -39,10 +44,13 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
         auto_decompress=False,  # blobs are stored as they are sent
         read_bufsize=READ_BUFFER_BYTES,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        keepalive_timeout=KEEPALIVE_TIMEOUT_S,
     )
     await runner.setup()
     context = tls.context if tls else None
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, ssl_context=context)
+    site = web.TCPSite(
+        runner, settings.host, settings.port, backlog=1024, ssl_context=context, reuse_port=worker is not None
+    )
     try:
         await site.start()
     except OSError as exc:
@@ -52,9 +60,15 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    print(f"listening on {'https' if tls else 'http'}://{settings.host}:{runner.addresses[0][1]}", flush=True)
+    if worker:
+        loop.add_reader(worker.parent, _orphaned, loop, worker.parent, stopping)
+        worker.ready()
+    else:
+        print(f"listening on {'https' if tls else 'http'}://{settings.host}:{runner.addresses[0][1]}", flush=True)
     stop_collecting = Event()
-    tasks = [asyncio.create_task(_collect(state, settings.collect_interval_s, stop_collecting))]
+    tasks: list[asyncio.Task[None]] = []
+    if worker is None or worker.index == 0:
+        tasks.append(asyncio.create_task(_collect(state, settings.collect_interval_s, stop_collecting)))
     if tls:
         tasks.append(asyncio.create_task(tls.watch()))
     try:
@@ -73,6 +87,11 @@ async def serve(registry: Registry, settings: RegistrySettings, access: AccessSe
         await runner.cleanup()
         state.registry.verifier.close()
         state.threads.shutdown()
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, parent: int, stopping: asyncio.Event) -> None:
+    loop.remove_reader(parent)
+    stopping.set()
 
 
 def open_authority(settings: RegistrySettings, access: AccessSettings) -> Authority | None:
