@@ -6,7 +6,6 @@ ByteSource ─────────────── raw, iso: no qemu-img �
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from converter.inspect import ImageFormat, ImageInfo
 from converter.nbd.server import NbdServer
@@ -41,7 +40,6 @@ def convert(
     info: ImageInfo,
     store: ChunkStore,
     *,
-    work_dir: Path,
     on_progress: Callable[[int], None],
     qemu_img: QemuImg | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -50,8 +48,8 @@ def convert(
 
     The result is byte for byte what `qemu-img convert -O raw` gives. `on_progress` is called in this thread several
     times a second with the bytes of the disk that are done, never fewer than before; what it raises stops the
-    conversion. Neither a process nor a socket nor a file is left behind, whatever happens; `work_dir` stays empty, as
-    no format needs scratch. The checksums of the source are not checked: call `source.finish` after this.
+    conversion. Neither a process nor a socket nor a file is left behind, whatever happens. The checksums of the
+    source are not checked: call `source.finish` after this.
 
     Raises SourceError, ImageError (`TruncatedImage`, or `ConversionFailed` also where qemu-img asks for nothing for
     `idle_timeout_s`), and whatever the store raises.

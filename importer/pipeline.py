@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
@@ -46,7 +45,6 @@ def import_disk(
     *,
     origin: str,
     checksums: dict[str, str],
-    work_dir: Path,
     max_virtual_size_bytes: int,
     watch: ImportWatch,
 ) -> DiskImage:
@@ -60,7 +58,7 @@ def import_disk(
     try:
         info = inspect(source, max_virtual_size_bytes=max_virtual_size_bytes)
         watch.inspected(info)
-        disk = convert(source, info, staged, work_dir=work_dir, on_progress=watch.converted)
+        disk = convert(source, info, staged, on_progress=watch.converted)
         staged.drain()
         source.finish()
         image = DiskImage(

@@ -1,14 +1,11 @@
 """One import job, from the board's message to its last word."""
 
-import hashlib
 import os
 import secrets
-import shutil
 import socket
 import time
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 
 import structlog
 
@@ -120,17 +117,15 @@ class _Run(ImportWatch):
     ) -> DiskImage:
         self._source = source = open_source(job.origin, job.checksums, client, settings)
         try:
-            with WorkFolder(settings.scratch_dir, job.id) as work_dir:
-                return import_disk(
-                    source,
-                    repository,
-                    ("latest", job.tag),  # the job's own tag last: it means that all is done
-                    origin=describe(job.origin),
-                    checksums=job.checksums,
-                    work_dir=work_dir,
-                    max_virtual_size_bytes=settings.max_virtual_size_bytes,
-                    watch=self,
-                )
+            return import_disk(
+                source,
+                repository,
+                ("latest", job.tag),  # the job's own tag last: it means that all is done
+                origin=describe(job.origin),
+                checksums=job.checksums,
+                max_virtual_size_bytes=settings.max_virtual_size_bytes,
+                watch=self,
+            )
         except DvcrError:
             self.before_publishing()  # an import that was stopped fails in many ways; this is the true one
             raise
@@ -174,22 +169,6 @@ class _Run(ImportWatch):
     def _abort(self) -> None:
         if self._source is not None:
             self._source.abort()
-
-
-class WorkFolder:
-    """A folder for the files of one import, named after the job: what a killed run left is removed by the next."""
-
-    def __init__(self, scratch_dir: Path, job_id: str) -> None:
-        # Short, because it holds unix sockets, whose paths have at most 107 bytes.
-        self._path = scratch_dir.absolute() / f"w{hashlib.sha256(job_id.encode()).hexdigest()[:10]}"
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir(parents=True)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
 
 
 def _exists(repository: Repository, tag: str) -> bool:

@@ -1,6 +1,5 @@
 """Imports and exports in the foreground, with progress bars."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from importer.reference import ImageReference
 from importer.sources.opening import describe as describe_origin
 from importer.sources.opening import open_source
 from importer.sources.source import ImportSource
-from importer.tasks import WorkFolder
 
 _READ_AHEAD = 4
 
@@ -38,7 +36,7 @@ def import_with_progress(
     client = RegistryClient.from_settings(settings.client)
     repository = reference.of(client)
     client.ping()
-    with _bars() as bars, WorkFolder(settings.importer.scratch_dir, f"cli-{os.getpid()}") as work_dir:
+    with _bars() as bars:
         source = open_source(origin, checksums, client, settings.importer)
         try:
             import_disk(
@@ -47,7 +45,6 @@ def import_with_progress(
                 [reference.reference],
                 origin=describe_origin(origin),
                 checksums=checksums,
-                work_dir=work_dir,
                 max_virtual_size_bytes=settings.importer.max_virtual_size_bytes,
                 watch=_Bars(bars, source),
             )

@@ -69,7 +69,7 @@ def publish_disk(registry: RegistryClient, repository: str, disk: Path) -> Image
     if source.data.startswith(b"QFI\xfb"):
         info = inspect(source, max_virtual_size_bytes=2**40)
     target = registry.repository(repository)
-    done = convert(source, info, _Pushing(target), work_dir=disk.parent, on_progress=lambda _: None)
+    done = convert(source, info, _Pushing(target), on_progress=lambda _: None)
     origin = ImageSource(info.format, len(source.data))
     image = DiskImage(
         done.virtual_size_bytes, done.chunk_size_bytes, done.chunks, info.cdrom, origin, datetime.now(UTC)
