@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes
 from email.policy import HTTP
@@ -15,6 +16,18 @@ import requests
 from dvcr.descriptor import IMAGE_CONFIG, IMAGE_INDEX, IMAGE_MANIFEST
 from dvcr.digest import Digest
 from tests.support.registry import RegistryServer
+from tests.support.s3_server import environment
+
+
+@pytest.fixture(scope="module", params=["filesystem", "s3"])
+def registry_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a registry over each kind of store."""
+    if request.param == "filesystem":
+        yield request.getfixturevalue("registry_server").url
+    else:
+        bucket = environment(request.getfixturevalue("s3_server").bucket())
+        with RegistryServer(tmp_path_factory.mktemp("unused"), bucket) as server:
+            yield server.url
 
 
 @pytest.fixture
