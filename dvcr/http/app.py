@@ -35,6 +35,7 @@ def build_app(
         authentication = Authentication(authority, access)
         endpoint = TokenEndpoint(authentication, access)
         app.middlewares.append(authentication.admit)
+        app.on_cleanup.append(authentication.close)
         app.add_routes([web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post)])
     app[STATE] = state
     app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection])

@@ -154,8 +154,8 @@ class Authentication:
             raise BadRequestError("the Host header names no host")
         return f"{request.scheme}://{request.host}{TOKEN_PATH}"
 
-    def close(self) -> None:
-        """End the threads."""
+    async def close(self, _app: web.Application) -> None:
+        """End the threads, and with them what still waits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _refuse(
@@ -190,7 +190,7 @@ class Authentication:
             "Bearer",
             realm=self.realm(request),
             service=self._settings.service,
-            scope=str(_challenged(wanted)) if wanted else "",
+            scope=str(_challenged(request, wanted)) if wanted else "",
             error=error,
         )
         return wire_error(401, "UNAUTHORIZED", message, {"WWW-Authenticate": shown})
@@ -215,6 +215,8 @@ def wanted_scope(request: web.Request) -> Scope | None:
     return repository_scope(repository_of(request), action)
 
 
-def _challenged(wanted: Scope) -> Scope:
-    """What a client should ask a token for: who pushes also looks what is there."""
-    return repository_scope(wanted.name, Action.PULL, Action.PUSH) if Action.PUSH in wanted.actions else wanted
+def _challenged(request: web.Request, wanted: Scope) -> Scope:
+    """What a client should ask a token for: who pushes first looks what is there, and may keep that one token."""
+    looks = request.method == "HEAD" and "digest" in request.match_info
+    pushes = looks or Action.PUSH in wanted.actions
+    return repository_scope(wanted.name, Action.PULL, Action.PUSH) if pushes else wanted

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -123,6 +124,7 @@ async def _send(
     )
     await response.prepare(request)
     state, transport = request.app[STATE], request.transport
+    _limit_silence(transport, state.settings.download_idle_timeout_s)
     try:
         for part in content:
             if isinstance(part, bytes):
@@ -143,6 +145,13 @@ async def _send(
         if transport is not None:
             transport.abort()
     return response
+
+
+def _limit_silence(transport: asyncio.Transport | None, timeout_s: float) -> None:
+    """Have the kernel end the connection of a client that takes no byte for so long: `sendfile` knows no timeout."""
+    connection = transport.get_extra_info("socket") if transport else None
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_s * 1000))
 
 
 async def _copy(

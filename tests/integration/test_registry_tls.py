@@ -168,3 +168,25 @@ def test_a_request_that_never_ends_does_not_keep_the_server(tmp_path: Path) -> N
                 lambda: "dvcr_registry_uploads_under_way 1.0" in requests.get(f"{server.url}/metrics").text, "upload"
             )
             assert server.stop() == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, tls: bool) -> None:
+    settings = {"DVCR__REGISTRY__DOWNLOAD_IDLE_TIMEOUT_S": "1"}
+    certificate = self_signed(tmp_path, "127.0.0.1")
+    root = tmp_path / "registry"
+    data = os.urandom(32 * 2**20)
+    with tls_registry(root, certificate, **settings) if tls else RegistryServer(root, settings) as server:
+        uploads = f"{server.url}/v2/a/blobs/uploads/"
+        query = {"digest": str(Digest.of(data))}
+        assert requests.post(uploads, params=query, data=data, verify=False).status_code == 201
+        blob = f"{server.url}/v2/a/blobs/{Digest.of(data)}"
+        with requests.get(blob, stream=True, verify=False) as stalled:
+            assert len(stalled.raw.read(1000)) == 1000
+
+            def is_given_up() -> bool:
+                metrics = requests.get(f"{server.url}/metrics", verify=False).text
+                return "dvcr_registry_requests_under_way 1.0" in metrics
+
+            eventually(is_given_up, "the download is given up")
+        assert requests.get(blob, verify=False).content == data
