@@ -16,8 +16,9 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skips a test where the program is not installed."""
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+    """Skips a test where the program is not installed; in CI it fails there."""
+    missing = shutil.which(program) is None and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(missing, reason=f"{program} is not installed")
 
 
 def blobs(layout: Path) -> dict[str, bytes]:
