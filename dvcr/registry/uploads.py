@@ -11,7 +11,7 @@ from dvcr.registry.errors import DigestMismatchError, UploadUnknownError
 from dvcr.registry.quarantine import exists
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
-from dvcr.storage.driver import LocalFiles, StorageDriver, UploadSession
+from dvcr.storage.driver import LocalFiles, SessionBusyError, StorageDriver, UploadSession
 
 _REMEMBERED_HASHES = 4096
 _REHASH_BYTES = 4 * 2**20
@@ -83,8 +83,8 @@ class Uploads:
             for upload_id in stale:
                 try:
                     self._storage.resume_upload(upload_id).abort()
-                except NotFoundError:
-                    continue  # committed meanwhile
+                except (NotFoundError, SessionBusyError):
+                    continue  # committed meanwhile, or another server removes it or goes on with it
         return len(stale)
 
 
