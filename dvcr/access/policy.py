@@ -55,9 +55,12 @@ class Policy:
         )
 
     def pulls_everything(self, caller: Caller) -> bool:
-        """Whether the caller may pull from every repository, those to come included."""
+        """Whether the caller may pull from every repository, those to come included.
+
+        A token is for that if it is for `repository:**:pull`, which lets it mount from anywhere, and no more.
+        """
         groups = self._groups_of(caller)
-        return caller.scopes is None and any(
+        return caller.holds(repository_scope(EVERY_REPOSITORY, Action.PULL)) and any(
             rule.everywhere and Action.PULL in rule.actions and rule.is_for(caller.user, groups) for rule in self._rules
         )
 
@@ -84,6 +87,9 @@ class Policy:
             return CATALOG if self.may_list(caller) else None
         if wanted.kind != "repository":
             return None
+        if wanted.name == EVERY_REPOSITORY:
+            everywhere = repository_scope(EVERY_REPOSITORY, Action.PULL)
+            return everywhere if wanted == everywhere and self.pulls_everything(caller) else None
         asked = tuple(Action) if "*" in wanted.actions else [a for a in Action if a in wanted.actions]
         actions = [action for action in asked if self.allows(caller, wanted.name, action)]
         return repository_scope(wanted.name, *actions) if actions else None

@@ -41,6 +41,8 @@ class Repository:
         self._base = f"v2/{name}"
         self._pull = f"repository:{name}:pull"
         self._push = f"repository:{name}:pull,push"
+        # A key of its own: to mount, a registry may want a token that is for the other repositories too.
+        self._mount = f"{self._push} mount"
         self._delete = f"repository:{name}:delete"
         self._takes_single_posts = True
 
@@ -103,11 +105,12 @@ class Repository:
         def push() -> None:
             nonlocal sent
             single = not mount and self._takes_single_posts
+            scope = self._push if single else self._mount
             sent |= single
             with self._transport.request(
                 "POST",
                 f"{self._base}/blobs/uploads/",
-                scope=self._push,
+                scope=scope,
                 query={"digest" if single else "mount": str(digest)},
                 headers=_BLOB_HEADERS if single else None,
                 body=bytes(data) if single else b"",
@@ -122,7 +125,7 @@ class Repository:
             with self._transport.request(
                 "PUT",
                 location,
-                scope=self._push,
+                scope=scope,
                 query={"digest": str(digest)},
                 headers=_BLOB_HEADERS,
                 body=bytes(data),

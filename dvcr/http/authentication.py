@@ -15,7 +15,7 @@ from dvcr.access.caller import ANONYMOUS, Caller
 from dvcr.access.certificates import certificate_caller
 from dvcr.access.errors import CredentialsError
 from dvcr.access.header import Bearer, Password, challenge, parse_authorization
-from dvcr.access.policy import Policy
+from dvcr.access.policy import EVERY_REPOSITORY, Policy
 from dvcr.access.scope import CATALOG, Action, Scope, repository_scope
 from dvcr.config import AccessSettings
 from dvcr.http.errors import BadRequestError, wire_error
@@ -190,7 +190,7 @@ class Authentication:
             "Bearer",
             realm=self.realm(request),
             service=self._settings.service,
-            scope=str(_challenged(request, wanted)) if wanted else "",
+            scope=" ".join(map(str, _challenged(request, wanted))) if wanted else "",
             error=error,
         )
         return wire_error(401, "UNAUTHORIZED", message, {"WWW-Authenticate": shown})
@@ -215,8 +215,13 @@ def wanted_scope(request: web.Request) -> Scope | None:
     return repository_scope(repository_of(request), action)
 
 
-def _challenged(request: web.Request, wanted: Scope) -> Scope:
+def _challenged(request: web.Request, wanted: Scope) -> list[Scope]:
     """What a client should ask a token for: who pushes first looks what is there, and may keep that one token."""
     looks = request.method == "HEAD" and "digest" in request.match_info
-    pushes = looks or Action.PUSH in wanted.actions
-    return repository_scope(wanted.name, Action.PULL, Action.PUSH) if pushes else wanted
+    if not looks and Action.PUSH not in wanted.actions:
+        return [wanted]
+    scopes = [repository_scope(wanted.name, Action.PULL, Action.PUSH)]
+    if "mount" in request.query:
+        source = request.query.get("from", EVERY_REPOSITORY)
+        scopes.append(repository_scope(source, Action.PULL))
+    return scopes

@@ -1,6 +1,7 @@
 """Who may do what, over real HTTP."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from dvcr.client.registry import RegistryClient
+from dvcr.client.repository import Repository
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
@@ -24,7 +26,7 @@ from tests.support.access import PASSWORDS, guarded_registry, write_passwords
 from tests.support.registry import RegistryServer
 from tests.support.waiting import eventually
 
-ALICE, BOB, ROOT = PASSWORDS.items()
+ALICE, BOB, ROOT, _ = PASSWORDS.items()
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,30 @@ def test_a_mount_checks_its_source(url: str) -> None:
     assert mount(shared, None, headers=token(url, ALICE, one, both)) == 201
     assert mount(shared, "team/shared", headers=token(url, ALICE, one, both)) == 201
     assert mount(shared, "team/shared", ALICE) == 201
+
+
+def test_a_challenge_names_the_source_of_a_mount(url: str) -> None:
+    uploads, digest = f"{url}/v2/team/a/blobs/uploads/", str(Digest.of(b""))
+    named = requests.post(uploads, params={"mount": digest, "from": "team/b"})
+    assert scope_of(named) == "repository:team/a:pull,push repository:team/b:pull"
+    unnamed = requests.post(uploads, params={"mount": digest})
+    assert scope_of(unnamed) == "repository:team/a:pull,push repository:**:pull"
+
+
+def test_our_client_mounts_what_it_may_pull(url: str) -> None:
+    def repository(user: str, name: str) -> Repository:
+        return RegistryClient.from_settings(
+            ClientSettings.model_validate({"url": url, "username": user, "password": PASSWORDS[user]})
+        ).repository(name)
+
+    data, mine = os.urandom(6 * 2**20), os.urandom(100)
+    assert repository("all", "one/image").push_blob(Digest.of(data), data, mount=False)
+    assert not repository("all", "two/image").push_blob(Digest.of(data), data)
+    assert repository("alice", "team/image").push_blob(Digest.of(data), data)
+    again = repository("alice", "team/image")
+    assert again.push_blob(Digest.of(mine), mine)
+    assert not again.push_blob(Digest.of(mine), mine)
+    assert again.has_blob(Digest.of(data))
 
 
 def test_the_catalog_shows_what_one_may_pull(url: str) -> None:

@@ -8,7 +8,7 @@ import bcrypt
 
 from tests.support.registry import RegistryServer
 
-PASSWORDS = {"alice": "alice's secret", "bob": "bob's secret", "root": "root's secret"}
+PASSWORDS = {"alice": "alice's secret", "bob": "bob's secret", "root": "root's secret", "all": "everything"}
 
 RULES: list[dict[str, Any]] = [
     {"repositories": ["team/**"], "users": ["alice"], "actions": ["pull", "push"]},

@@ -99,6 +99,19 @@ def test_a_token_gets_as_much_as_the_rules_grant() -> None:
     assert rules.granted(ANONYMOUS, CATALOG) is None
 
 
+def test_a_token_for_mounts_from_anywhere_is_for_those_who_may_pull_everything() -> None:
+    everywhere = repository_scope("**", Action.PULL)
+    rules = policy(rule("**", "pull push", "alice"), rule("*", "pull push", "bob"), rule("*/**", "pull push", "bob"))
+    assert rules.granted(ALICE, everywhere) == everywhere
+    assert rules.granted(BOB, everywhere) is None
+    assert rules.granted(ALICE, Scope.parse("repository:**:pull,push")) is None
+    assert rules.granted(Caller("alice", scopes=()), everywhere) is None
+    token = Caller("alice", scopes=(everywhere,))
+    assert rules.pulls_everything(token)
+    assert not rules.pulls_everything(Caller("bob", scopes=(everywhere,)))
+    assert not rules.allows(token, "a", Action.PULL)
+
+
 def test_administrators_see_names_and_collect_but_do_not_pull() -> None:
     rules = policy(rule("a", "pull", "alice"), admins=["bob", "@ops"], groups={"ops": ["carol"]})
     assert rules.is_admin(BOB)
