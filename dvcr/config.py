@@ -113,6 +113,9 @@ class RegistrySettings(_Section):
     """Largest manifest that is accepted; the spec asks for at least 4 MiB."""
     sparse_images: bool = False
     """Accept image manifests whose config or layers are missing, for mirrors that hold images in part."""
+    min_chunk_bytes: int = Field(0, ge=0)
+    """Size that clients which push in chunks are asked to give each but the last (OCI-Chunk-Min-Length); smaller ones
+    are taken too, and cost a request each. 0 asks for nothing."""
     verify_interval_s: float = Field(3600, ge=0)
     """A blob that this process found whole is not hashed again when it is pulled, for this long and while its file
     does not change; 0 hashes it at every pull."""

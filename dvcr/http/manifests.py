@@ -48,6 +48,8 @@ async def put(request: web.Request) -> web.Response:
     if isinstance(named, Digest):
         for tag in tags:
             response.headers.add("OCI-Tag", tag)
+    for warning in stored.warnings:
+        response.headers.add("Warning", f'299 - "{warning}"')
     return response
 
 

@@ -28,9 +28,9 @@ async def begin(request: web.Request) -> web.Response:
             return None if registry.blobs.mount(repository, digest, sources) else registry.uploads.begin()
 
         begun = await state.run(mount_or_begin)
-        return _session(repository, begun, 0) if begun else _created(repository, digest)
+        return _begun(request, repository, begun) if begun else _created(repository, digest)
     if "digest" not in request.query:
-        return _session(repository, await state.run(registry.uploads.begin), 0)
+        return _begun(request, repository, await state.run(registry.uploads.begin))
     digest = Digest.parse(request.query["digest"])
     # Begun by the thread that gets the first bytes: most bodies take a single trip to a thread.
     upload = cache(registry.uploads.begin)
@@ -118,6 +118,13 @@ def _created(repository: str, digest: Digest) -> web.Response:
         status=201,
         headers={"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)},
     )
+
+
+def _begun(request: web.Request, repository: str, upload: Upload) -> web.Response:
+    answer = _session(repository, upload, 0)
+    if min_bytes := request.app[STATE].settings.min_chunk_bytes:
+        answer.headers["OCI-Chunk-Min-Length"] = str(min_bytes)
+    return answer
 
 
 def _session(repository: str, upload: Upload, size_bytes: int) -> web.Response:

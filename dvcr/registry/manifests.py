@@ -16,7 +16,7 @@ from dvcr.registry.errors import (
     ManifestInvalidError,
     ManifestUnknownError,
 )
-from dvcr.registry.quarantine import Quarantine, is_whole_manifest
+from dvcr.registry.quarantine import Quarantine, exists, is_whole_manifest
 from dvcr.registry.referrers import Referrers
 from dvcr.registry.tags import Tags
 from dvcr.storage import paths
@@ -38,6 +38,8 @@ class StoredManifest:
 
     digest: Digest
     subject: Digest | None
+    warnings: tuple[str, ...] = ()
+    """What a user may want to know although all went well, for whoever pushed."""
 
 
 class Manifests:
@@ -81,11 +83,13 @@ class Manifests:
         if not media_type or not media_type.isascii() or not media_type.isprintable():
             raise ManifestInvalidError("a manifest needs its media type in Content-Type")
         document = ManifestDocument.parse(body, media_type)
+        missing: list[Digest] = []
         for blob in set(document.required_blobs()):
             try:
                 self._blobs.confirm(repository, blob)
             except BlobUnknownError as exc:
                 if self._sparse:
+                    missing.append(blob)
                     continue
                 raise ManifestBlobUnknownError(f"push blob {blob} before the manifest that names it") from exc
         self._catalog.enter(repository)
@@ -96,7 +100,21 @@ class Manifests:
         self._storage.write(paths.manifest(repository, actual), media_type.encode() + b"\n" + body)
         for tag in tags:
             self._tags.set(repository, tag, actual)
-        return StoredManifest(actual, subject)
+        return StoredManifest(actual, subject, self._warnings(repository, document, missing))
+
+    def _warnings(self, repository: str, document: ManifestDocument, missing: list[Digest]) -> tuple[str, ...]:
+        absent = [child.digest for child in document.manifests if not self._holds(repository, child.digest)]
+        return tuple(
+            f"{len(digests)} {what} this manifest are not in {repository}, {digests[0]} for one"
+            for what, digests in (("blobs of", missing), ("manifests in", absent))
+            if digests
+        )
+
+    def _holds(self, repository: str, digest: Digest) -> bool:
+        """Whether it can be pulled, as a manifest or, as some clients push the parts of an index, as a blob."""
+        return exists(self._storage, paths.manifest(repository, digest)) or exists(
+            self._storage, paths.blob_link(repository, digest)
+        )
 
     def delete(self, repository: str, digest: Digest) -> None:
         """Remove a manifest, also a corrupt one, and the tags that name it; raises ManifestUnknownError."""
