@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -103,6 +103,8 @@ class RegistrySettings(_Section):
     workers: int = Field(1, gt=0)
     """Server processes that share the port; limits and memory count for each."""
     tls: TlsSettings = TlsSettings()
+    quotas: dict[str, Annotated[int, Field(gt=0)]] = {}
+    """Most bytes by prefix of repository names (`team/`); the empty prefix is the whole store. See access.md."""
     max_client_requests: int = Field(256, gt=0)
     """Requests of one address at the same time; more are answered 429. A proxy's clients count as one."""
     drain_delay_s: float = Field(0, ge=0)

@@ -108,4 +108,5 @@ def _open_registry(settings: Settings, grace_s: float) -> "Registry":
         upload_expiry=timedelta(seconds=settings.registry.upload_expiry_s),
         sparse_images=settings.registry.sparse_images,
         verify_interval=timedelta(seconds=settings.registry.verify_interval_s),
+        quotas=settings.registry.quotas,
     )

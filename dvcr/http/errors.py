@@ -48,6 +48,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ManifestCorruptError, 404, "MANIFEST_UNKNOWN"),
     (errors.ManifestInvalidError, 400, "MANIFEST_INVALID"),
     (errors.ManifestBlobUnknownError, 404, "MANIFEST_BLOB_UNKNOWN"),
+    (errors.QuotaError, 403, "DENIED"),
     (errors.DigestMismatchError, 400, "DIGEST_INVALID"),
     (InvalidDigestError, 400, "DIGEST_INVALID"),
     (BadRequestError, 400, "UNSUPPORTED"),

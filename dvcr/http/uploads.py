@@ -1,7 +1,7 @@
 """Pushing blobs (distribution-spec, "Pushing Blobs")."""
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 
 from aiohttp import web
 
@@ -25,15 +25,15 @@ async def begin(request: web.Request) -> web.Response:
         sources = _mount_sources(request, repository)
 
         def mount_or_begin() -> Upload | None:
-            return None if registry.blobs.mount(repository, digest, sources) else registry.uploads.begin()
+            return None if registry.blobs.mount(repository, digest, sources) else registry.uploads.begin(repository)
 
         begun = await state.run(mount_or_begin)
         return _begun(request, repository, begun) if begun else _created(repository, digest)
     if "digest" not in request.query:
-        return _begun(request, repository, await state.run(registry.uploads.begin))
+        return _begun(request, repository, await state.run(partial(registry.uploads.begin, repository)))
     digest = Digest.parse(request.query["digest"])
     # Begun by the thread that gets the first bytes: most bodies take a single trip to a thread.
-    upload = cache(registry.uploads.begin)
+    upload = cache(partial(registry.uploads.begin, repository))
     try:
         await receive(request, lambda data: upload().append(data), lambda: upload().commit(repository, digest))
     except BaseException:
@@ -46,7 +46,7 @@ async def begin(request: web.Request) -> web.Response:
 async def append(request: web.Request) -> web.Response:
     """PATCH: add a chunk, or a stream of unknown length."""
     state, repository = request.app[STATE], repository_of(request)
-    upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"]))
+    upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"], repository=repository))
     try:
         await _check_order(request, repository, upload)
         size_bytes = await receive(request, upload.append, lambda: upload.size_bytes)
@@ -61,7 +61,9 @@ async def commit(request: web.Request) -> web.Response:
     if "digest" not in request.query:
         raise BadRequestError("the request that ends an upload needs ?digest=")
     digest = Digest.parse(request.query["digest"])
-    upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"], digest.algorithm))
+    upload = await state.run(
+        lambda: state.registry.uploads.resume(request.match_info["upload"], digest.algorithm, repository)
+    )
     try:
         await _check_order(request, repository, upload)
         await receive(request, upload.append, lambda: upload.commit(repository, digest))

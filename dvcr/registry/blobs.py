@@ -7,6 +7,8 @@ from dvcr.digest import Digest
 from dvcr.errors import NotFoundError
 from dvcr.registry.catalog import Catalog, mark
 from dvcr.registry.errors import BlobUnknownError
+from dvcr.registry.quarantine import exists
+from dvcr.registry.quota import Quotas
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, Redirects, StorageDriver
@@ -19,10 +21,11 @@ class Blobs:
     garbage collection respects: see docs/storage-format.md.
     """
 
-    def __init__(self, storage: StorageDriver, catalog: Catalog, verifier: Verifier) -> None:
+    def __init__(self, storage: StorageDriver, catalog: Catalog, verifier: Verifier, quotas: Quotas) -> None:
         self._storage = storage
         self._catalog = catalog
         self._verifier = verifier
+        self._quotas = quotas
 
     def confirm(self, repository: str, digest: Digest) -> int:
         """The blob's size, after making link and blob fresh; raises BlobUnknownError if either is missing."""
@@ -62,7 +65,7 @@ class Blobs:
     def mount(self, repository: str, digest: Digest, sources: Iterable[str] | None = None) -> bool:
         """Give the repository a blob that exists already, in one of `sources` or, without them, anywhere in the store.
 
-        False if it is not there: the client has to upload it.
+        False if it is not there: the client has to upload it. Raises QuotaError.
         """
         if sources is not None and not any(self._refresh(paths.blob_link(source, digest)) for source in sources):
             return False
@@ -70,6 +73,8 @@ class Blobs:
             self._touch(digest)
         except NotFoundError:
             return False
+        if self._quotas.is_limited(repository) and not exists(self._storage, paths.blob_link(repository, digest)):
+            self._quotas.take(repository, self._storage.stat(paths.blob(digest)).size_bytes, stored=True)
         self.link(repository, digest)
         return True
 

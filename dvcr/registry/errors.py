@@ -67,6 +67,12 @@ class ManifestBlobUnknownError(RefusedError):
     default_reason = "ManifestBlobUnknown"
 
 
+class QuotaError(RefusedError):
+    """The repositories of a prefix, or the store, may not hold as much."""
+
+    default_reason = "QuotaExceeded"
+
+
 class DigestMismatchError(RefusedError):
     """The bytes do not have the digest that was promised."""
 

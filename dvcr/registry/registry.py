@@ -1,11 +1,13 @@
 """The registry: its parts over one store."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from dvcr.registry.blobs import Blobs
 from dvcr.registry.catalog import Catalog
 from dvcr.registry.collect import Collector
 from dvcr.registry.manifests import Manifests
+from dvcr.registry.quota import Quotas
 from dvcr.registry.referrers import Referrers
 from dvcr.registry.scrub import Scrubber
 from dvcr.registry.tags import Tags
@@ -25,12 +27,14 @@ class Registry:
         upload_expiry: timedelta = timedelta(days=1),
         sparse_images: bool = False,
         verify_interval: timedelta = timedelta(hours=1),
+        quotas: Mapping[str, int] | None = None,
     ) -> None:
         self.storage = storage
         self.catalog = Catalog(storage)
         self.verifier = Verifier(storage, verify_interval)
-        self.blobs = Blobs(storage, self.catalog, self.verifier)
-        self.uploads = Uploads(storage, self.blobs, self.verifier)
+        self.quotas = Quotas(storage, self.catalog, quotas or {})
+        self.blobs = Blobs(storage, self.catalog, self.verifier, self.quotas)
+        self.uploads = Uploads(storage, self.blobs, self.verifier, self.quotas)
         self.tags = Tags(storage, self.catalog)
         self.referrers = Referrers(storage)
         self.manifests = Manifests(storage, self.catalog, self.blobs, self.tags, self.referrers, sparse=sparse_images)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from dvcr.digest import Digest, Hasher
 from dvcr.errors import NoSpaceError, NotFoundError
 from dvcr.registry.blobs import Blobs
-from dvcr.registry.errors import DigestMismatchError, UploadUnknownError
+from dvcr.registry.errors import DigestMismatchError, QuotaError, UploadUnknownError
 from dvcr.registry.quarantine import exists
+from dvcr.registry.quota import Quotas
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, SessionBusyError, StorageDriver, UploadSession
@@ -25,18 +26,19 @@ class Uploads:
     again at commit.
     """
 
-    def __init__(self, storage: StorageDriver, blobs: Blobs, verifier: Verifier) -> None:
+    def __init__(self, storage: StorageDriver, blobs: Blobs, verifier: Verifier, quotas: Quotas) -> None:
+        self.quotas = quotas
         self._storage = storage
         self._blobs = blobs
         self._verifier = verifier
         self._hashes: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self) -> "Upload":
-        """A new, empty session."""
-        return Upload(self, self._storage.begin_upload(), Hasher(), 0)
+    def begin(self, repository: str = "") -> "Upload":
+        """A new, empty session, within the quota of `repository`."""
+        return Upload(self, self._storage.begin_upload(), Hasher(), 0, repository)
 
-    def resume(self, upload_id: str, algorithm: str = "sha256") -> "Upload":
+    def resume(self, upload_id: str, algorithm: str = "sha256", repository: str = "") -> "Upload":
         """The session with this id, as a restart or an earlier request left it; raises UploadUnknownError.
 
         `algorithm` is the one that will be asked for at commit, as far as known: another one costs reading again.
@@ -44,12 +46,12 @@ class Uploads:
         try:
             session = self._storage.resume_upload(upload_id)
             if not session.size_bytes:
-                return Upload(self, session, Hasher(algorithm), 0)
+                return Upload(self, session, Hasher(algorithm), 0, repository)
         except NotFoundError as exc:
             raise UploadUnknownError(f"there is no upload {upload_id}") from exc
         with self._lock:
             hasher, hashed_bytes = self._hashes.pop(upload_id, (Hasher(algorithm), 0))
-        return Upload(self, session, hasher, hashed_bytes)
+        return Upload(self, session, hasher, hashed_bytes, repository)
 
     def size_bytes(self, upload_id: str) -> int:
         """Bytes in the session, also while another request writes to it; raises UploadUnknownError."""
@@ -61,6 +63,10 @@ class Uploads:
     def commit(self, repository: str, session: UploadSession, digest: Digest) -> None:
         """Make verified bytes a blob of the repository."""
         key = paths.blob(digest)
+        if self.quotas.is_limited(repository):
+            stored, linked = exists(self._storage, key), exists(self._storage, paths.blob_link(repository, digest))
+            if not (stored and linked):
+                self.quotas.take(repository, session.size_bytes, stored=stored)
         # One that is there already keeps its bytes, which are not the ones that were hashed.
         new = isinstance(self._storage, LocalFiles) and not exists(self._storage, key)
         session.commit(key)
@@ -91,9 +97,13 @@ class Uploads:
 class Upload:
     """One session in the hands of one request. Ends with `flush`, `commit` or `abort`."""
 
-    def __init__(self, uploads: Uploads, session: UploadSession, hasher: Hasher, hashed_bytes: int) -> None:
+    def __init__(
+        self, uploads: Uploads, session: UploadSession, hasher: Hasher, hashed_bytes: int, repository: str
+    ) -> None:
         self._uploads = uploads
         self._session = session
+        self._repository = repository
+        self._received_bytes = session.size_bytes
         self._hasher = hasher
         # Equal to the size of the session exactly if the hasher has seen all of it: no byte is hashed twice, and
         # one that another process wrote is not hashed at all.
@@ -110,10 +120,12 @@ class Upload:
         return self._session.size_bytes
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Add `data`. A full store ends the session: NoSpaceError leaves nothing behind."""
+        """Add `data`. A full store or quota ends the session: NoSpaceError and QuotaError leave nothing behind."""
+        self._received_bytes += len(data)
         try:
+            self._uploads.quotas.require(self._repository, self._received_bytes)
             self._session.append(data)
-        except NoSpaceError:
+        except (NoSpaceError, QuotaError):
             self.abort()
             raise
         self._hasher.update(data)
@@ -133,7 +145,7 @@ class Upload:
             raise DigestMismatchError(f"the {self._hashed_bytes} bytes received have the digest {actual}, not {digest}")
         try:
             self._uploads.commit(repository, self._session, digest)
-        except NoSpaceError:
+        except (NoSpaceError, QuotaError):
             self.abort()
             raise
 

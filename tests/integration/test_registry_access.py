@@ -368,3 +368,24 @@ def test_many_requests_of_one_client_are_put_off(tmp_path: Path) -> None:
 def test_headers_have_an_end(url: str) -> None:
     assert requests.get(f"{url}/v2/", headers={"Authorization": "Bearer " + "x" * 100_000}).status_code == 400
     assert requests.get(f"{url}/v2/{'a' * 100_000}/tags/list").status_code in (400, 414)
+
+
+def test_quotas(tmp_path: Path) -> None:
+    settings = {"DVCR__REGISTRY__QUOTAS": json.dumps({"team/": 3 * 2**20})}
+    with RegistryServer(tmp_path / "registry", settings) as server:
+        data = os.urandom(2 * 2**20)
+
+        def push_to(repository: str, data: bytes) -> requests.Response:
+            query = {"digest": str(Digest.of(data))}
+            return requests.post(f"{server.url}/v2/{repository}/blobs/uploads/", params=query, data=data)
+
+        assert push_to("team/a", data).status_code == 201
+        refused = push_to("team/a", os.urandom(2 * 2**20))
+        assert refused.status_code == 403
+        assert refused.json()["errors"][0]["code"] == "DENIED"
+        assert "team/*" in refused.json()["errors"][0]["message"]
+        assert push_to("others/a", os.urandom(2 * 2**20)).status_code == 201
+        begun = requests.post(f"{server.url}/v2/team/b/blobs/uploads/").headers["Location"]
+        assert requests.patch(server.url + begun, data=iter([os.urandom(2**20)] * 8)).status_code == 403
+        assert requests.get(server.url + begun).status_code == 404
+        assert server.stored_bytes() == 4 * 2**20
