@@ -90,10 +90,9 @@ def _verdict(state: State, digest: Digest, reader: BinaryIO, size_bytes: int) ->
     try:
         if verifier.trusts(digest, reader):
             return None
-        verdict = verifier.begin(digest, reader)
         if size_bytes > _HASHED_FIRST_BYTES:
-            return verdict
-        verdict.result()
+            return verifier.begin(digest, reader)
+        verifier.check(digest, reader)
     except BaseException:
         reader.close()
         raise

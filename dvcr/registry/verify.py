@@ -58,6 +58,10 @@ class Verifier:
         if identity := self._identity(digest):
             self._remember(digest, identity)
 
+    def check(self, digest: Digest, file: BinaryIO) -> None:
+        """Hash the file from its beginning, here and now; raises BlobCorruptError."""
+        self._check(digest, _identity(os.fstat(file.fileno())), file.fileno())
+
     def begin(self, digest: Digest, file: BinaryIO) -> "Future[None]":
         """Hash the file from its beginning in another thread, once for all that ask at the same time.
 
@@ -67,7 +71,7 @@ class Verifier:
         with self._lock:
             running = self._under_way.get((digest, identity))
             if running is None:
-                running = self._pool.submit(self._check, digest, identity, os.dup(file.fileno()))
+                running = self._pool.submit(self._run, digest, identity, os.dup(file.fileno()))
                 self._under_way[digest, identity] = running
         return running
 
@@ -85,25 +89,28 @@ class Verifier:
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _check(self, digest: Digest, identity: _Identity, fd: int) -> None:
+    def _run(self, digest: Digest, identity: _Identity, fd: int) -> None:
         try:
-            hasher = Hasher(digest.algorithm)
-            block = memoryview(bytearray(_BLOCK_BYTES))
-            offset = 0
-            while (count := os.preadv(fd, [block], offset)) and not self._closed.is_set():
-                hasher.update(block[:count])
-                offset += count
-            if self._closed.is_set():
-                raise StorageError("the server ends")
-            actual = hasher.digest()
-            if actual != digest:
-                raise self.refuse(digest, actual)
-            # What changed meanwhile has another identity, and is hashed again.
-            self._remember(digest, identity)
+            self._check(digest, identity, fd)
         finally:
             os.close(fd)
             with self._lock:
                 del self._under_way[digest, identity]
+
+    def _check(self, digest: Digest, identity: _Identity, fd: int) -> None:
+        hasher = Hasher(digest.algorithm)
+        block = memoryview(bytearray(min(_BLOCK_BYTES, identity[1] + 1)))
+        offset = 0
+        while (count := os.preadv(fd, [block], offset)) and not self._closed.is_set():
+            hasher.update(block[:count])
+            offset += count
+        if self._closed.is_set():
+            raise StorageError("the server ends")
+        actual = hasher.digest()
+        if actual != digest:
+            raise self.refuse(digest, actual)
+        # What changed meanwhile has another identity, and is hashed again.
+        self._remember(digest, identity)
 
     def _remember(self, digest: Digest, identity: _Identity) -> None:
         with self._lock:

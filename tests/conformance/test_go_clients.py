@@ -22,6 +22,8 @@ BIG_BYTES = 5 * 2**30 + 2**20  # S3 takes 5 GiB in one part, and 32 bits hold le
 
 Client = Callable[..., str]
 
+pytestmark = pytest.mark.timeout(600)  # the first run builds the programs
+
 
 @pytest.fixture
 def client(tmp_path: Path) -> Callable[[str], Client]:
@@ -161,7 +163,6 @@ def test_containerd(registry_server: RegistryServer, client: Callable[[str], Cli
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_blob_of_more_than_5_gib(fresh_registry: RegistryServer, client: Callable[[str], Client], disk: Path) -> None:
     oras, image = client(ORAS), f"{fresh_registry.address}/big:v1"
     with disk.open("r+b") as file:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.conformance.official import STORAGES, VERSIONS, run
 
+pytestmark = pytest.mark.timeout(600)  # the first run builds the program
+
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("storage", STORAGES)

@@ -11,16 +11,22 @@ import requests
 from dvcr.digest import Digest
 from dvcr.registry.registry import Registry
 from dvcr.storage import paths
+from dvcr.storage.driver import LocalFiles, StorageDriver
 from dvcr.storage.filesystem import FilesystemStorage
+from dvcr.storage.s3 import S3Storage
 from tests.support.app_server import AppServer
 from tests.support.memory_storage import MemoryStorage
 
 SMALL, LARGE = 100_000, 9 * 2**20 + 1
 
 
-@pytest.fixture(params=["filesystem", "memory"])
+@pytest.fixture(params=["filesystem", "memory", "s3"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AppServer]:
-    storage = FilesystemStorage(tmp_path) if request.param == "filesystem" else MemoryStorage()
+    storage: StorageDriver = MemoryStorage()
+    if request.param == "filesystem":
+        storage = FilesystemStorage(tmp_path)
+    elif request.param == "s3":
+        storage = S3Storage(request.getfixturevalue("moto_server").bucket())
     with AppServer(Registry(storage)) as server:
         yield server
 
@@ -35,11 +41,13 @@ def push(http: requests.Session, server: AppServer, data: bytes) -> str:
 def overwrite(server: AppServer, digest: str, data: bytes) -> None:
     """Change the value in its place, without telling anybody."""
     storage, key = server.registry.storage, paths.blob(Digest.parse(digest))
-    if isinstance(storage, MemoryStorage):
-        storage.values[key] = data
-    else:
-        assert isinstance(storage, FilesystemStorage)
+    if isinstance(storage, LocalFiles):
         storage.local_path(key).write_bytes(data)
+    else:
+        storage.delete(key)
+        session = storage.begin_upload()
+        session.append(data)
+        session.commit(key)
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -57,8 +65,7 @@ def refusal(http: requests.Session, url: str) -> str:
 
 
 @pytest.mark.parametrize("pulled_before", [False, True])
-@pytest.mark.parametrize("position", [0, -1])
-@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize(("size", "position"), [(SMALL, 0), (LARGE, 0), (LARGE, -1)])
 def test_a_changed_blob_is_not_served_and_a_push_heals_it(
     server: AppServer, http: requests.Session, size: int, position: int, pulled_before: bool
 ) -> None:
@@ -73,6 +80,18 @@ def test_a_changed_blob_is_not_served_and_a_push_heals_it(
     assert http.head(url).status_code == 404
     push(http, server, data)
     assert http.get(url).content == data
+
+
+def test_a_scrub_moves_it_aside(server: AppServer, http: requests.Session) -> None:
+    data = os.urandom(LARGE)
+    digest = push(http, server, data)
+    overwrite(server, digest, flipped(data, 7))
+    scrub = server.registry.scrubber.run
+    assert scrub().corrupt_blobs == [digest]
+    assert "push it again" in refusal(http, f"{server.url}/v2/a/blobs/{digest}")
+    push(http, server, data)
+    assert scrub().healthy
+    assert not list(server.registry.storage.list(paths.QUARANTINE))
 
 
 def test_a_truncated_blob_is_not_served(server: AppServer, http: requests.Session) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ from dvcr.digest import Digest
 from dvcr.storage import paths
 from tests.support.registry import RegistryServer
 
+COMMAND = [sys.executable, "-c", "from dvcr.cli import main, serve; serve.register(main.app); main.main()"]
+
 
 def dvcr(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", "from dvcr.cli import main, serve; serve.register(main.app); main.main()", *arguments],
+        [*COMMAND, *arguments],
         env=os.environ | {"DVCR__STORAGE__FILESYSTEM__ROOT": str(root), "DVCR__LOG__LEVEL": "error"},
         capture_output=True,
         text=True,
@@ -96,6 +100,27 @@ class TestScrub:
         done = dvcr(fresh_registry.root, "scrub")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("read 2 blobs and 1 manifests")
+
+    def test_shows_its_progress_on_a_terminal(
+        self, fresh_registry: RegistryServer, repository: str, http: requests.Session
+    ) -> None:
+        push_image(http, repository, "v1", b"x" * 9 * 2**20)
+        controller, terminal = pty.openpty()
+        shown = b""
+        with subprocess.Popen(
+            [*COMMAND, "scrub"],
+            env=os.environ | {"DVCR__STORAGE__FILESYSTEM__ROOT": str(fresh_registry.root), "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+        ) as process:
+            os.close(terminal)
+            with suppress(OSError):  # a terminal that nobody has open any more
+                while data := os.read(controller, 65536):
+                    shown += data
+            os.close(controller)
+            assert process.stdout is not None
+            assert process.stdout.read().startswith(b"read 2 blobs")
+        assert b"9.4/9.4 MB" in shown
 
     def test_finds_moves_tells_and_a_push_heals(
         self, fresh_registry: RegistryServer, repository: str, http: requests.Session
