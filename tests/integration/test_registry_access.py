@@ -23,6 +23,8 @@ from dvcr.config import ClientSettings
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 from tests.support.access import PASSWORDS, guarded_registry, write_passwords
+from tests.support.file_server import serving
+from tests.support.images import build_image
 from tests.support.registry import RegistryServer
 from tests.support.waiting import eventually
 
@@ -389,3 +391,27 @@ def test_quotas(tmp_path: Path) -> None:
         assert requests.patch(server.url + begun, data=iter([os.urandom(2**20)] * 8)).status_code == 403
         assert requests.get(server.url + begun).status_code == 404
         assert server.stored_bytes() == 4 * 2**20
+
+
+def test_the_pipeline_logs_in(url: str, tmp_path: Path) -> None:
+    def image(user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        settings = {
+            "DVCR__CLIENT__URL": url,
+            "DVCR__CLIENT__USERNAME": user,
+            "DVCR__CLIENT__PASSWORD": PASSWORDS[user],
+            "DVCR__IMPORTER__SCRATCH_DIR": str(tmp_path / "scratch"),
+        }
+        command = [sys.executable, "-c", "from dvcr.cli.main import main; main()", "image", *arguments]
+        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+
+    disk = build_image(tmp_path, os.urandom(5 * 2**20), "qcow2")
+    with serving(disk) as source:
+        imported = image("all", "import", source.url, "images/disk:v1")
+        assert imported.returncode == 0, imported.stderr
+        refused = image("bob", "import", source.url, "images/disk:v2")
+        assert refused.returncode == 1
+        assert "bob may not do this" in refused.stderr.replace("\n", " ")
+    exported = image("all", "export", "images/disk:v1", str(tmp_path / "disk.raw"))
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "disk.raw").stat().st_size == 5 * 2**20
+    assert image("all", "rm", "images/disk:v1").returncode == 0
