@@ -56,7 +56,7 @@ class S3Settings(_Section):
     """Longest silence of the server in one request."""
     attempts: int = Field(5, gt=0)
     """How often one request is sent before it counts as failed."""
-    upload_buffer_bytes: int = Field(32 * 2**20, gt=0)
+    upload_buffer_bytes: int = Field(16 * 2**20, gt=0)
     """Bytes of large uploads that one server process has on their way to the bucket at the same time."""
     redirect: bool = False
     """Answer pulls of blobs with a redirect to a signed address of the bucket, which clients must then reach."""

@@ -58,12 +58,16 @@ class Bucket:
                 verify=str(settings.ca_file) if settings.ca_file else None,
                 config=Config(
                     signature_version="s3v4",
-                    s3={"addressing_style": "path" if settings.path_style else "auto"},
+                    s3={
+                        "addressing_style": "path" if settings.path_style else "auto",
+                        # TLS guards bodies as well, without hashing them once more.
+                        "payload_signing_enabled": settings.endpoint_url.startswith("http://"),
+                    },
                     connect_timeout=settings.timeout_s,
                     read_timeout=settings.timeout_s,
                     retries={"mode": "standard", "total_max_attempts": settings.attempts},
                     max_pool_connections=CONNECTIONS,
-                    # Checksums in trailers, boto3's default, are refused by many servers; bodies are signed instead.
+                    # Checksums in trailers, boto3's default, are refused by many servers.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 ),

@@ -160,7 +160,7 @@ class S3Session:
             return
         try:
             self._collect()
-            self._save(replace(self._state, tail=self._take_buffer(), holder="", held_until=0))
+            self._save(replace(self._state, tail=b"".join(self._buffer), holder="", held_until=0))
         finally:
             self._release()
 
@@ -295,9 +295,7 @@ class S3Session:
         """Take the first bytes of the buffer and send them as the next part."""
         if not self._state.upload:
             self._save(replace(self._state, upload=self._bucket.begin_parts(data_name(self.id))))
-        buffered = b"".join(self._buffer)
-        body = buffered[:size_bytes]
-        self._buffer, self._buffer_bytes = [buffered[size_bytes:]], len(buffered) - len(body)
+        body = self._take(size_bytes)
         number = len(self._state.parts) + len(self._sending) + 1
         upload = self._state.upload
         self._storage.budget.take(len(body))
@@ -310,6 +308,20 @@ class S3Session:
 
         self._sending.append(self._storage.parts.submit(send))
         self._sent_bytes += len(body)
+
+    def _take(self, size_bytes: int) -> bytes:
+        """The first bytes of the buffer, which then holds them no more."""
+        taken: list[bytes] = []
+        missing = size_bytes
+        while missing:
+            piece = self._buffer.pop(0)
+            if len(piece) > missing:
+                self._buffer.insert(0, piece[missing:])
+                piece = piece[:missing]
+            taken.append(piece)
+            missing -= len(piece)
+        self._buffer_bytes -= size_bytes
+        return b"".join(taken)
 
     def _collect(self) -> None:
         """Wait for the parts on their way and count them in."""
@@ -353,9 +365,6 @@ class S3Session:
         while wait([done], RENEW_S).not_done:
             self._save(replace(self._state, held_until=time.time() + LEASE_S))
         done.result()
-
-    def _take_buffer(self) -> bytes:
-        return b"".join(self._buffer)
 
     def _give_up(self) -> None:
         """Forget what was not flushed, and free the session as far as that can be done."""
