@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -303,17 +304,14 @@ def test_servers_that_share_keys_accept_each_others_tokens(tmp_path: Path) -> No
         )
 
 
-def test_an_identity_provider(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys_from", ["file", "address"])
+def test_an_identity_provider(tmp_path: Path, keys_from: str) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     jwks = {"keys": [ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": "k"}]}
     (tmp_path / "jwks.json").write_text(json.dumps(jwks))
-    issuer = {
-        "name": "ci", "issuer": "https://ci.test", "audience": "registry", "jwks": str(tmp_path / "jwks.json"),
-        "groups_claim": "groups",
-    }  # fmt: skip
+    issuer = {"name": "ci", "issuer": "https://ci.test", "audience": "registry", "groups_claim": "groups"}
     rules = [{"repositories": ["ci/**"], "users": ["@ci:builders"], "actions": ["pull", "push"]}]
     settings = {
-        "DVCR__ACCESS__ISSUERS": json.dumps([issuer]),
         "DVCR__ACCESS__RULES": json.dumps(rules),
         "DVCR__ACCESS__TOKEN_KEY_DIR": str(tmp_path / "keys"),
     }
@@ -322,7 +320,11 @@ def test_an_identity_provider(tmp_path: Path) -> None:
         good = {"iss": "https://ci.test", "aud": "registry", "sub": "job", "exp": time.time() + 60}
         return jwt.encode(good | {"groups": ["builders"]} | claims, key, "ES256", headers={"kid": "k"})
 
-    with RegistryServer(tmp_path / "registry", settings) as server:
+    with ExitStack() as stack:
+        from_address = stack.enter_context(serving(json.dumps(jwks).encode())).url
+        issuer["jwks"] = from_address if keys_from == "address" else str(tmp_path / "jwks.json")
+        settings["DVCR__ACCESS__ISSUERS"] = json.dumps([issuer])
+        server = stack.enter_context(RegistryServer(tmp_path / "registry", settings))
         uploads = f"{server.url}/v2/ci/image/blobs/uploads/"
         assert requests.post(uploads, headers={"Authorization": f"Bearer {job()}"}).status_code == 202
         # As `docker login` sends it: a password, exchanged for one of our tokens.
