@@ -59,7 +59,8 @@ class S3Settings(_Section):
     upload_buffer_bytes: int = Field(16 * 2**20, gt=0)
     """Bytes of large uploads that one server process has on their way to the bucket at the same time."""
     redirect: bool = False
-    """Answer pulls of blobs with a redirect to a signed address of the bucket, which clients must then reach."""
+    """Answer pulls of blobs with a redirect to a signed address of the bucket: clients must reach it, and check the
+    digest themselves."""
     redirect_expiry_s: float = Field(900, gt=0, le=7 * 24 * 3600)
     """How long such an address works."""
 
