@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format docs lock conformance bench-pipeline clean
+.PHONY: help setup demo test check format docs lock conformance bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +41,9 @@ conformance: setup ## Run the official OCI conformance program (needs Go) agains
 
 bench-pipeline: setup ## Import 2 GiB beside curl + qemu-img convert; writes bench/results/pipeline.json
 	$(BIN)/python -m bench.pipeline
+
+bench-registry: setup ## Push and pull beside docker-registry and distribution v3 (needs Go); writes bench/results/registry.json
+	$(BIN)/python -m bench.registry
 
 clean: ## Remove everything that was built
 	rm -rf build .cache data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
