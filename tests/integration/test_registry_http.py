@@ -17,6 +17,7 @@ from dvcr.descriptor import IMAGE_CONFIG, IMAGE_INDEX, IMAGE_MANIFEST
 from dvcr.digest import Digest
 from tests.support.registry import RegistryServer
 from tests.support.s3_server import environment
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module", params=["filesystem", "s3"])
@@ -368,6 +369,6 @@ class TestFaults:
         with RegistryServer(tmp_path / "root", environment) as server:
             digest = push(http, f"{server.url}/v2/a", b"orphan")
             url = f"{server.url}/v2/a/blobs/{digest}"
-            while http.get(url).status_code != 404 or server.stored_bytes():
-                pass  # pytest's timeout is the deadline
-            assert list(server.root.glob("catalog/*")) == []
+            eventually(lambda: http.get(url).status_code == 404, "the link goes")
+            eventually(lambda: not server.stored_bytes(), "the blob goes")
+            eventually(lambda: not list(server.root.glob("catalog/*")), "the repository goes")
