@@ -58,7 +58,9 @@ class Connection:
 
     def pull(self, blob: Slice) -> None:
         """Download a blob and forget it."""
-        self.request(b"GET", f"/v2/{REPOSITORY}/blobs/{blob.digest}", 200)
+        head = self.request(b"GET", f"/v2/{REPOSITORY}/blobs/{blob.digest}", 200)
+        if content_length(head) != blob.size:
+            raise SystemExit(f"{blob.size} bytes expected: {head!r}")
 
     def put_manifest(self, tag: str, document: bytes) -> None:
         """Push a manifest."""
