@@ -39,7 +39,7 @@ class Row:
 
 
 def machine(*version_commands: Sequence[str]) -> str:
-    """The machine, and the first line that each command tells of its version."""
+    """The machine, and the first line that each command tells of its version, without the folder it was found in."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     model = next(
         (
@@ -50,7 +50,9 @@ def machine(*version_commands: Sequence[str]) -> str:
         platform.machine(),
     )
     versions = [
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        .stdout.splitlines()[0]
+        .removeprefix(f"{Path(command[0]).parent}/")
         for command in version_commands
     ]
     return "; ".join(
