@@ -220,6 +220,7 @@ def _refusal(where: str, response: requests.Response) -> RegistryError:
         pass  # no body in the form of the distribution-spec; the status says enough
     text = f"{where}: {status} {code}: {message}"
     after = response.headers.get("Retry-After", "")
-    if status in (429, 503) and after.isdecimal():
+    # 409: another request writes to the upload session, or one whose server died holds it a little longer.
+    if status in (409, 429, 503) and after.isdecimal():
         return BusyError(text, code=code, status=status, retry_after_s=float(after))
     return RegistryError(text, code=code, status=status, reason="RegistryDenied" if status in (401, 403) else None)

@@ -60,6 +60,9 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (NoSpaceError, 507, "INSUFFICIENT_STORAGE"),
 )
 
+# A session whose writer has died is free again within three such times (S3; on a file system at once).
+_BUSY_RETRY_AFTER_S = 5
+
 
 def wire_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
     """An error as OCI clients read it."""
@@ -85,6 +88,7 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
             if isinstance(exc, kind):
                 if status >= 500:
                     log.error("request refused", code=code, error=str(exc))  # noqa: TRY400  the message says it all
-                return wire_error(status, code, str(exc), getattr(exc, "headers", None))
+                busy = {"Retry-After": str(_BUSY_RETRY_AFTER_S)} if kind is SessionBusyError else None
+                return wire_error(status, code, str(exc), getattr(exc, "headers", busy))
         log.exception("request failed", method=request.method, path=request.path)
         return wire_error(500, "UNKNOWN", "the registry failed; its log says why under this X-Request-ID")

@@ -1,12 +1,19 @@
 """`dvcr serve` over a bucket: death, garbage, redirects, and what it says when it cannot start."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import requests
 
+from dvcr.client.repository import Repository
+from dvcr.client.retry import RetryPolicy
+from dvcr.client.transport import Transport
 from dvcr.digest import Digest
+from dvcr.registry.registry import Registry
+from dvcr.storage.s3 import S3Storage
+from tests.support.app_server import AppServer
 from tests.support.registry import RegistryServer
 from tests.support.s3_server import S3Server, environment
 from tests.support.waiting import eventually
@@ -34,6 +41,28 @@ def test_an_upload_survives_kill_9(s3_server: S3Server, tmp_path: Path, http: re
         assert done.status_code == 201, done.text
         assert http.get(f"{server.url}/v2/a/blobs/{digest}").content == data
         assert server.stop() == 0
+
+
+def test_our_client_outwaits_the_lease_of_a_dead_server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dvcr.storage.s3_upload.LEASE_S", 2.0)
+    settings, data = s3_server.bucket(), os.urandom(MIB)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        time.sleep(0.5)
+
+    with AppServer(Registry(S3Storage(settings))) as server:
+        transport = Transport(server.url, retry=RetryPolicy(attempts=20, sleep=wait))
+        upload = Repository(transport, "a").begin_upload()
+        upload.append(data[:1000])
+        # Another server takes bytes for the session and dies before it has told anybody.
+        S3Storage(settings).resume_upload(upload.location.rpartition("/")[2]).append(b"lost")
+        upload.append(data[1000:])
+        upload.commit(Digest.of(data))
+        assert waits
+        assert set(waits) == {5.0}
+        assert Repository(transport, "a").read_blob(Digest.of(data)) == data
 
 
 def test_a_bad_digest_and_garbage_leave_an_empty_bucket(

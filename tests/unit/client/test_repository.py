@@ -217,6 +217,19 @@ class TestUpload:
         assert registry.received_bytes == len(DATA)
         assert repository.has_blob(DIGEST)
 
+    @pytest.mark.parametrize("method", ["PATCH", "PUT"])
+    def test_a_session_that_a_dead_server_still_holds(
+        self, registry: MemoryRegistry, repository: Repository, method: str
+    ) -> None:
+        upload = repository.begin_upload()
+        registry.faults = [
+            Fault(method, "uploads", times=3, answer=refusal(409, "BLOB_UPLOAD_INVALID", Retry_After="5"))
+        ]
+        upload.append(DATA)
+        upload.commit(DIGEST)
+        assert registry.sleeps == [5, 5, 5]
+        assert repository.has_blob(DIGEST)
+
     def test_another_client_goes_on(self, registry: MemoryRegistry, repository: Repository) -> None:
         upload = repository.begin_upload()
         upload.append(DATA[:1000])
