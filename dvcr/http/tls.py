@@ -19,17 +19,16 @@ class ServerTls:
 
     def __init__(self, certificate_file: Path, key_file: Path, settings: TlsSettings) -> None:
         """Raises ConfigError where the files do not hold what they should."""
-        self._files = certificate_file, key_file
+        self._certificate = certificate_file, key_file
+        self._client_ca_file = settings.client_ca_file
+        self._required = settings.client_certificates == "required"
         self._stamp = self._look()
         try:
-            self.context = _context()
-            self.context.load_cert_chain(certificate_file, key_file)
-            if settings.client_ca_file:
-                self.context.load_verify_locations(settings.client_ca_file)
-                required = settings.client_certificates == "required"
-                self.context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+            self.context, self._newest = self._load(), self._load()
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(f"registry.tls: certificate, key or client_ca_file cannot be used: {exc}") from exc
+        # A listening socket keeps its context, and a context its authorities: each handshake takes the newest one.
+        self.context.sni_callback = self._take_newest
 
     @classmethod
     def from_settings(cls, settings: TlsSettings) -> "ServerTls | None":
@@ -41,25 +40,39 @@ class ServerTls:
         return None
 
     async def watch(self) -> None:
-        """Take over a new certificate and key whenever both are there. Runs until it is cancelled."""
+        """Take over a new certificate with its key, and new authorities of clients. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_INTERVAL_S)
             stamp = self._look()
             if stamp == self._stamp:
                 continue
             try:
-                # A pair that does not fit would leave the context without either: tried on another one first.
-                _context().load_cert_chain(*self._files)
-                self.context.load_cert_chain(*self._files)
+                self._newest = self._load()
             except (OSError, ssl.SSLError) as exc:
-                log.warning("the new certificate is not taken over yet", error=str(exc))
+                log.warning("the new certificate, key or client_ca_file is not taken over yet", error=str(exc))
             else:
-                log.info("certificate read again", file=str(self._files[0]))
+                log.info("certificates read again", file=str(self._certificate[0]))
             self._stamp = stamp
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(*self._certificate)
+        if self._client_ca_file:
+            context.load_verify_locations(self._client_ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED if self._required else ssl.CERT_OPTIONAL
+            # A session that is resumed shows no certificate again: it would outlive an authority that was taken away.
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.num_tickets = 0
+        return context
+
+    def _take_newest(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _old: ssl.SSLContext) -> None:
+        connection.context = self._newest
 
     def _look(self) -> tuple[tuple[int, int] | None, ...]:
         stamps: list[tuple[int, int] | None] = []
-        for file in self._files:
+        for file in (*self._certificate, *([self._client_ca_file] if self._client_ca_file else [])):
             try:
                 stat = file.stat()
             except OSError:
@@ -67,10 +80,3 @@ class ServerTls:
             else:
                 stamps.append((stat.st_mtime_ns, stat.st_ino))
         return tuple(stamps)
-
-
-def _context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -116,6 +116,49 @@ def test_client_certificates_name_users(tmp_path: Path, policy: str) -> None:
         assert token["scope"] == "repository:robots/a:push"
 
 
+def test_client_authorities_change_while_it_runs(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "127.0.0.1")
+    old = self_signed(folder(tmp_path, "old"), "old authority")
+    new = self_signed(folder(tmp_path, "new"), "new authority")
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(old[0].read_bytes())
+    settings = {
+        "DVCR__REGISTRY__TLS__CLIENT_CA_FILE": str(authorities),
+        "DVCR__REGISTRY__TLS__CLIENT_CERTIFICATES": "required",
+        "DVCR__ACCESS__TOKEN_KEY_DIR": str(tmp_path / "keys"),
+    }
+    certificates = [client_certificate(folder(tmp_path, f"of-{a[0].parent.name}"), a, "robot") for a in (old, new)]
+    with tls_registry(tmp_path / "registry", certificate, **settings) as server:
+        address = urlsplit(server.url)
+
+        def are_accepted() -> list[bool]:
+            return [is_accepted(*cert) for cert in certificates]
+
+        def is_accepted(certificate_file: Path, key_file: Path) -> bool:
+            try:
+                answer = requests.get(f"{server.url}/v2/", verify=False, cert=(str(certificate_file), str(key_file)))
+            except requests.exceptions.ConnectionError:
+                return False
+            return answer.status_code == 200
+
+        assert are_accepted() == [True, False]
+        context = ssl._create_unverified_context()
+        context.load_cert_chain(*certificates[0])
+        kept = context.wrap_socket(socket.create_connection((address.hostname, address.port)))
+        kept.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        authorities.write_text("no certificate")
+        authorities.write_bytes(old[0].read_bytes() + new[0].read_bytes())
+        eventually(lambda: are_accepted() == [True, True], "both authorities count")
+        authorities.write_bytes(new[0].read_bytes())
+        eventually(lambda: are_accepted() == [False, True], "the old authority counts no more")
+        kept.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        assert kept.session is not None
+        assert not kept.session.has_ticket  # nothing of an earlier connection replaces the certificate
+        kept.close()
+
+
 def test_requests_under_way_are_finished_after_sigterm(tmp_path: Path) -> None:
     data = os.urandom(2**20)
     more = threading.Event()
