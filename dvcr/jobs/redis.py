@@ -1,12 +1,23 @@
 """The job board on Redis, and Celery's queue beside it.
 
-Keys, all with a lifetime, so that nothing stays behind when a resource is forgotten by a crash:
+Keys:
 
-    dvcr:job:<id>       hash   `progress`: JobProgress as JSON; `percent`: the highest percentage told so far
-    dvcr:lease:<id>     string the owner of the right to run the job; empty once the job was forgotten
-    dvcr:upload:<hash>  string UploadTicket as JSON, under the SHA-256 of its token: tokens are no key names
+    dvcr:job:<id>          hash    progress   JobProgress as JSON
+                                   percent    the highest percentage told so far
+                                   job        ImportJob as JSON, until it is finished
+                                   namespace, place   its line, and its place there
+                                   owner      who runs it now
+                                   failures, crashes  since it was submitted
+                                   forgotten  set, and nothing else, once it was forgotten
+    dvcr:line:<namespace>  zset    jobs in line, by place
+    dvcr:turns             zset    namespaces that have jobs in line, by turn; the lowest is next
+    dvcr:turn              number  the last turn given out
+    dvcr:due               zset    jobs that are leased or postponed, by the end of that
+    dvcr:lease:<key>       string  the owner of some other right
+    dvcr:upload:<hash>     string  UploadTicket as JSON, under the SHA-256 of its token: tokens are no key names
+    imports                list    Celery's messages. They name no job: each calls a worker that takes whichever is next
 
-What must be atomic is one Lua script each.
+What is about one job or upload has a lifetime, so that nothing stays behind when a resource is forgotten by a crash.
 """
 
 import hashlib
@@ -20,37 +31,17 @@ from kombu.exceptions import OperationalError
 
 from dvcr.config import BrokerSettings
 from dvcr.errors import DvcrError
-from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK, ImportJob, JobProgress, JobState, UploadTicket
+from dvcr.jobs import scripts
+from dvcr.jobs.board import TakenJob
+from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK, BlobOrigin, ImportJob, JobProgress, JobState, UploadTicket
 
 LIFETIME_S = 7 * 24 * 3600
 _CONNECT_TIMEOUT_S = 5
 _REPLY_TIMEOUT_S = 15
-
-# KEYS: job, lease. ARGV: progress JSON, percent, lifetime, "submit" or "report". The percentage never goes back, and a
-# late report does not bring a forgotten job back to life.
-_RECORD = """
-if redis.call('GET', KEYS[2]) == '' then
-  if ARGV[4] == 'report' then return 0 end
-  redis.call('DEL', KEYS[2])
-end
-local percent = math.max(tonumber(redis.call('HGET', KEYS[1], 'percent') or '0'), tonumber(ARGV[2]))
-redis.call('HSET', KEYS[1], 'progress', ARGV[1], 'percent', percent)
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
-_FORGET = """
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[2], '', 'EX', ARGV[1])
-"""
-_LEASE = """
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
+_MAX_CALLS = 100
+_FETCHED_BYTES_S = 100 * 10**6
+_LONGEST_HANDICAP_S = 600
+_UNKNOWN_SIZE_HANDICAP_S = 60
 
 
 class RedisJobBoard:
@@ -62,10 +53,16 @@ class RedisJobBoard:
     def __init__(self, connection: "redis.Redis", queue: Celery) -> None:
         self._redis = connection
         self._queue = queue
-        self._record = connection.register_script(_RECORD)
-        self._forget = connection.register_script(_FORGET)
-        self._lease = connection.register_script(_LEASE)
-        self._release = connection.register_script(_RELEASE)
+        self._submit = connection.register_script(scripts.SUBMIT)
+        self._forget = connection.register_script(scripts.FORGET)
+        self._take = connection.register_script(scripts.TAKE)
+        self._renew = connection.register_script(scripts.RENEW)
+        self._postpone = connection.register_script(scripts.POSTPONE)
+        self._give_back = connection.register_script(scripts.GIVE_BACK)
+        self._finish = connection.register_script(scripts.FINISH)
+        self._in_line = connection.register_script(scripts.IN_LINE)
+        self._lease = connection.register_script(scripts.LEASE)
+        self._release = connection.register_script(scripts.RELEASE)
 
     @classmethod
     def from_settings(cls, settings: BrokerSettings) -> Self:
@@ -81,45 +78,73 @@ class RedisJobBoard:
         return cls(connection, celery_queue(settings))
 
     def submit(self, job: ImportJob) -> None:
-        """Set the job to Queued, then send it: a worker drops a job of which the board knows nothing."""
-        self._write(job.id, JobProgress(state=JobState.QUEUED), "submit")
-        try:
-            self._queue.send_task(
-                IMPORT_TASK,
-                kwargs={"job": job.model_dump(mode="json")},
-                kwargsrepr=job.id,  # logs need no addresses with credentials
-                queue=IMPORT_QUEUE,
-                ignore_result=True,
-            )
-        except (OperationalError, redis.RedisError, OSError) as exc:
-            raise _unavailable(exc) from exc
+        """Put the job in line, then call a worker; where the call is lost, `wake` makes up for it."""
+        queued = JobProgress(state=JobState.QUEUED).model_dump_json()
+        arguments = [job.id, job.model_dump_json(), job.namespace, _handicap_us(job), queued, LIFETIME_S]
+        with _translated():
+            self._submit(args=arguments)
+        self._call_worker()
 
     def progress(self, job_id: str) -> JobProgress | None:
         """The last word on the job, with the highest percentage ever told."""
         with _translated():
-            text, percent = cast("list[str | None]", self._redis.hmget(_job(job_id), ["progress", "percent"]))
+            text, reached = cast("list[str | None]", self._redis.hmget(_job(job_id), ["progress", "percent"]))
         if text is None:
             return None
-        return JobProgress.model_validate_json(text).model_copy(update={"percent": int(float(percent or 0))})
-
-    def report(self, job_id: str, progress: JobProgress) -> None:
-        """Record the worker's word, unless the job was forgotten."""
-        self._write(job_id, progress, "report")
+        progress = JobProgress.model_validate_json(text)
+        percent = min(int(float(reached or 0)), 100 if progress.state is JobState.SUCCEEDED else 99)
+        return progress.model_copy(update={"percent": percent})
 
     def forget(self, job_id: str) -> None:
-        """Remove the progress and take the lease away from whoever has it."""
+        """Remove the job, and leave a mark by which a worker that runs it notices."""
         with _translated():
-            self._forget(keys=[_job(job_id), _lease(job_id)], args=[LIFETIME_S])
+            self._forget(args=[job_id, LIFETIME_S])
 
-    def lease(self, job_id: str, owner: str, ttl_s: float) -> bool:
-        """Take or renew the right to run the job; False too once the job was forgotten."""
+    def take(self, owner: str, ttl_s: float) -> TakenJob | None:
+        """Lease the next job, if there is one."""
         with _translated():
-            return bool(self._lease(keys=[_lease(job_id)], args=[owner, int(ttl_s * 1000)]))
+            found = cast("list[str] | None", self._take(args=["", owner, _us(ttl_s)]))
+        if not found:
+            return None
+        job, failures, crashes = found
+        return TakenJob(ImportJob.model_validate_json(job), int(failures), int(crashes))
 
-    def release(self, job_id: str, owner: str) -> None:
+    def renew(self, job_id: str, owner: str, ttl_s: float, progress: JobProgress) -> bool:
+        """Keep the lease and tell the progress."""
+        return self._speak(self._renew, job_id, owner, ttl_s, progress)
+
+    def postpone(self, job_id: str, owner: str, wait_s: float, progress: JobProgress) -> bool:
+        """Give the lease back for another attempt after a wait."""
+        return self._speak(self._postpone, job_id, owner, wait_s, progress)
+
+    def give_back(self, job_id: str, owner: str) -> None:
+        """Give the lease back and call another worker."""
+        with _translated():
+            self._give_back(args=[job_id, owner])
+        self._call_worker()
+
+    def finish(self, job_id: str, owner: str, progress: JobProgress) -> bool:
+        """Record the last word."""
+        return self._speak(self._finish, job_id, owner, 0, progress)
+
+    def wake(self) -> int:
+        """Put in line what is due, and call workers where fewer are called than jobs are in line."""
+        with _translated():
+            in_line = cast(int, self._in_line())
+            called = cast(int, self._redis.llen(IMPORT_QUEUE))
+        for _ in range(min(in_line, _MAX_CALLS) - called):
+            self._call_worker()
+        return in_line
+
+    def lease(self, key: str, owner: str, ttl_s: float) -> bool:
+        """Take or renew a right."""
+        with _translated():
+            return bool(self._lease(keys=[_lease(key)], args=[owner, int(ttl_s * 1000)]))
+
+    def release(self, key: str, owner: str) -> None:
         """Give the right back, if `owner` has it."""
         with _translated():
-            self._release(keys=[_lease(job_id)], args=[owner])
+            self._release(keys=[_lease(key)], args=[owner])
 
     def open_ticket(self, ticket: UploadTicket) -> None:
         """Allow an upload, unless the ticket is there already."""
@@ -130,24 +155,28 @@ class RedisJobBoard:
         """The ticket under this token."""
         with _translated():
             text = cast("str | None", self._redis.get(_upload(token)))
-        return None if text is None else UploadTicket.model_validate_json(text)
+        return UploadTicket.model_validate_json(text) if text else None
 
     def update_ticket(self, ticket: UploadTicket) -> None:
-        """Record how far the upload is; a ticket that was closed stays closed."""
+        """Record how far the upload is, also where Redis lost the ticket meanwhile."""
         with _translated():
-            self._redis.set(_upload(ticket.token), ticket.model_dump_json(), xx=True, ex=LIFETIME_S)
+            self._update_ticket(keys=[_upload(ticket.token)], args=[ticket.model_dump_json(), LIFETIME_S])
 
     def close_ticket(self, token: str) -> None:
         """Remove the ticket."""
         with _translated():
-            self._redis.delete(_upload(token))
+            self._redis.set(_upload(token), "", ex=LIFETIME_S)
 
-    def _write(self, job_id: str, progress: JobProgress, verb: str) -> None:
+    def _speak(self, script: Any, job_id: str, owner: str, time_s: float, progress: JobProgress) -> bool:
+        arguments = [job_id, owner, _us(time_s), progress.model_dump_json(), progress.percent, LIFETIME_S]
         with _translated():
-            self._record(
-                keys=[_job(job_id), _lease(job_id)],
-                args=[progress.model_dump_json(), progress.percent, LIFETIME_S, verb],
-            )
+            return bool(script(args=arguments))
+
+    def _call_worker(self) -> None:
+        try:
+            self._queue.send_task(IMPORT_TASK, queue=IMPORT_QUEUE, ignore_result=True)
+        except (OperationalError, redis.RedisError, OSError) as exc:
+            raise _unavailable(exc) from exc
 
 
 def celery_queue(settings: BrokerSettings, name: str = "dvcr") -> Any:
@@ -176,12 +205,23 @@ def _job(job_id: str) -> str:
     return f"dvcr:job:{job_id}"
 
 
-def _lease(job_id: str) -> str:
-    return f"dvcr:lease:{job_id}"
+def _lease(key: str) -> str:
+    return f"dvcr:lease:{key}"
 
 
 def _upload(token: str) -> str:
     return f"dvcr:upload:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+def _us(time_s: float) -> int:
+    return int(time_s * 1_000_000)
+
+
+def _handicap_us(job: ImportJob) -> int:
+    """By how much the job counts as having come later: small ones go first, and large ones do not wait for ever."""
+    if isinstance(job.origin, BlobOrigin):
+        return _us(min(job.origin.size_bytes / _FETCHED_BYTES_S, _LONGEST_HANDICAP_S))
+    return _us(_UNKNOWN_SIZE_HANDICAP_S)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from dvcr.artifact.staged import Part
 from dvcr.config import BrokerSettings
+from dvcr.digest import Digest
 from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import HttpOrigin, ImportJob, JobProgress, JobState, UploadState, UploadTicket
@@ -125,10 +127,26 @@ def test_tickets(board: JobBoard) -> None:
     board.update_ticket(received)
     board.open_ticket(ticket)
     assert board.ticket(ticket.token) == received, "a ticket that is there is left as it is"
+    assert received.lease_id != ticket.token
+
+
+def test_a_closed_ticket_stays_closed(board: JobBoard) -> None:
+    ticket = UploadTicket(token="t" * 32, repository="vmi/ns/x", expires_at=datetime.now(UTC))
+    board.open_ticket(ticket)
     board.close_ticket(ticket.token)
     board.close_ticket(ticket.token)
-    board.update_ticket(received)
-    assert board.ticket(ticket.token) is None, "a closed ticket stays closed"
+    board.update_ticket(ticket)
+    assert board.ticket(ticket.token) is None
+    board.open_ticket(ticket)
+    assert board.ticket(ticket.token) is None
+
+
+def test_a_lost_ticket_comes_back_with_its_next_report(board: JobBoard) -> None:
+    part = Part(digest=Digest.of(b"bytes"), size_bytes=5)
+    ticket = UploadTicket(token="t" * 32, repository="vmi/ns/x", expires_at=datetime.now(UTC), parts=(part,))
+    board.update_ticket(ticket)
+    assert board.ticket(ticket.token) == ticket
+    assert ticket.offset_bytes == 5
 
 
 def test_redis_that_does_not_answer_is_told(tmp_path: Path) -> None:
