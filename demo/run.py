@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.guest import GuestError, build
+from demo.processes import processes_of
 from demo.server import serve_folder
 
 ROOT = Path(__file__).parent.parent
@@ -106,7 +107,7 @@ def _up(data: Path, timings: dict[str, float]) -> Iterator[Path]:
             except subprocess.TimeoutExpired:
                 product.kill()
                 raise DemoError(f"dvcr up did not stop within {STOP_TIMEOUT_S:.0f} s; see {log}") from None
-    left = _processes_of(data)
+    left = processes_of(data)
     if product.returncode != 0 or left:
         raise DemoError(f"dvcr up ended with status {product.returncode} and left {left or 'nothing'}; see {log}")
 
@@ -170,18 +171,6 @@ def _wait_until_up(product: subprocess.Popen[bytes], log: Path) -> None:
         if product.poll() is not None or time.monotonic() > deadline:
             raise DemoError(f"dvcr up did not start:\n{log.read_text()}")
         time.sleep(0.1)
-
-
-def _processes_of(data: Path) -> list[str]:
-    """Command lines of the processes that still work with `data`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = (process.parent / "environ").read_bytes().decode(errors="replace")
-            if str(data) in command or f"={data}" in environment:
-                found.append(command)
-    return found
 
 
 def _print_timings(timings: dict[str, float]) -> None:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from demo.processes import processes_of
 from demo.server import serve_folder
 from tests.e2e.resources import cluster_image, disk, machine
-from tests.support.product import Product, processes_of, running_product
+from tests.support.product import Product, running_product
 from tests.support.waiting import eventually
 
 

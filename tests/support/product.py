@@ -105,17 +105,3 @@ def running_product(data: Path) -> Iterator[Product]:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(DOWN_TIMEOUT_S)
-
-
-def processes_of(data: Path) -> list[str]:
-    """Command lines of the processes that were started for the product with this folder."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = (folder / "environ").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if int(folder.name) != os.getpid() and (str(data) in command or f"={data}/" in environment):
-            found.append(command)
-    return found
