@@ -83,6 +83,7 @@ def run_ours(url: str) -> tuple[float, int]:
             "DVCR__STORAGE__FILESYSTEM__ROOT": f"{folder}/registry",
             "DVCR__REGISTRY__PORT": "0",
             "DVCR__IMPORTER__SCRATCH_DIR": f"{folder}/scratch",
+            "DVCR__IMPORTER__SOURCE_ADDRESSES": "any",  # the file server is on loopback
             "DVCR__BROKER__URL": broker,
             "DVCR__LOG__LEVEL": "warning",
         }

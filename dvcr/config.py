@@ -198,7 +198,8 @@ class BrokerSettings(_Section):
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Redis: Celery's broker, and where the progress of jobs is kept."""
     visibility_timeout_s: int = Field(60, gt=0)
-    """A task whose worker vanished is delivered again after this time."""
+    """Celery's message is delivered again after this time. Messages only wake workers, the lease decides who runs what:
+    an import may take longer."""
 
 
 class ImporterSettings(_Section):
@@ -213,7 +214,26 @@ class ImporterSettings(_Section):
     retries: int = Field(5, ge=0)
     """Consecutive attempts without a new byte before an import fails."""
     lease_s: float = Field(15, gt=0)
-    """A job whose worker did not renew its lease for this long is free for another worker."""
+    """A job whose worker did not renew its lease for this long is taken over by another worker."""
+    max_crashes: int = Field(3, gt=0)
+    """An import whose worker died this often without a word is not tried again."""
+    attempts: int = Field(6, gt=0)
+    """Attempts at an import whose cause of failure may go away, before it fails."""
+    retry_wait_s: float = Field(5, gt=0)
+    """Wait before the second attempt; it doubles before each further one, up to five minutes."""
+    source_addresses: Literal["public", "private", "any"] = "private"
+    """Where sources may be fetched from: `public` addresses; `private` networks too; or `any`, also loopback, link-local,
+    multicast and the metadata services of clouds. `dvcr up` and `dvcr image import` use `any`: see security.md."""
+    redirect_to_http: bool = False
+    """Follow redirects from https:// to http://."""
+    connections: int = Field(4, gt=0, le=16)
+    """Connections over which one file is fetched, where the server allows it and it is faster than over one."""
+    resume_keep_s: float = Field(6 * 3600, ge=0)
+    """What a killed worker had fetched is kept in `scratch_dir` for this long, for the next delivery of its job."""
+    plain_http_registries: tuple[str, ...] = ()
+    """Registries (HOST or HOST:PORT) of ContainerImage sources that are spoken to without TLS."""
+    platform: str = Field("", pattern=r"^([a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?)?$")
+    """Platform (`linux/amd64`) that is taken of images for several; empty for the worker's own."""
 
 
 class UploaderSettings(_Section):
@@ -238,6 +258,8 @@ class ControllerSettings(_Section):
     """Objects of one kind that are reconciled at the same time."""
     resync_s: float = Field(300, gt=0)
     """Every object is looked at again at least this often."""
+    retry_failed_s: float = Field(600, gt=0)
+    """An import that failed for a cause that may go away is started anew after this time."""
     launcher_command: tuple[str, ...] = ("dvcr-launcher",)
     """Command of the container in a virtual machine's pod."""
     launcher_image: str = "dvcr"

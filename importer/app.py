@@ -11,6 +11,7 @@ from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK, ImportJob
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
+from importer.kept import sweep
 from importer.tasks import Outcome, run_import
 
 
@@ -51,6 +52,7 @@ def run_worker(settings: Settings) -> None:
     """Take import jobs until SIGTERM or SIGINT. Prints one line when it is ready."""
     # Celery warns root about messages that are pickles; only JSON is accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    sweep(settings.importer.scratch_dir, settings.importer.resume_keep_s)
     app = build_app(settings)
     setup_logging.connect(_keep_logging, weak=False)
     worker_ready.connect(_tell_ready, weak=False)

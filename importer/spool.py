@@ -1,13 +1,16 @@
-"""Bytes of a source that are still needed, in an unnamed file that no crash leaves behind."""
+"""Bytes of a source that are still needed, in an unnamed file that no crash leaves behind, or in one that is kept."""
 
 import ctypes
 import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dvcr.errors import NoSpaceError, StorageError
+from importer.kept import KeptFile
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
 _BLOCK_BYTES = 4096
@@ -19,14 +22,37 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class Spool:
     """A sparse file. `write` and `punch` come from one thread each; `read` from any."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, job_id: str = "") -> None:
+        """With a `job_id`, what the job's last delivery on this machine had spooled is taken up."""
         self._folder = folder
         self._punched = 0
+        self.identity: Mapping[str, Any] | None = None
+        """What the kept bytes were noted with; None where there are none."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by `close`)
+            self._kept = KeptFile.open(folder, job_id) if job_id else None
+            self._file = self._kept.file if self._kept else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by `close`)
+            self.identity = self._kept.identity if self._kept else None
         except OSError as exc:
             raise self._failed(exc) from exc
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes, from the first on, are there."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def note(self, identity: Mapping[str, Any] | None) -> None:
+        """Record what proves later whose bytes these are; without, or without a job, nothing is kept."""
+        if self._kept is not None and identity is not None:
+            try:
+                self._kept.note(identity)
+            except OSError as exc:
+                raise self._failed(exc) from exc
+
+    def restart(self) -> None:
+        """Forget what is there; more may be written."""
+        self._file.truncate(0)
+        self.identity = None
 
     def free_bytes(self) -> int:
         """What the folder's filesystem can still take."""
@@ -61,14 +87,22 @@ class Spool:
         end = end_bytes // _BLOCK_BYTES * _BLOCK_BYTES
         if end > self._punched:
             start, self._punched = self._punched, end
+            self._forget()  # a file with holes is nothing to go on from
             if _libc.fallocate(self._file.fileno(), _PUNCH_HOLE_KEEP_SIZE, start, end - start) != 0:
                 number = ctypes.get_errno()
                 if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
                     raise self._failed(OSError(number, os.strerror(number)))
 
-    def close(self) -> None:
-        """Forget the bytes. Idempotent."""
+    def close(self, *, keep: bool = False) -> None:
+        """Forget the bytes, unless they are to be kept for the job's next delivery. Idempotent."""
+        if not keep:
+            self._forget()
         self._file.close()
+
+    def _forget(self) -> None:
+        if self._kept is not None:
+            self._kept.forget()
+            self._kept = None
 
     def _failed(self, exc: OSError) -> StorageError:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):

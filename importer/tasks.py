@@ -19,6 +19,7 @@ from dvcr.errors import DvcrError, RegistryError
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import BlobOrigin, ImportJob, JobProgress, JobState
 from importer.heartbeat import ForgottenError, Heartbeat
+from importer.kept import discard
 from importer.pipeline import ImportWatch, TakenOverError, import_disk
 from importer.progress import ProgressMeter
 from importer.sources.opening import describe, open_source
@@ -43,6 +44,7 @@ def run_import(job: ImportJob, board: JobBoard, client: RegistryClient, settings
     """
     known = board.progress(job.id)
     if known is None or known.state in (JobState.SUCCEEDED, JobState.FAILED):
+        discard(settings.scratch_dir, job.id)
         log.info("nothing to do for job", job=job.id, state=known and known.state.value)
         return Outcome.DONE
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -115,7 +117,7 @@ class _Run(ImportWatch):
     def _import(
         self, job: ImportJob, client: RegistryClient, repository: Repository, settings: ImporterSettings
     ) -> DiskImage:
-        self._source = source = open_source(job.origin, job.checksums, client, settings)
+        self._source = source = open_source(job.origin, job.checksums, client, settings, job_id=job.id)
         try:
             return import_disk(
                 source,

@@ -1,29 +1,55 @@
 """One HTTP body, once, in order, over as many connections as it takes (RFC 9110: ranges, validators)."""
 
 import re
-import ssl
-import tempfile
 import threading
-from collections.abc import Iterator
-from typing import IO, NoReturn
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import requests
-import urllib3
+import structlog
 
+from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
 from dvcr.jobs.job import HttpOrigin
+from importer.sources.ranges import SEGMENT_BYTES, ParallelRanges
+from importer.sources.request import BrokenError, HttpRequests
 
 PIECE_BYTES = 2**20
-_MAX_REDIRECTS = 10
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 10.0
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _REFUSALS = {401: "SourceForbidden", 403: "SourceForbidden", 404: "SourceNotFound", 410: "SourceNotFound"}
+_ADVICE = {
+    401: "; give user and password, for a resource in the Secret of http.secretRef",
+    403: "; does the address need credentials, or has it expired?",
+}
 _TRANSIENT = (408, 425, 429)
+# One connection is looked at for so long before more are tried, and does well enough at such a speed.
+_LOOK_S = 0.5
+_FAST_BYTES_S = 200 * 2**20
+_WORTH_BYTES = 8 * SEGMENT_BYTES
+_GAIN = 1.2
+
+log = structlog.get_logger(__name__)
 
 
-class _BrokenError(Exception):
-    """This connection brings no more; the next one may."""
+@dataclass
+class _Speed:
+    """Bytes over the time that was waited for them."""
+
+    size_bytes: int = 0
+    waited_s: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self.waited_s >= _LOOK_S
+
+    @property
+    def bytes_s(self) -> float:
+        return self.size_bytes / self.waited_s if self.waited_s else 0.0
 
 
 class HttpDownload:
@@ -31,27 +57,27 @@ class HttpDownload:
 
     A server without ranges sends everything again, and what was already taken is skipped. That needs a validator (ETag
     or Last-Modified), or `verified`: a promise that the caller will check the bytes at the end.
+
+    A long file that comes slowly over one connection is fetched over several, where the server can; where that is not
+    faster, or one of them fails, it goes on over one.
     """
 
-    def __init__(self, origin: HttpOrigin, *, idle_timeout_s: float, retries: int, verified: bool) -> None:
+    def __init__(self, origin: HttpOrigin, settings: ImporterSettings, *, verified: bool) -> None:
         self.total_bytes: int | None = None
         """Known after the first piece, where the server told it."""
-        self._url = origin.url
-        self._idle_timeout_s = idle_timeout_s
-        self._retries = retries
+        self._requests = HttpRequests(origin, settings)
+        self._url = self._requests.shown
+        self._retries = settings.retries
+        self._connections = settings.connections
         self._verified = verified
         self._position = 0
         self._etag = ""
         self._modified = ""
+        self._ranges = False
         self._begun = False
-        self._response: requests.Response | None = None
+        self._open: set[requests.Response] = set()
+        self._open_lock = threading.Lock()
         self._stopped = threading.Event()
-        self._session = requests.Session()
-        self._session.max_redirects = _MAX_REDIRECTS
-        self._session.headers["Accept-Encoding"] = "identity"
-        self._certificates = _certificates(origin)
-        # Given with every request: a session's own `verify` gives way to REQUESTS_CA_BUNDLE in the environment.
-        self._verify = self._certificates.name if self._certificates else not origin.insecure_skip_verify
 
     def pieces(self) -> Iterator[bytes]:
         """The body in pieces of at most 1 MiB. Ends early, without an error, only after `stop`.
@@ -63,82 +89,144 @@ class HttpDownload:
         while not self._stopped.is_set():
             before = self._position
             try:
-                for piece in self._attempt():
-                    self._position += len(piece)
-                    yield piece
-                return
-            except _BrokenError as exc:
+                speed = _Speed()
+                with closing(self._attempt(speed)) as pieces:
+                    for piece in pieces:
+                        self._position += len(piece)
+                        yield piece
+                        if self._may_widen(speed):
+                            break
+                    else:
+                        return
+                yield from self._widened(speed)
+                if self._position == self.total_bytes:
+                    return
+            except BrokenError as exc:
                 if self._stopped.is_set():
                     return
                 failures = 0 if self._position > before else failures + 1
                 if failures > self._retries:
-                    self._give_up(str(exc))
+                    self._give_up(exc)
                 self._stopped.wait(min(_FIRST_WAIT_S * 2**failures, _LONGEST_WAIT_S))
+
+    def identity(self) -> Mapping[str, Any] | None:
+        """What proves later that the file is still the same; None where the server tells nothing that would."""
+        if self.total_bytes is None or not self._ranges or not self._validator():
+            return None
+        return {"etag": self._etag, "modified": self._modified, "total": self.total_bytes}
+
+    def resume(self, position: int, identity: Mapping[str, Any]) -> bool:
+        """Go on from `position` of a download that `identity` was told of, if the server proves it is the same file."""
+        self._etag, self._modified, self.total_bytes = identity["etag"], identity["modified"], identity["total"]
+        try:
+            if 0 < position <= identity["total"]:
+                self._range(position - 1, 1)
+                self._position, self._begun, self._ranges = position, True, True
+                return True
+        except (BrokenError, SourceError) as exc:
+            # Whatever it is, starting over either works or tells the user what is wrong.
+            log.info("a download starts over", url=self._url, why=str(exc))
+        self._etag, self._modified, self.total_bytes = "", "", None
+        return False
 
     def stop(self) -> None:
         """End `pieces` soon, from another thread. Idempotent."""
         self._stopped.set()
-        response = self._response
-        if response is not None and not response.raw.closed:
-            try:
-                response.raw.shutdown()  # wakes a thread that waits for bytes
-            except (OSError, ValueError):
-                return  # it ended by itself just now
+        self._shut_down()
 
     def close(self) -> None:
         """Give up the connections. For the thread that read the pieces."""
-        self._session.close()
-        if self._certificates is not None:
-            self._certificates.close()
+        self._requests.close()
 
-    def _attempt(self) -> Iterator[bytes]:
-        try:
-            with self._request() as response:
-                self._response = response
-                start = self._check(response)
-                if start is None:
-                    return
-                skip = self._position - start
-                while piece := response.raw.read1(PIECE_BYTES, decode_content=False):
-                    if skip < len(piece):
-                        yield piece[skip:] if skip else piece
-                    skip = max(0, skip - len(piece))
-        except requests.exceptions.SSLError as exc:
-            raise SourceError(
-                f"the certificate of {self._url} is not trusted ({_cause(exc)}); give the authority in caBundle"
-            ) from exc
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as exc:
-            raise _BrokenError(_cause(exc)) from exc
-        except requests.exceptions.TooManyRedirects as exc:
-            raise SourceError(f"{self._url} redirects more than {_MAX_REDIRECTS} times") from exc
-        except (requests.exceptions.RequestException, UnicodeError) as exc:
-            raise SourceError(f"{self._url} is no address that can be fetched: {exc}") from exc
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise _BrokenError(_cause(exc)) from exc
-        finally:
-            self._response = None
+    def _attempt(self, speed: _Speed) -> Generator[bytes]:
+        with self._requests.get(self._condition(self._position)) as response, self._stoppable(response):
+            start = self._check(response)
+            if start is None:
+                return
+            skip = self._position - start
+            while piece := _timed_read(response, speed):
+                if skip < len(piece):
+                    yield piece[skip:] if skip else piece
+                skip = max(0, skip - len(piece))
         if self.total_bytes is None:
             self.total_bytes = self._position
         if self._position < self.total_bytes and not self._stopped.is_set():
-            raise _BrokenError(f"the body ended after {self._position} of {self.total_bytes} bytes")
+            raise BrokenError(f"the body ended after {self._position} of {self.total_bytes} bytes")
 
-    def _request(self) -> requests.Response:
-        headers = {}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
-            # A weak ETag must not stand in If-Range (RFC 9110, 13.1.5); it is compared in the answer instead.
-            validator = self._etag if self._etag and not self._etag.startswith("W/") else self._modified
-            if validator and not self._etag.startswith("W/"):
-                headers["If-Range"] = validator
-        return self._session.get(
-            self._url, headers=headers, stream=True, timeout=self._idle_timeout_s, verify=self._verify
+    def _may_widen(self, speed: _Speed) -> bool:
+        return (
+            speed.known
+            and self._connections > 1
+            and self._ranges
+            and self.total_bytes is not None
+            and self.total_bytes - self._position >= _WORTH_BYTES
+            and speed.bytes_s < _FAST_BYTES_S
         )
+
+    def _widened(self, one: _Speed) -> Iterator[bytes]:
+        """Over several connections, to the end or as far as that is better than over one."""
+        ranges, many = ParallelRanges(self._range, self._connections), _Speed()
+        connections, self._connections = self._connections, 1  # tried once; put back where it paid
+        try:
+            pieces = ranges.pieces(self._position, self.total_bytes or 0)
+            while True:
+                before = time.monotonic()
+                piece = next(pieces, None)
+                many.waited_s += time.monotonic() - before
+                if piece is None:
+                    return
+                many.size_bytes += len(piece)
+                self._position += len(piece)
+                yield piece
+                # Half of the first round trip is waiting for nothing yet: look at twice the time.
+                if self._connections == 1 and many.waited_s >= 2 * _LOOK_S:
+                    if many.bytes_s < one.bytes_s * _GAIN:
+                        log.info("one connection is as fast as several", url=self._url, bytes_s=int(one.bytes_s))
+                        return
+                    self._connections = connections
+        except (BrokenError, SourceError) as exc:
+            # The one connection that goes on tells what is wrong, if it is more than a limit on connections.
+            log.info("going on over one connection", url=self._url, why=str(exc))
+            self._connections = 1
+        finally:
+            self._shut_down()
+            ranges.close()
+
+    def _range(self, offset: int, length: int) -> list[bytes]:
+        """Exactly those bytes of the file that is known already; BrokenError where the answer is anything else."""
+        headers = self._condition(offset, offset + length - 1)
+        with self._requests.get(headers) as response, self._stoppable(response):
+            if response.status_code != 206 or _content_range(response) != (offset, self.total_bytes):
+                raise BrokenError(f"the server answers a range with {response.status_code} {response.reason}")
+            self._check_same(response, self.total_bytes)
+            if not _validators(response)[0] and not _validators(response)[1]:
+                raise BrokenError("the server answers a range without telling of which file")
+            pieces: list[bytes] = []
+            while length > 0 and (piece := response.raw.read1(min(length, PIECE_BYTES), decode_content=False)):
+                pieces.append(piece)
+                length -= len(piece)
+        if length:
+            raise BrokenError(f"a range ended {length} bytes early")
+        return pieces
+
+    def _condition(self, start: int, last: int | None = None) -> dict[str, str]:
+        """The headers that ask for the bytes from `start` on, of the file that is known."""
+        if not start and last is None:
+            return {}
+        headers = {"Range": f"bytes={start}-{'' if last is None else last}"}
+        if validator := self._validator():
+            headers["If-Range"] = validator
+        return headers
+
+    def _validator(self) -> str:
+        """For If-Range: a weak ETag must not stand there (RFC 9110, 13.1.5); it is compared in the answer instead."""
+        return "" if self._etag.startswith("W/") else self._etag or self._modified
 
     def _check(self, response: requests.Response) -> int | None:
         """Where in the file the body of this answer begins; None where there is nothing left to fetch."""
         status = response.status_code
         if status >= 500 or status in _TRANSIENT:
-            raise _BrokenError(f"the server answers {status} {response.reason}")
+            raise BrokenError(f"the server answers {status} {response.reason}")
         if status == 416 and self._position:
             _, total = _content_range(response)
             if total == self._position:
@@ -147,15 +235,17 @@ class HttpDownload:
             raise self._changed("it has become shorter")
         if status not in (200, 206):
             reason = _REFUSALS.get(status, "SourceUnavailable")
-            raise SourceError(f"{self._url}: the server answers {status} {response.reason}", reason=reason)
+            advice = _ADVICE.get(status, "")
+            raise SourceError(f"{self._url}: the server answers {status} {response.reason}{advice}", reason=reason)
         start, total = _content_range(response) if status == 206 else (0, _content_length(response))
         if not self._begun:
             self._begun, self.total_bytes = True, total
             self._etag, self._modified = _validators(response)
+            self._ranges = "bytes" in response.headers.get("Accept-Ranges", "").lower()
             return 0
         self._check_same(response, total)
         if status == 206 and start != self._position:
-            raise _BrokenError(f"asked for bytes from {self._position} on, the server sent them from {start} on")
+            raise BrokenError(f"asked for bytes from {self._position} on, the server sent them from {start} on")
         return start
 
     def _check_same(self, response: requests.Response, total: int | None) -> None:
@@ -177,29 +267,48 @@ class HttpDownload:
     def _changed(self, how: str) -> SourceError:
         return SourceError(f"{self._url} was changed during the download: {how}; try again", reason="SourceChanged")
 
-    def _give_up(self, why: str) -> NoReturn:
+    def _give_up(self, why: BrokenError) -> NoReturn:
         attempts = f"{self._retries + 1} attempts in a row"
         if not self._position:
-            raise SourceError(f"{self._url} cannot be fetched after {attempts}: {why}")
+            message = f"{self._url} cannot be fetched after {attempts}: {why}"
+            raise SourceError(message, reason=why.reason or None)
         raise SourceError(
             f"the download of {self._url} stopped after {self._position} of "
             f"{'unknown' if self.total_bytes is None else self.total_bytes} bytes; {attempts} brought no more: {why}",
-            reason="SourceInterrupted",
+            reason=why.reason or "SourceInterrupted",
+            retryable=True,  # it went well for a while
         )
 
+    @contextmanager
+    def _stoppable(self, response: requests.Response) -> Iterator[None]:
+        """While entered, `stop` ends the response."""
+        with self._open_lock:
+            self._open.add(response)
+        try:
+            if self._stopped.is_set():
+                self._shut_down()
+            yield
+        finally:
+            with self._open_lock:
+                self._open.discard(response)
 
-def _certificates(origin: HttpOrigin) -> IO[bytes] | None:
-    """The trusted certificates as the file that requests asks for."""
-    if origin.insecure_skip_verify or not origin.ca_bundle:
-        return None
-    try:
-        ssl.create_default_context(cadata=origin.ca_bundle)
-    except (ssl.SSLError, ValueError) as exc:
-        raise SourceError(f"caBundle holds no PEM certificates: {exc}") from exc
-    file = tempfile.NamedTemporaryFile(prefix="ca-", suffix=".pem")  # noqa: SIM115 (closed by `HttpDownload.close`)
-    file.write(origin.ca_bundle.encode())
-    file.flush()
-    return file
+    def _shut_down(self) -> None:
+        with self._open_lock:
+            responses = list(self._open)
+        for response in responses:
+            if not response.raw.closed:
+                try:
+                    response.raw.shutdown()  # wakes a thread that waits for bytes
+                except (OSError, ValueError):
+                    continue  # it ended by itself just now
+
+
+def _timed_read(response: requests.Response, speed: _Speed) -> bytes:
+    before = time.monotonic()
+    piece: bytes = response.raw.read1(PIECE_BYTES, decode_content=False)
+    speed.waited_s += time.monotonic() - before
+    speed.size_bytes += len(piece)
+    return piece
 
 
 def _validators(response: requests.Response) -> tuple[str, str]:
@@ -214,12 +323,5 @@ def _content_length(response: requests.Response) -> int | None:
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None:
-        raise _BrokenError(f"the server answers {response.status_code} without a usable Content-Range")
+        raise BrokenError(f"the server answers {response.status_code} without a usable Content-Range")
     return int(match[1] or 0), None if match[2] == "*" else int(match[2])
-
-
-def _cause(exc: BaseException) -> str:
-    """The innermost explanation: requests and urllib3 wrap it two or three times."""
-    while exc.__context__ is not None and str(exc.__context__):
-        exc = exc.__context__
-    return str(exc) or type(exc).__name__

@@ -14,14 +14,17 @@ import pytest
 from dvcr.config import ImporterSettings
 from dvcr.errors import DvcrError, IntegrityError, NoSpaceError, SourceError
 from dvcr.jobs.job import HttpOrigin
-from importer.sources.http import HttpSource
+from importer.checksums import Checksums
+from importer.sources.download import HttpDownload
+from importer.sources.spooled import SpooledSource
+from importer.spool import Spool
 from tests.support.certificates import self_signed
 from tests.support.file_server import FileServer, serving
 from tests.support.waiting import eventually
 
 MIB = 2**20
 CONTENT = random.Random(1).randbytes(3 * MIB + 17)
-Open = Callable[..., AbstractContextManager[HttpSource]]
+Open = Callable[..., AbstractContextManager[SpooledSource]]
 
 
 @pytest.fixture
@@ -33,12 +36,14 @@ def server() -> Iterator[FileServer]:
 @pytest.fixture
 def open_source(tmp_path: Path) -> Open:
     @contextmanager
-    def opened(url: str, checksums: dict[str, str] | None = None, **options: Any) -> Iterator[HttpSource]:
+    def opened(url: str, checksums: dict[str, str] | None = None, **options: Any) -> Iterator[SpooledSource]:
+        given = {name: options.pop(name) for name in list(options) if name in ImporterSettings.model_fields}
         settings = ImporterSettings(
-            scratch_dir=tmp_path, retries=options.pop("retries", 2), idle_timeout_s=options.pop("idle_timeout_s", 5)
+            **{"scratch_dir": tmp_path, "retries": 2, "idle_timeout_s": 5, "source_addresses": "any", **given}
         )
-        window = options.pop("window_bytes", 64 * MIB)
-        source = HttpSource(HttpOrigin(url=url, **options), checksums or {}, tmp_path, settings, window_bytes=window)
+        window, job_id = options.pop("window_bytes", 64 * MIB), options.pop("job_id", "")
+        download = HttpDownload(HttpOrigin(url=url, **options), settings, verified=bool(checksums))
+        source = SpooledSource(download, Checksums(checksums or {}), Spool(tmp_path, job_id), window_bytes=window)
         try:
             yield source
         finally:
@@ -52,7 +57,7 @@ def sums(content: bytes = CONTENT) -> dict[str, str]:
     return {name: hashlib.new(name, content).hexdigest() for name in ("md5", "sha1", "sha256", "sha512")}
 
 
-def whole(source: HttpSource) -> bytes:
+def whole(source: SpooledSource) -> bytes:
     return source.read_at(0, source.size_bytes())
 
 

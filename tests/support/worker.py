@@ -22,6 +22,7 @@ class Worker:
             "DVCR__BROKER__URL": broker_url,
             "DVCR__CLIENT__URL": registry_url,
             "DVCR__IMPORTER__SCRATCH_DIR": str(scratch),
+            "DVCR__IMPORTER__SOURCE_ADDRESSES": "any",  # tests' servers are on loopback
             "DVCR__LOG__LEVEL": "info",
             **{f"DVCR__{key.upper()}": str(value) for key, value in settings.items()},
         }

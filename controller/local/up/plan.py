@@ -90,7 +90,8 @@ def make_plan(data: Path, ports: Ports) -> Plan:
             "registry": {"host": LOOPBACK, "port": ports.registry},
             "client": {"url": registry_url},
             "broker": {"url": f"redis://:{password}@{LOOPBACK}:{ports.redis}/0"},
-            "importer": {"scratch_dir": data / "scratch"},
+            # For whoever runs everything on their own machine, there is nothing behind a source to protect from them.
+            "importer": {"scratch_dir": data / "scratch", "source_addresses": "any"},
             "uploader": {
                 "host": LOOPBACK,
                 "port": ports.uploader,

@@ -1,46 +1,65 @@
-"""A ByteSource over HTTP: one pass over the body, readable while it arrives."""
+"""A ByteSource over bytes that come in order: one pass over them, readable while they arrive."""
 
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
-from dvcr.config import ImporterSettings
-from dvcr.errors import NoSpaceError, SourceError
-from dvcr.jobs.job import HttpOrigin
+from dvcr.errors import DvcrError, NoSpaceError, SourceError
 from importer.checksums import Checksums
-from importer.sources.download import HttpDownload
 from importer.spool import Spool
 
 WINDOW_BYTES = 64 * 2**20
 _EVERYTHING = 2**63
+_REREAD_BYTES = 2**20
 
 
-class HttpSource:
-    """The bytes of a URL. A thread fetches them into a spool file and computes the promised checksums on the way.
+class Download(Protocol):
+    """Bytes in order, once. `pieces` is read in one thread; `stop` may be called from another."""
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The length, where it is known already."""
+        ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes, in pieces of about 1 MiB at most; SourceError. Ends early, without an error, only after `stop`."""
+        ...
+
+    def identity(self) -> Mapping[str, Any] | None:
+        """What `resume` needs later, in JSON; None where nothing could prove that the bytes are still the same."""
+        ...
+
+    def resume(self, position: int, identity: Mapping[str, Any]) -> bool:
+        """Let `pieces` begin at `position`, if it is proved that the bytes are those that had this identity."""
+        ...
+
+    def stop(self) -> None:
+        """End `pieces` soon. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Free the connections."""
+        ...
+
+
+class SpooledSource:
+    """The bytes of a download. A thread fetches them into a spool and computes the promised checksums on the way.
 
     A reader that calls `release` (raw images are read from front to end) bounds the spool to a window: its place is
     given back and the download waits for the reader. Without, the whole file is spooled; NoSpaceError at once where it
     cannot fit.
+
+    A spool that holds bytes of an earlier delivery of the same job saves fetching them again, if the download can
+    prove that they are still what its server has. They are read once more for the checksums.
     """
 
     def __init__(
-        self,
-        origin: HttpOrigin,
-        checksums: Mapping[str, str],
-        scratch_dir: Path,
-        settings: ImporterSettings,
-        *,
-        window_bytes: int = WINDOW_BYTES,
+        self, download: Download, checksums: Checksums, spool: Spool, *, window_bytes: int = WINDOW_BYTES
     ) -> None:
-        self._checksums = Checksums(checksums)
-        self._spool = Spool(scratch_dir)
+        self._checksums = checksums
+        self._spool = spool
         self._window_bytes = window_bytes
-        self._download = HttpDownload(
-            origin,
-            idle_timeout_s=settings.idle_timeout_s,
-            retries=settings.retries,
-            verified=bool(checksums),
-        )
+        self._download = download
         self._changed = threading.Condition()
         # All below under `_changed`.
         self._fetched = 0
@@ -50,7 +69,7 @@ class HttpSource:
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._fetch, name="http-source", daemon=True)
+        self._thread = threading.Thread(target=self._fetch, name="source", daemon=True)
         self._thread.start()
 
     @property
@@ -110,10 +129,13 @@ class HttpSource:
         self._checksums.verify()
 
     def close(self) -> None:
-        """Stop fetching and forget the bytes; readers that wait get SourceError. Idempotent."""
+        """Stop fetching; readers that wait get SourceError. Idempotent.
+
+        The bytes are forgotten, unless what ended the download may go better at the job's next delivery.
+        """
         self.abort()
         self._thread.join()
-        self._spool.close()
+        self._spool.close(keep=isinstance(self._error, DvcrError) and self._error.retryable)
 
     def abort(self) -> None:
         """Stop fetching, from any thread; readers that wait get SourceError."""
@@ -132,7 +154,12 @@ class HttpSource:
     def _fetch(self) -> None:
         error: BaseException | None = None
         try:
+            self._take_up()
+            noted = self._fetched > 0
             for piece in self._download.pieces():
+                if not noted:
+                    self._spool.note(self._download.identity())
+                    noted = True
                 if not self._make_room(len(piece)):
                     break
                 self._checksums.update(piece)
@@ -150,6 +177,23 @@ class HttpSource:
             with self._changed:
                 self._ended, self._error = True, error
                 self._changed.notify_all()
+
+    def _take_up(self) -> None:
+        """Begin with what an earlier delivery had fetched."""
+        identity, position = self._spool.identity, self._spool.kept_bytes
+        if identity is None or not self._download.resume(position, identity):
+            self._spool.restart()
+            return
+        # Not before they are in the checksums: who reads them may release them.
+        for offset in range(0, position, _REREAD_BYTES):
+            length = min(_REREAD_BYTES, position - offset)
+            if self._checksums.promised:
+                self._checksums.update(self._spool.read(offset, length))
+            with self._changed:
+                self._fetched = offset + length
+                self._changed.notify_all()
+            if self._closed:
+                return
 
     def _make_room(self, length_bytes: int) -> bool:
         """Wait until the spool may take that many bytes more; False once the source was closed."""

@@ -1,0 +1,121 @@
+"""What a worker that was killed had fetched, kept for the next delivery of its job on the same machine.
+
+Two files in the scratch folder: `resume-<hash of the job's id>.data`, the bytes from the first on, and `.json` beside it,
+what proves whose they are. The bytes are written in order, so the file's length tells how many there are. They are in the
+page cache as soon as they are written, and outlive the process there; after a crash of the machine they may not be on
+the disk, so the journal names the boot that it belongs to. Whoever uses the files holds a lock on them.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+import structlog
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PATTERN = "resume-*.data"
+
+log = structlog.get_logger(__name__)
+
+
+class KeptFile:
+    """The file of one job, opened and locked by `open`."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.file = file
+        self._path = path
+        self.identity = _read(_journal(path))
+        """As `note` was told, if it was since the machine was started."""
+        if self.identity is None:
+            file.truncate(0)
+
+    @classmethod
+    def open(cls, folder: Path, job_id: str) -> Self | None:
+        """The job's file, a new one where there is none; None while another process uses it. OSError."""
+        path = _path(folder, job_id)
+        file = _locked(path, os.O_RDWR | os.O_CREAT)
+        return cls(path, file) if file else None
+
+    def note(self, identity: Mapping[str, Any]) -> None:
+        """Record what the bytes are of. Atomic."""
+        journal = _journal(self._path)
+        new = journal.with_suffix(".new")
+        new.write_text(json.dumps({"boot": _boot_id(), "identity": dict(identity)}))
+        new.replace(journal)
+
+    def forget(self) -> None:
+        """Remove both names. Idempotent; the open file stays usable."""
+        _unlink(self._path)
+
+
+def discard(folder: Path, job_id: str) -> None:
+    """Remove what was kept for a job that nobody wants any more, unless it is in use: then its user removes it."""
+    _remove_unused(_path(folder, job_id), before=float("inf"))
+
+
+def sweep(folder: Path, keep_s: float) -> None:
+    """Remove what was kept for longer than `keep_s` and is not in use."""
+    for path in folder.glob(_PATTERN):
+        _remove_unused(path, before=time.time() - keep_s)
+
+
+def _remove_unused(path: Path, before: float) -> None:
+    try:
+        file = _locked(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        log.warning("what an import had fetched cannot be removed", path=str(path), error=exc.strerror)
+        return
+    if file is not None:
+        with file:
+            if os.fstat(file.fileno()).st_mtime < before:
+                _unlink(path)
+
+
+def _locked(path: Path, flags: int) -> IO[bytes] | None:
+    """The open, locked file that `path` names; None while another process has the lock."""
+    while True:
+        file = os.fdopen(os.open(path, flags | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # it was removed between the two calls
+
+
+def _read(journal: Path) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(journal.read_text())
+        identity: Mapping[str, Any] = value["identity"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as exc:
+        log.warning("what an import had fetched is of no use", path=str(journal), error=str(exc))
+        return None
+    return identity if value["boot"] == _boot_id() else None
+
+
+def _unlink(path: Path) -> None:
+    _journal(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _path(folder: Path, job_id: str) -> Path:
+    return folder / f"resume-{hashlib.sha256(job_id.encode()).hexdigest()[:32]}.data"
+
+
+def _journal(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
