@@ -1,10 +1,19 @@
 """Structured logs: JSON lines in production, coloured text on a terminal."""
 
+import json
 import logging
 import sys
 from typing import Literal
 
 import structlog
+
+
+class JsonLines(structlog.WriteLogger):
+    """Our own JSON lines, straight to standard error: through the standard library they cost thrice as much."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
 
 
 def configure_logging(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
@@ -18,14 +27,25 @@ def configure_logging(level: str = "info", style: Literal["auto", "json", "conso
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
+    encode = json.JSONEncoder(default=repr).encode
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer(lambda event, **_: encode(event))
+        if style == "json"
+        else structlog.dev.ConsoleRenderer()
     )
+    if style == "json":
+        structlog.configure(
+            processors=[*shared, structlog.processors.format_exc_info, renderer],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=JsonLines,
+            cache_logger_on_first_use=True,
+        )
+    else:
+        structlog.configure(
+            processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            cache_logger_on_first_use=True,
+        )
     final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if style == "json":
         final.append(structlog.processors.format_exc_info)

@@ -13,6 +13,7 @@ from dvcr.config import RegistrySettings, Settings
 if TYPE_CHECKING:
     from dvcr.http.workers import Worker
     from dvcr.registry.registry import Registry
+    from dvcr.registry.trust import Trust
 
 _M_ARENA_MAX = -8  # of <malloc.h>
 
@@ -37,23 +38,32 @@ def serve(
     settings: Settings = context.obj
     options = {"host": host, "port": port, "workers": workers}
     http = settings.registry.model_copy(update={name: value for name, value in options.items() if value is not None})
+    from dvcr.registry.trust import Trust
+
+    run = partial(_serve, settings, http, Trust())
     if http.workers == 1:
-        return _serve(settings, http)
+        return run()
     with TemporaryDirectory(prefix="dvcr-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when the next line imports prometheus_client
         from dvcr.http.workers import run_workers
 
         scheme = "https" if http.tls.certificate_file else "http"
-        return run_workers(http.workers, scheme, http.host, http.port, partial(_serve, settings, http))
+        return run_workers(http.workers, scheme, http.host, http.port, run)
 
 
-def _serve(settings: Settings, http: RegistrySettings, worker: "Worker | None" = None, port: int | None = None) -> None:
+def _serve(
+    settings: Settings,
+    http: RegistrySettings,
+    trust: "Trust",
+    worker: "Worker | None" = None,
+    port: int | None = None,
+) -> None:
     import asyncio
 
     from dvcr.http.server import serve as serve_registry
 
     _share_heaps()
-    registry = _open_registry(settings, http.collect_grace_s)
+    registry = _open_registry(settings, http.collect_grace_s, trust)
     http = http if port is None else http.model_copy(update={"port": port})
     asyncio.run(serve_registry(registry, http, settings.access, worker))
 
@@ -110,7 +120,7 @@ def scrub(
     raise typer.Exit(scrub_registry(registry, as_json=as_json))
 
 
-def _open_registry(settings: Settings, grace_s: float) -> "Registry":
+def _open_registry(settings: Settings, grace_s: float, trust: "Trust | None" = None) -> "Registry":
     from dvcr.registry.registry import Registry
     from dvcr.storage.configured import open_storage
 
@@ -121,4 +131,5 @@ def _open_registry(settings: Settings, grace_s: float) -> "Registry":
         sparse_images=settings.registry.sparse_images,
         verify_interval=timedelta(seconds=settings.registry.verify_interval_s),
         quotas=settings.registry.quotas,
+        trust=trust,
     )

@@ -87,10 +87,8 @@ class Blobs:
 
     def _touch(self, digest: Digest) -> None:
         """Make the blob fresh. Its bytes stay as they are, and so does the trust in them."""
-        trusted = self._verifier.trusts(digest)
-        self._storage.touch(paths.blob(digest))
-        if trusted:
-            self._verifier.trust(digest)
+        with self._verifier.unchanged(digest):
+            self._storage.touch(paths.blob(digest))
 
     def link(self, repository: str, digest: Digest) -> None:
         """Give the repository a blob that the caller has just made fresh. Idempotent."""

@@ -11,6 +11,7 @@ from dvcr.registry.quota import Quotas
 from dvcr.registry.referrers import Referrers
 from dvcr.registry.scrub import Scrubber
 from dvcr.registry.tags import Tags
+from dvcr.registry.trust import Trust
 from dvcr.registry.uploads import Uploads
 from dvcr.registry.verify import Verifier
 from dvcr.storage.driver import StorageDriver
@@ -28,10 +29,12 @@ class Registry:
         sparse_images: bool = False,
         verify_interval: timedelta = timedelta(hours=1),
         quotas: Mapping[str, int] | None = None,
+        trust: Trust | None = None,
     ) -> None:
+        """`trust` is what several processes over one store share, if they do."""
         self.storage = storage
         self.catalog = Catalog(storage)
-        self.verifier = Verifier(storage, verify_interval)
+        self.verifier = Verifier(storage, verify_interval, trust or Trust())
         self.quotas = Quotas(storage, self.catalog, quotas or {})
         self.blobs = Blobs(storage, self.catalog, self.verifier, self.quotas)
         self.uploads = Uploads(storage, self.blobs, self.verifier, self.quotas)

@@ -9,7 +9,9 @@ import pytest
 import requests
 
 from dvcr.digest import Digest
+from dvcr.registry.identity import identity
 from dvcr.registry.registry import Registry
+from dvcr.registry.trust import Trust, now
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, StorageDriver
 from dvcr.storage.filesystem import FilesystemStorage
@@ -137,13 +139,29 @@ class TestTrust:
             assert registry.verifier.trusts(digest, reader)
         registry.verifier.close()
 
-    def test_another_process_knows_nothing_of_it(self, storage: FilesystemStorage) -> None:
-        digest = self.push(Registry(storage), b"data")
-        assert not Registry(storage).verifier.trusts(digest)
+    def test_who_shares_it_knows_of_it(self, storage: FilesystemStorage) -> None:
+        trust = Trust()
+        digest = self.push(Registry(storage, trust=trust), b"data")
+        assert Registry(storage, trust=trust).verifier.trusts(digest)
+        assert not Registry(storage).verifier.trusts(digest), "another server, or this one after a restart"
+        storage.local_path(paths.blob(digest)).touch()
+        assert not Registry(storage, trust=trust).verifier.trusts(digest)
 
     def test_not_for_longer_than_the_interval(self, storage: FilesystemStorage) -> None:
-        registry = Registry(storage, verify_interval=timedelta(0))
-        assert not registry.verifier.trusts(self.push(registry, b"data"))
+        trust = Trust()
+        digest = self.push(Registry(storage, trust=trust), b"data")
+        assert not Registry(storage, verify_interval=timedelta(0), trust=trust).verifier.trusts(digest)
+
+    def test_who_makes_a_blob_fresh_does_not_prolong_it(self, storage: FilesystemStorage) -> None:
+        trust = Trust()
+        registry = Registry(storage, trust=trust)
+        digest = self.push(registry, b"data")
+        file = storage.local_path(paths.blob(digest))
+        trust.grant(digest, identity(file.stat()), now() - 100)
+        registry.blobs.confirm("a", digest)
+        seen_at = trust.seen_at(digest, identity(file.stat()))
+        assert seen_at is not None
+        assert now() - seen_at >= 100
 
     def test_a_push_onto_what_is_there_makes_no_trust(self, storage: FilesystemStorage) -> None:
         digest = self.push(Registry(storage), b"data")
