@@ -6,6 +6,7 @@ from dvcr.access.authority import Authority
 from dvcr.config import AccessSettings, RegistrySettings
 from dvcr.http import admin, blobs, health, listings, manifests, uploads
 from dvcr.http.authentication import TOKEN_PATH, Authentication
+from dvcr.http.body import end_uninvited, put_off_invitation
 from dvcr.http.errors import translate_errors
 from dvcr.http.limits import ClientLimit
 from dvcr.http.observe import Observer
@@ -36,9 +37,12 @@ def build_app(
         endpoint = TokenEndpoint(authentication, access)
         app.middlewares.append(authentication.admit)
         app.on_cleanup.append(authentication.close)
-        app.add_routes([web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post)])
+        app.add_routes(
+            [web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post, expect_handler=put_off_invitation)]
+        )
     app[STATE] = state
-    app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection])
+    app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection, end_uninvited])
+    put_off = {"expect_handler": put_off_invitation}
     app.add_routes(
         [
             web.get("/healthz", health.alive),
@@ -48,17 +52,17 @@ def build_app(
             web.get("/v2/", health.api_version),
             web.get("/v2", health.api_version),
             web.get("/v2/_catalog", listings.catalog),
-            web.post(NAME + "/blobs/uploads/", uploads.begin),
-            web.post(NAME + "/blobs/uploads", uploads.begin),
+            web.post(NAME + "/blobs/uploads/", uploads.begin, **put_off),
+            web.post(NAME + "/blobs/uploads", uploads.begin, **put_off),
             web.get(NAME + "/blobs/uploads/{upload}", uploads.status, allow_head=False),
-            web.patch(NAME + "/blobs/uploads/{upload}", uploads.append),
-            web.put(NAME + "/blobs/uploads/{upload}", uploads.commit),
+            web.patch(NAME + "/blobs/uploads/{upload}", uploads.append, **put_off),
+            web.put(NAME + "/blobs/uploads/{upload}", uploads.commit, **put_off),
             web.delete(NAME + "/blobs/uploads/{upload}", uploads.abort),
             web.head(NAME + "/blobs/{digest}", blobs.head),
             web.get(NAME + "/blobs/{digest}", blobs.get, allow_head=False),
             web.delete(NAME + "/blobs/{digest}", blobs.delete),
             web.get(NAME + "/manifests/{reference}", manifests.get),
-            web.put(NAME + "/manifests/{reference}", manifests.put),
+            web.put(NAME + "/manifests/{reference}", manifests.put, **put_off),
             web.delete(NAME + "/manifests/{reference}", manifests.delete),
             web.get(NAME + "/tags/list", listings.tags),
             web.get(NAME + "/referrers/{digest}", listings.referrers),

@@ -82,11 +82,13 @@ class Unlimited(Rights):
 
 
 _UNLIMITED = Unlimited()
+_RIGHTS = web.RequestKey("rights", Rights)
+USER = web.RequestKey("user", str)
 
 
 def rights_of(request: web.Request) -> Rights:
     """What the request may do."""
-    rights: Rights = request.get("rights", _UNLIMITED)
+    rights: Rights = request.get(_RIGHTS, _UNLIMITED)
     return rights
 
 
@@ -142,8 +144,8 @@ class Authentication:
         refusal = self._refuse(request, caller, wanted, administrative=resource.canonical.startswith("/admin/"))
         if refusal is not None:
             return refusal
-        request["rights"] = Rights(self.authority.policy, caller)
-        request["user"] = caller.user
+        request[_RIGHTS] = Rights(self.authority.policy, caller)
+        request[USER] = caller.user
         return await handler(request)
 
     def realm(self, request: web.Request) -> str:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from dvcr.http.drain import close_after
 from dvcr.http.errors import IdleError, TooLargeError
 from dvcr.http.state import STATE
 
@@ -13,7 +14,32 @@ from dvcr.http.state import STATE
 # stream buffers. Most bodies are one chunk of a disk image, which then takes a single trip to a thread.
 BATCH_BYTES = 4 * 2**20
 
+_WAITS = web.RequestKey("waits", bool)
+
 T = TypeVar("T")
+
+
+async def put_off_invitation(request: web.Request) -> None:
+    """The answer to `Expect: 100-continue` (RFC 9110, section 10.1.1): the client waits until its body is wanted.
+
+    Who is refused before that has sent none of it.
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    request[_WAITS] = True
+
+
+async def end_uninvited(request: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after the answer where a body may follow that nobody has asked for."""
+    if request.get(_WAITS):
+        close_after(response)
+
+
+async def _invite(request: web.Request) -> None:
+    if request.get(_WAITS):
+        request[_WAITS] = False
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer, which comes later
 
 
 async def receive(request: web.Request, append: Callable[[bytes], None], finish: Callable[[], T]) -> T:
@@ -35,6 +61,7 @@ async def receive(request: web.Request, append: Callable[[bytes], None], finish:
         write(parts)
         return finish()
 
+    await _invite(request)
     try:
         while part := await _next_part(request, state.settings.upload_idle_timeout_s):
             batch.append(part)
@@ -66,6 +93,7 @@ async def read_all(request: web.Request, limit_bytes: int) -> bytes:
     size_bytes = 0
     if (request.content_length or 0) > limit_bytes:
         raise TooLargeError(f"the body has {request.content_length} bytes; the limit is {limit_bytes}")
+    await _invite(request)
     while part := await _next_part(request, request.app[STATE].settings.upload_idle_timeout_s):
         size_bytes += len(part)
         if size_bytes > limit_bytes:

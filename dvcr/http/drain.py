@@ -7,6 +7,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 
+def close_after(response: web.StreamResponse) -> None:
+    """End the connection after the answer, and say so; for `on_response_prepare`, where aiohttp has said its own."""
+    response.force_close()
+    response.headers["Connection"] = "close"
+
+
 class Drain:
     """Knows the requests under way. aiohttp's own shutdown lets handlers finish, but reads no more of their bodies."""
 
@@ -30,7 +36,7 @@ class Drain:
     async def end_connection(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Have clients come back elsewhere for their next request."""
         if self.has_begun:
-            response.force_close()
+            close_after(response)
 
     async def wait(self, timeout_s: float) -> int:
         """Return once no request is under way, or after `timeout_s`; gives the number of those that still are."""

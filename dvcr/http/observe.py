@@ -8,11 +8,13 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dvcr.http.authentication import USER
 from dvcr.http.metrics import Metrics
 
 log = structlog.get_logger("dvcr.http.access")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID = web.RequestKey("request_id", str)
 _UPLOAD = "/v2/{name}/blobs/uploads"
 
 
@@ -27,9 +29,9 @@ class Observer:
         """Give the request an id (its own X-Request-ID if it is sane), count it and log it."""
         begin = time.monotonic()
         request_id = request.headers.get("X-Request-ID", "")
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
-        request["request_id"] = request_id
+        request[_REQUEST_ID] = request_id
         status, sent_bytes = 499, 0  # as proxies log it: the client went away
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "other"
@@ -60,7 +62,7 @@ class Observer:
                 path=request.path_qs,
                 status=status,
                 remote=request.remote,
-                user=request.get("user", ""),
+                user=request.get(USER, ""),
                 received_bytes=received_bytes,
                 sent_bytes=sent_bytes,
                 duration_ms=round(seconds * 1000, 1),
@@ -68,4 +70,4 @@ class Observer:
 
     async def add_request_id(self, request: web.Request, response: web.StreamResponse) -> None:
         """Name the request in its answer, so that a user can be found in the log."""
-        response.headers["X-Request-ID"] = request.get("request_id", "")
+        response.headers["X-Request-ID"] = request.get(_REQUEST_ID, "")

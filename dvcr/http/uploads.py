@@ -1,6 +1,6 @@
 """Pushing blobs (distribution-spec, "Pushing Blobs")."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 
 from aiohttp import web
@@ -8,7 +8,7 @@ from aiohttp import web
 from dvcr.access.scope import Action
 from dvcr.digest import Digest
 from dvcr.http.authentication import rights_of
-from dvcr.http.body import receive
+from dvcr.http.body import BATCH_BYTES, receive
 from dvcr.http.errors import BadRequestError, RangeError
 from dvcr.http.ranges import parse_chunk_range
 from dvcr.http.state import STATE, repository_of
@@ -35,6 +35,7 @@ async def begin(request: web.Request) -> web.Response:
     # Begun by the thread that gets the first bytes: most bodies take a single trip to a thread.
     upload = cache(partial(registry.uploads.begin, repository))
     try:
+        await _expect(request, lambda size_bytes: upload().expect(size_bytes))
         await receive(request, lambda data: upload().append(data), lambda: upload().commit(repository, digest))
     except BaseException:
         # Nobody knows the id of this session, so nobody could go on with it.
@@ -49,6 +50,7 @@ async def append(request: web.Request) -> web.Response:
     upload = await state.run(lambda: state.registry.uploads.resume(request.match_info["upload"], repository=repository))
     try:
         await _check_order(request, repository, upload)
+        await _expect(request, upload.expect)
         size_bytes = await receive(request, upload.append, lambda: upload.size_bytes)
     finally:
         await state.run(upload.flush)
@@ -66,6 +68,7 @@ async def commit(request: web.Request) -> web.Response:
     )
     try:
         await _check_order(request, repository, upload)
+        await _expect(request, upload.expect)
         await receive(request, upload.append, lambda: upload.commit(repository, digest))
     except BaseException:
         await state.run(upload.flush)
@@ -113,6 +116,13 @@ async def _check_order(request: web.Request, repository: str, upload: Upload) ->
         raise BadRequestError(
             f"Content-Range {header} is {chunk.length} bytes, Content-Length {request.content_length}"
         )
+
+
+async def _expect(request: web.Request, expect: Callable[[int], None]) -> None:
+    """Refuse a large body before it comes. A small one is written at once, which tells as much."""
+    size_bytes = request.content_length or 0
+    if size_bytes > BATCH_BYTES:
+        await request.app[STATE].run(partial(expect, size_bytes))
 
 
 def _created(repository: str, digest: Digest) -> web.Response:

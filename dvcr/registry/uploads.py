@@ -12,7 +12,7 @@ from dvcr.registry.quarantine import exists
 from dvcr.registry.quota import Quotas
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
-from dvcr.storage.driver import LocalFiles, SessionBusyError, StorageDriver, UploadSession
+from dvcr.storage.driver import Finite, LocalFiles, SessionBusyError, StorageDriver, UploadSession
 
 _REMEMBERED_HASHES = 4096
 _REHASH_BYTES = 4 * 2**20
@@ -74,6 +74,14 @@ class Uploads:
             self._verifier.trust(digest)
         self._blobs.link(repository, digest)
 
+    def require_room(self, repository: str, received_bytes: int, size_bytes: int) -> None:
+        """Raise QuotaError or NoSpaceError unless a session of `received_bytes` may become longer by `size_bytes`."""
+        self.quotas.require(repository, received_bytes + size_bytes)
+        if isinstance(self._storage, Finite) and size_bytes > (free_bytes := self._storage.free_bytes()):
+            raise NoSpaceError(
+                f"no room for {size_bytes} bytes, {free_bytes} are free: free space in the storage folder"
+            )
+
     def remember(self, upload_id: str, hasher: Hasher, hashed_bytes: int) -> None:
         """Keep a hash state for the session's next request."""
         with self._lock:
@@ -118,6 +126,17 @@ class Upload:
     def size_bytes(self) -> int:
         """Bytes in the session."""
         return self._session.size_bytes
+
+    def expect(self, size_bytes: int) -> None:
+        """End the session now with NoSpaceError or QuotaError if there is no room for so many bytes more.
+
+        Others may take the room meanwhile: `append` says so then.
+        """
+        try:
+            self._uploads.require_room(self._repository, self._received_bytes, size_bytes)
+        except (NoSpaceError, QuotaError):
+            self.abort()
+            raise
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add `data`. A full store or quota ends the session: NoSpaceError and QuotaError leave nothing behind."""

@@ -141,6 +141,15 @@ class LocalFiles(Protocol):
 
 
 @runtime_checkable
+class Finite(Protocol):
+    """A driver that can tell how much room it has."""
+
+    def free_bytes(self) -> int:
+        """About how many bytes more the store can take now."""
+        ...
+
+
+@runtime_checkable
 class Redirects(Protocol):
     """A driver that may send readers to where the bytes are."""
 

@@ -125,6 +125,12 @@ class FilesystemStorage:
             raise NotFoundError(f"there is no {key}")
         return path
 
+    def free_bytes(self) -> int:
+        """See Finite."""
+        with _translated(self._root):
+            found = os.statvfs(self._root)
+            return found.f_bavail * found.f_frsize
+
     def _session(self, session_id: str) -> "FilesystemSession":
         return FilesystemSession(self, session_id, f"{self._uploads}/{session_id}")
 

@@ -49,10 +49,12 @@ def fill(path: Path) -> None:
     os.close(fd)
 
 
-def push(server: RegistryServer, data: bytes) -> requests.Response:
+def push(server: RegistryServer, data: bytes, *, announced: bool = True) -> requests.Response:
+    """Push a blob; one whose size is not announced is found to be too large while it is written."""
+    body = data if announced else iter([data[:MIB], data[MIB:]])
     url, digest = f"{server.url}/v2/a/blobs/uploads/", str(Digest.of(data))
     location = requests.post(url, timeout=30).headers["Location"]
-    return requests.put(server.url + location, params={"digest": digest}, data=data, timeout=30)
+    return requests.put(server.url + location, params={"digest": digest}, data=body, timeout=30)
 
 
 def test_pushes_fail_clearly_and_everything_else_goes_on(small_disk: Path) -> None:
@@ -72,14 +74,14 @@ def test_pushes_fail_clearly_and_everything_else_goes_on(small_disk: Path) -> No
         reader = threading.Thread(target=read)
         reader.start()
         with ThreadPoolExecutor(3) as pool:
-            answers = list(pool.map(lambda _: push(server, os.urandom(30 * MIB)), range(3)))
+            answers = list(pool.map(lambda n: push(server, os.urandom(30 * MIB), announced=n > 0), range(3)))
         stop.set()
         reader.join()
         assert [answer.status_code for answer in answers] == [507] * 3
         for answer in answers:
             (error,) = answer.json()["errors"]
             assert error["code"] == "INSUFFICIENT_STORAGE"
-            assert "free space" in error["message"]
+            assert "free space in the storage folder" in error["message"]
         assert wrong == []
         assert files(server.root, ".uploads") == []
         assert [path.stat().st_size for path in files(server.root, "blobs")] == [20 * MIB]

@@ -184,7 +184,8 @@ def test_requests_under_way_are_finished_after_sigterm(tmp_path: Path) -> None:
         )
         os.kill(server.pid, signal.SIGTERM)
         eventually(lambda: requests.get(f"{server.url}/readyz").status_code == 503, "not ready")
-        assert requests.get(f"{server.url}/healthz").status_code == 200
+        probe = requests.get(f"{server.url}/healthz")
+        assert (probe.status_code, probe.headers["Connection"]) == (200, "close")
 
         def is_closed() -> bool:
             address = urlsplit(server.url)
