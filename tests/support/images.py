@@ -20,6 +20,10 @@ class MemorySource:
         self.released = 0
         self.read_bytes = 0
 
+    @property
+    def total_bytes(self) -> int | None:
+        return len(self.data)
+
     def size_bytes(self) -> int:
         return len(self.data)
 
