@@ -1,6 +1,7 @@
 """Referrers: manifests that name another one as their subject (distribution-spec, "Listing Referrers")."""
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -39,23 +40,33 @@ class Referrers:
         """List it no more. Idempotent."""
         self._storage.delete(paths.referrer(repository, subject, digest))
 
-    def of(self, repository: str, subject: Digest, artifact_type: str | None = None) -> list[dict[str, Any]]:
+    def of(
+        self, repository: str, subject: Digest, artifact_type: str | None = None, after: str = ""
+    ) -> Iterator[dict[str, Any]]:
         """Descriptors of the manifests that refer to `subject`, by digest; of one artifact type, if given.
 
-        Includes those of an index under the fallback tag, which clients of registries without this API maintain.
+        Only those whose digest sorts after `after`. Each is read when it is asked for. Includes those of an index under
+        the fallback tag, which clients of registries without this API maintain.
         """
-        found = {item["digest"]: item for item in self._fallback(repository, subject)}
-        for key in self._storage.list(paths.referrers(repository, subject)):
-            try:
-                self._storage.stat(paths.manifest(repository, paths.last_digest(key)))
-                item = json.loads(self._storage.read(key))
-            except NotFoundError:
-                continue  # its manifest was deleted, or never came
-            except ValueError:
-                log.warning("referrer cannot be read; dvcr scrub writes it anew", key=key)
-                continue
-            found[item["digest"]] = item
-        return [item for _, item in sorted(found.items()) if artifact_type in (None, item.get("artifactType"))]
+        listed = {item["digest"]: item for item in self._fallback(repository, subject)}
+        keys = {str(paths.last_digest(key)): key for key in self._storage.list(paths.referrers(repository, subject))}
+        for digest in sorted(keys.keys() | listed.keys()):
+            if digest > after:
+                item = self._entry(repository, keys[digest]) if digest in keys else None
+                item = item or listed.get(digest)
+                if item and artifact_type in (None, item.get("artifactType")):
+                    yield item
+
+    def _entry(self, repository: str, key: str) -> dict[str, Any] | None:
+        try:
+            self._storage.stat(paths.manifest(repository, paths.last_digest(key)))
+            entry: dict[str, Any] = json.loads(self._storage.read(key))
+        except NotFoundError:
+            return None  # its manifest was deleted, or never came
+        except ValueError:
+            log.warning("referrer cannot be read; dvcr scrub writes it anew", key=key)
+            return None
+        return entry
 
     def _fallback(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
         tag = f"{subject.algorithm}-{subject.hex}"[:128]
@@ -69,4 +80,6 @@ class Referrers:
         except ValueError:
             log.warning("fallback tag of referrers cannot be read", repository=repository, tag=tag)
             return []
-        return [item for item in items if isinstance(item, dict) and "digest" in item] if items else []
+        return (
+            [item for item in items if isinstance(item, dict) and isinstance(item.get("digest"), str)] if items else []
+        )

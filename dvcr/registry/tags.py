@@ -50,7 +50,7 @@ class Tags:
         """Every tag in lexical order."""
         return sorted(key.rpartition("/")[2] for key in self._storage.list(paths.tags(repository)))
 
-    def page(self, repository: str, count: int | None, after: str = "") -> list[str]:
+    def page(self, repository: str, count: int, after: str = "") -> list[str]:
         """At most `count` tags that sort after `after`; raises NameUnknownError."""
         tags = [tag for tag in self.all(repository) if tag > after]
         if not tags:

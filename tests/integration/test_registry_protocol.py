@@ -194,3 +194,40 @@ def test_head_gives_the_headers_of_get(http: requests.Session, repository: str, 
         }
     for url in (f"{repository}/manifests/absent", f"{repository}/blobs/{Digest.of(b'absent')}"):
         assert (http.head(url).status_code, http.head(url).content) == (404, b"")
+
+
+class TestLongLists:
+    """However much there is, an answer ends; what follows is one link away."""
+
+    def pages(self, http: requests.Session, server: AppServer, url: str) -> list[requests.Response]:
+        pages = [http.get(url)]
+        while link := pages[-1].links.get("next"):
+            pages.append(http.get(server.url + link["url"]))
+        return pages
+
+    def test_of_referrers(self, http: requests.Session, repository: str, server: AppServer) -> None:
+        subject = Descriptor(IMAGE_MANIFEST, Digest.of(b"subject"), 7).to_json()
+        pushed = []
+        for number in range(5):
+            note = {"note": str(number) * (MIB if number else 3 * MIB)}
+            value = image(http, repository, subject=subject, artifactType="x/note", annotations=note)
+            assert put(http, repository, f"t{number}", value).status_code == 201
+            pushed.append(digest_of(value))
+        assert put(http, repository, "other", image(http, repository, subject=subject, artifactType="x/other")).ok
+        pages = self.pages(http, server, f"{repository}/referrers/{subject['digest']}?artifactType=x/note")
+        assert 2 <= len(pages) <= 3
+        assert all(len(page.content) <= 4 * MIB for page in pages)
+        assert {page.headers["OCI-Filters-Applied"] for page in pages} == {"artifactType"}
+        assert [item["digest"] for page in pages for item in page.json()["manifests"]] == sorted(pushed)
+        everything = self.pages(http, server, f"{repository}/referrers/{subject['digest']}")
+        assert sum(len(page.json()["manifests"]) for page in everything) == 6
+
+    @pytest.mark.parametrize("query", ["", "?n=50000"])
+    def test_of_tags(self, http: requests.Session, repository: str, server: AppServer, query: str) -> None:
+        assert put(http, repository, "t", image(http, repository)).status_code == 201
+        name = repository.rpartition("/")[2]
+        for number in range(10_000):
+            server.registry.tags.set(name, f"u{number:05}", Digest.of(b""))
+        pages = self.pages(http, server, f"{repository}/tags/list{query}")
+        assert [len(page.json()["tags"]) for page in pages] == [10_000, 1]
+        assert pages[1].json()["tags"] == ["u09999"]

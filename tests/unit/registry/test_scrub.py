@@ -108,7 +108,7 @@ def test_a_referrer_is_written_anew(registry: Registry, storage: MemoryStorage) 
     link = Descriptor(IMAGE_MANIFEST, subject, 1).to_json()
     referrer = push_image(registry, "a", "r", b"2", subject=link, artifactType="x/y")
     storage.values[paths.referrer("a", subject, referrer)] = b"{"
-    assert registry.referrers.of("a", subject) == []
+    assert list(registry.referrers.of("a", subject)) == []
     assert registry.scrubber.run().repaired_referrers == 1
     assert [item["artifactType"] for item in registry.referrers.of("a", subject)] == ["x/y"]
     assert registry.scrubber.run().repaired_referrers == 0
