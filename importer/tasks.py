@@ -1,93 +1,109 @@
-"""One import job, from the board's message to its last word."""
+"""One import job, from a worker's lease on it to its last word."""
 
-import os
-import secrets
-import socket
 import time
-from datetime import UTC, datetime
-from enum import Enum
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from converter.inspect import ImageInfo
 from dvcr.artifact.image import DiskImage
+from dvcr.artifact.store import remove
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ImporterSettings
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, RegistryError
-from dvcr.jobs.board import JobBoard
-from dvcr.jobs.job import BlobOrigin, ImportJob, JobProgress, JobState
+from dvcr.jobs.board import JobBoard, TakenJob
+from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState
 from importer.heartbeat import ForgottenError, Heartbeat
-from importer.kept import discard
 from importer.pipeline import ImportWatch, TakenOverError, import_disk
 from importer.progress import ProgressMeter
 from importer.sources.opening import describe, open_source
 from importer.sources.source import ImportSource
 
+_LONGEST_WAIT_S = 300.0
+_TELL_FOR_S = 60.0
+_TELL_EVERY_S = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Outcome(Enum):
-    """What became of a delivery."""
+def run_import(
+    taken: TakenJob, owner: str, board: JobBoard, client: RegistryClient, settings: ImporterSettings
+) -> None:
+    """Run a job that `owner` has taken from the board. Idempotent by job id, and by the tag in the registry.
 
-    DONE = "done"
-    """The job succeeded, failed, or is not wanted: nothing is left to do."""
-    BUSY = "busy"
-    """Another worker has it: look again later, in case that one dies."""
-
-
-def run_import(job: ImportJob, board: JobBoard, client: RegistryClient, settings: ImporterSettings) -> Outcome:
-    """Run the job unless it is done, forgotten or being run. Idempotent by job id, and by the tag in the registry.
-
-    What goes wrong is told on the board, never raised; but for a board that cannot be reached.
+    What goes wrong is told on the board, never raised: a cause that may go away postpones the job, up to
+    `importer.attempts`; everything else ends it. Raises DvcrError only where Redis did not answer for a minute.
     """
-    known = board.progress(job.id)
-    if known is None or known.state in (JobState.SUCCEEDED, JobState.FAILED):
-        discard(settings.scratch_dir, job.id)
-        log.info("nothing to do for job", job=job.id, state=known and known.state.value)
-        return Outcome.DONE
-    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    if not board.lease(job.id, owner, settings.lease_s):
-        log.info("job is being run by another worker", job=job.id)
-        return Outcome.BUSY
+    job = taken.job
+    run = _Run()
     try:
-        _run(job, board, client, settings, owner)
-    finally:
-        board.release(job.id, owner)
-    return Outcome.DONE
-
-
-def _run(job: ImportJob, board: JobBoard, client: RegistryClient, settings: ImporterSettings, owner: str) -> None:
-    started_at = datetime.now(UTC)
-    run = _Run(started_at)
-    try:
+        _check_crashes(taken, settings)
         run.make(job, board, client, settings, owner)
     except (ForgottenError, TakenOverError) as stopped:
         log.info("import stopped", job=job.id, why=stopped.message)
-        return
     except DvcrError as error:
         log.warning("import failed", job=job.id, reason=error.reason, error=error.message)
-        board.report(job.id, run.failed(error.reason, error.message))
+        _tell_failure(taken, owner, board, settings, run, error)
     except Exception as error:
         log.exception("import failed unexpectedly", job=job.id)
         message = f"the importer failed unexpectedly ({type(error).__name__}: {error}); this is a bug, see its log"
-        board.report(job.id, run.failed(DvcrError.default_reason, message))
+        _tell(lambda: board.finish(job.id, owner, run.failed(DvcrError(message))))
     else:
-        board.report(job.id, run.succeeded())
+        if not _tell(lambda: board.finish(job.id, owner, run.succeeded())) and board.progress(job.id) is None:
+            _remove_unwanted(job, client)
     finally:
         # Last: it may take the file system a second to free what was fetched, and nobody needs to wait for that.
         run.close()
 
 
+def _check_crashes(taken: TakenJob, settings: ImporterSettings) -> None:
+    if taken.crashes >= settings.max_crashes:
+        message = (
+            f"the worker died {taken.crashes} times while it ran this import, without a word: killed for its use of "
+            "memory, perhaps. Look at the workers' logs and limits, then create the resource again"
+        )
+        raise DvcrError(message, reason="WorkerCrashed")
+
+
+def _tell_failure(
+    taken: TakenJob, owner: str, board: JobBoard, settings: ImporterSettings, run: "_Run", error: DvcrError
+) -> None:
+    job_id, attempt = taken.job.id, taken.failures + 1
+    if not error.retryable or attempt >= settings.attempts:
+        _tell(lambda: board.finish(job_id, owner, run.failed(error)))
+        return
+    wait_s = min(settings.retry_wait_s * 2 ** (attempt - 1), _LONGEST_WAIT_S)
+    retry_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+    message = (
+        f"attempt {attempt} of {settings.attempts} failed, the next one is at {retry_at:%H:%M:%S} UTC: {error.message}"
+    )
+    waiting = run.stopped({"state": JobState.WAITING, "reason": error.reason, "message": message, "retry_at": retry_at})
+    _tell(lambda: board.postpone(job_id, owner, wait_s, waiting))
+
+
+def _tell(speak: Callable[[], bool]) -> bool:
+    """Say it until Redis hears it; for a minute, then the lease has ended and another worker finds out by itself."""
+    deadline = time.monotonic() + _TELL_FOR_S
+    while True:
+        try:
+            return speak()
+        except DvcrError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+            log.warning("the end of an import cannot be told yet", error=error.message)
+            time.sleep(_TELL_EVERY_S)
+
+
 class _Run(ImportWatch):
     """The state of one run."""
 
-    def __init__(self, started_at: datetime) -> None:
+    def __init__(self) -> None:
         self._meter = ProgressMeter(time.monotonic)
-        self._started_at = started_at
         self._source: ImportSource | None = None
         self._heartbeat: Heartbeat | None = None
+        self._stage = ImportStage.FETCHING
         self._virtual_size_bytes = 0
         self._converted_bytes = 0
 
@@ -105,14 +121,14 @@ class _Run(ImportWatch):
             ) as self._heartbeat:
                 if _exists(repository, job.tag):
                     return  # what was uploaded for it went with the first run
-                image = self._import(job, client, repository, settings)
+                self._import(job, client, repository, settings)
         except TakenOverError:
             raise
         except DvcrError as error:
             if not error.retryable:
-                _remove_upload(job, client, None)
+                _remove_upload(job, client)
             raise
-        _remove_upload(job, client, image)
+        _remove_upload(job, client)
 
     def _import(
         self, job: ImportJob, client: RegistryClient, repository: Repository, settings: ImporterSettings
@@ -129,19 +145,23 @@ class _Run(ImportWatch):
                 watch=self,
             )
         except DvcrError:
-            self.before_publishing()  # an import that was stopped fails in many ways; this is the true one
+            self._check()  # an import that was stopped fails in many ways; this is the true one
             raise
 
     def inspected(self, info: ImageInfo) -> None:
         self._virtual_size_bytes = info.virtual_size_bytes
 
+    def entered(self, stage: ImportStage) -> None:
+        self._stage = stage
+        self._check()
+
     def converted(self, size_bytes: int) -> None:
         self._converted_bytes = size_bytes
-        self.before_publishing()
+        self._check()
 
     def before_publishing(self) -> None:
         if self._heartbeat is not None:
-            self._heartbeat.check()
+            self._heartbeat.confirm()
 
     def running(self) -> JobProgress:
         """How far it is now."""
@@ -150,23 +170,30 @@ class _Run(ImportWatch):
             total_bytes=self._source.total_bytes if self._source else None,
             converted_bytes=self._converted_bytes,
             virtual_size_bytes=self._virtual_size_bytes,
+            stage=self._stage,
         )
 
     def succeeded(self) -> JobProgress:
         """The last word on a success."""
-        return self.running().model_copy(
-            update={"state": JobState.SUCCEEDED, "percent": 100, "current_speed": 0, "finished_at": datetime.now(UTC)}
-        )
+        return self.stopped({"state": JobState.SUCCEEDED, "percent": 100, "finished_at": datetime.now(UTC)})
 
-    def failed(self, reason: str, message: str) -> JobProgress:
+    def failed(self, error: DvcrError) -> JobProgress:
         """The last word on a failure."""
-        update = {"state": JobState.FAILED, "reason": reason, "message": message, "finished_at": datetime.now(UTC)}
-        return self.running().model_copy(update={**update, "current_speed": 0})
+        told = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
+        return self.stopped({"state": JobState.FAILED, "finished_at": datetime.now(UTC), **told})
+
+    def stopped(self, update: dict[str, object]) -> JobProgress:
+        """How far it came, and what became of it."""
+        return self.running().model_copy(update={"current_speed": 0, **update})
 
     def close(self) -> None:
         """Free what was fetched."""
         if self._source is not None:
             self._source.close()
+
+    def _check(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.check()
 
     def _abort(self) -> None:
         if self._source is not None:
@@ -183,15 +210,23 @@ def _exists(repository: Repository, tag: str) -> bool:
     return True
 
 
-def _remove_upload(job: ImportJob, client: RegistryClient, image: DiskImage | None) -> None:
-    """Remove the uploaded blob, unless the image came to need the very same bytes as a chunk."""
+def _remove_unwanted(job: ImportJob, client: RegistryClient) -> None:
+    """The resource was deleted while its image was being published."""
+    repository = client.repository(job.repository)
+    try:
+        remove(repository, repository.manifest(job.tag).digest)
+    except RegistryError as error:
+        if error.status != 404:
+            raise
+    log.info("removed an image that nobody wants any more", job=job.id)
+
+
+def _remove_upload(job: ImportJob, client: RegistryClient) -> None:
+    """Remove what was uploaded, but for a part that the image came to need as a chunk."""
     if not isinstance(job.origin, BlobOrigin):
         return
-    digest = Digest.parse(job.origin.digest)
-    if image is not None and any(chunk.descriptor.digest == digest for chunk in image.chunks):
-        return
     try:
-        client.repository(job.origin.repository).delete_blob(digest)
+        remove(client.repository(job.origin.repository), Digest.parse(job.origin.digest))
     except RegistryError as error:
         # The job's own end is what counts; garbage collection takes what nothing refers to.
         log.warning("an uploaded file stays until garbage collection", job=job.id, error=error.message)

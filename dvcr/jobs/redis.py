@@ -14,7 +14,8 @@ Keys:
     dvcr:turn              number  the last turn given out
     dvcr:due               zset    jobs that are leased or postponed, by the end of that
     dvcr:lease:<key>       string  the owner of some other right
-    dvcr:upload:<hash>     string  UploadTicket as JSON, under the SHA-256 of its token: tokens are no key names
+    dvcr:upload:<hash>     string  UploadTicket as JSON, under the SHA-256 of its token: tokens are no key names;
+                                   empty once it was closed
     imports                list    Celery's messages. They name no job: each calls a worker that takes whichever is next
 
 What is about one job or upload has a lifetime, so that nothing stays behind when a resource is forgotten by a crash.
@@ -63,6 +64,7 @@ class RedisJobBoard:
         self._in_line = connection.register_script(scripts.IN_LINE)
         self._lease = connection.register_script(scripts.LEASE)
         self._release = connection.register_script(scripts.RELEASE)
+        self._update_ticket = connection.register_script(scripts.UPDATE_TICKET)
 
     @classmethod
     def from_settings(cls, settings: BrokerSettings) -> Self:

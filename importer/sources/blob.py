@@ -1,8 +1,11 @@
-"""A ByteSource over a blob of the registry: what a user uploaded."""
+"""A ByteSource over what a user uploaded: parts in the registry that together are one file."""
 
 import threading
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 
+from dvcr.artifact.staged import Part, read_parts
 from dvcr.client.repository import Repository
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError, SourceError
@@ -11,15 +14,19 @@ from importer.checksums import Checksums
 
 
 class BlobSource:
-    """The bytes of an uploaded blob, read by range; nothing is kept on disk."""
+    """The bytes of an uploaded file, read by range; nothing is kept on disk."""
 
     def __init__(self, repository: Repository, origin: BlobOrigin, checksums: Mapping[str, str]) -> None:
         self._repository = repository
-        self._digest = Digest.parse(origin.digest)
+        self._upload = Digest.parse(origin.digest)
         self._size_bytes = origin.size_bytes
+        self._verified = origin.verified
         self._checksums = Checksums(checksums)
         self._aborted = threading.Event()
         self._furthest = 0
+        self._listing = threading.Lock()
+        self._parts: tuple[Part, ...] = ()
+        self._begins: list[int] = []
 
     @property
     def fetched_bytes(self) -> int:
@@ -28,45 +35,54 @@ class BlobSource:
 
     @property
     def total_bytes(self) -> int | None:
-        """The length of the blob."""
+        """The length of the file."""
         return self._size_bytes
 
     def size_bytes(self) -> int:
-        """The length of the blob."""
+        """The length of the file."""
         return self._size_bytes
 
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """That range of the blob."""
-        self._check_running()
-        length_bytes = max(0, min(length_bytes, self._size_bytes - offset_bytes))
-        try:
-            data = self._repository.read_blob(self._digest, offset_bytes, length_bytes)
-        except RegistryError as exc:
-            raise self._failed(exc) from exc
-        if len(data) != length_bytes:
-            raise SourceError(
-                f"the upload {self._digest} ends after {offset_bytes + len(data)} of {self._size_bytes} bytes",
-                reason="SourceChanged",
-            )
-        self._furthest = max(self._furthest, offset_bytes + length_bytes)
-        return data
+        """That range of the file."""
+        parts = self._list()
+        end = max(offset_bytes, min(offset_bytes + length_bytes, self._size_bytes))
+        pieces: list[bytes] = []
+        position = offset_bytes
+        while position < end:
+            self._check_running()
+            index = bisect_right(self._begins, position) - 1
+            within = position - self._begins[index]
+            length = min(parts[index].size_bytes - within, end - position)
+            try:
+                piece = self._repository.read_blob(parts[index].digest, within, length)
+            except RegistryError as exc:
+                raise self._failed(exc) from exc
+            if len(piece) != length:
+                raise SourceError(
+                    f"a part of the upload ends after {position + len(piece)} of {self._size_bytes} bytes",
+                    reason="SourceChanged",
+                )
+            pieces.append(piece)
+            position += length
+        self._furthest = max(self._furthest, end)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release(self, offset_bytes: int) -> None:
         """Nothing is held."""
 
     def finish(self) -> None:
-        """Check the promised checksums; the registry has proven the digest's own when the upload ended."""
-        promised = self._checksums.promised
-        if promised.keys() - {self._digest.algorithm} or promised.get(self._digest.algorithm) != self._digest.hex:
-            if not promised:
-                return
-            try:
-                for piece in self._repository.open_blob(self._digest):
+        """Check the promised checksums, unless the uploader could: it sees every byte unless it was restarted."""
+        self._check_running()
+        if self._verified or not self._checksums.promised:
+            return
+        try:
+            for part in self._list():
+                for piece in self._repository.open_blob(part.digest):
                     self._check_running()
                     self._checksums.update(piece)
-            except RegistryError as exc:
-                raise self._failed(exc) from exc
-            self._checksums.verify()
+        except RegistryError as exc:
+            raise self._failed(exc) from exc
+        self._checksums.verify()
 
     def abort(self) -> None:
         """Let the next read fail."""
@@ -75,11 +91,27 @@ class BlobSource:
     def close(self) -> None:
         """Nothing is held."""
 
+    def _list(self) -> tuple[Part, ...]:
+        with self._listing:
+            if not self._parts:
+                try:
+                    self._parts = read_parts(self._repository, self._upload)
+                except RegistryError as exc:
+                    raise self._failed(exc) from exc
+                ends = list(accumulate(part.size_bytes for part in self._parts))
+                self._begins = [0, *ends[:-1]]
+                if not ends or ends[-1] != self._size_bytes:
+                    raise SourceError(
+                        f"the upload {self._upload} has not the {self._size_bytes} bytes that were told; upload again",
+                        reason="SourceChanged",
+                    )
+            return self._parts
+
     def _check_running(self) -> None:
         if self._aborted.is_set():
             raise SourceError("the import was stopped", reason="SourceInterrupted")
 
     def _failed(self, exc: RegistryError) -> SourceError:
         if exc.status == 404:
-            return SourceError(f"the upload {self._digest} is gone; upload again", reason="SourceNotFound")
+            return SourceError(f"the upload {self._upload} is gone; upload again", reason="SourceNotFound")
         return SourceError(f"the upload cannot be read back: {exc.message}", retryable=exc.retryable)

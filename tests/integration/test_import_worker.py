@@ -16,8 +16,10 @@ import pytest
 
 from converter.nbd.image import ImageExport
 from dvcr.artifact.reader import ImageReader
+from dvcr.artifact.staged import Part, seal
 from dvcr.artifact.store import fetch, remove
 from dvcr.client.registry import RegistryClient
+from dvcr.client.repository import Repository
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest
 from dvcr.jobs.job import BlobOrigin, HttpOrigin, ImportJob, JobProgress, JobState
@@ -275,37 +277,46 @@ def test_artifact_that_is_there_succeeds_at_once(world: World, worker: Worker) -
     assert len(world.server.requests) == 1
 
 
-def test_uploaded_blob(world: World, worker: Worker, tmp_path: Path) -> None:
+def upload(repository: Repository, content: bytes, part_bytes: int) -> BlobOrigin:
+    """What the uploader leaves."""
+    parts = []
+    for offset in range(0, len(content), part_bytes):
+        piece = content[offset : offset + part_bytes]
+        parts.append(Part(digest=Digest.of(piece), size_bytes=len(piece)))
+        repository.push_blob(parts[-1].digest, piece)
+    return BlobOrigin(repository=repository.name, digest=str(seal(repository, parts)), size_bytes=len(content))
+
+
+def test_uploaded_parts(world: World, worker: Worker, tmp_path: Path) -> None:
     raw = disk(data_mib=6, size_mib=8)
     content = build_image(tmp_path, raw, "qcow2")
     repository = world.client.repository("vmi/default/uploaded")
-    digest = Digest.of(content)
-    repository.push_blob(digest, content)
-    origin = BlobOrigin(repository=repository.name, digest=str(digest), size_bytes=len(content))
+    first = Digest.of(content[:700_000])
     checksums = {**sha256(content), "md5": hashlib.md5(content).hexdigest()}
+    origin = upload(repository, content, 700_000)
     job = ImportJob(id="up-1", repository=repository.name, tag="up-1", origin=origin, checksums=checksums)
     world.board.submit(job)
     assert world.succeeded(job) == raw
-    assert not repository.has_blob(digest), "the staged blob was removed"
+    eventually(lambda: not repository.has_blob(first), "the parts were removed")
+    assert repository.tags() == ["latest", "up-1"]
 
-    repository.push_blob(digest, content)
-    wrong = job.model_copy(update={"id": "up-2", "tag": "up-2", "checksums": {"md5": "0" * 32}})
+    origin = upload(repository, content, 700_000)
+    wrong = job.model_copy(update={"id": "up-2", "tag": "up-2", "origin": origin, "checksums": {"md5": "0" * 32}})
     world.board.submit(wrong)
     assert world.finished(wrong).reason == "ChecksumMismatch"
-    assert not repository.has_blob(digest)
+    eventually(lambda: not repository.has_blob(first), "the parts were removed")
     assert world.succeeded(job) == raw
 
 
-def test_uploaded_blob_that_is_itself_a_chunk_stays(world: World, worker: Worker) -> None:
+def test_uploaded_part_that_is_itself_a_chunk_stays(world: World, worker: Worker) -> None:
     content = disk(3, data_mib=3, size_mib=3)  # stored uncompressed, as one chunk with the digest of the file
     repository = world.client.repository("vmi/default/tiny")
-    digest = Digest.of(content)
-    repository.push_blob(digest, content)
-    origin = BlobOrigin(repository=repository.name, digest=str(digest), size_bytes=len(content))
+    origin = upload(repository, content, len(content))
     job = ImportJob(id="tiny", repository=repository.name, tag="tiny", origin=origin)
     world.board.submit(job)
     assert world.succeeded(job) == content
-    assert repository.has_blob(digest)
+    eventually(lambda: repository.tags() == ["latest", "tiny"], "the upload's manifest was removed")
+    assert repository.has_blob(Digest.of(content))
 
 
 def test_worker_stops_at_once_on_sigterm_and_the_next_one_goes_on(world: World, worker: Worker) -> None:

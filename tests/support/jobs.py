@@ -33,7 +33,7 @@ class MemoryJobBoard:
         self._due: dict[str, float] = {}
         self._leases: dict[str, tuple[str, float]] = {}
         self._forgotten: set[str] = set()
-        self._tickets: dict[str, UploadTicket] = {}
+        self._tickets: dict[str, UploadTicket | None] = {}  # None: closed
         self._lock = threading.RLock()
 
     def submit(self, job: ImportJob) -> None:
@@ -151,12 +151,16 @@ class MemoryJobBoard:
 
     def update_ticket(self, ticket: UploadTicket) -> None:
         with self._lock:
-            if ticket.token in self._tickets:
+            if self._tickets.get(ticket.token, ticket) is not None:
                 self._tickets[ticket.token] = ticket
 
     def close_ticket(self, token: str) -> None:
         with self._lock:
-            self._tickets.pop(token, None)
+            self._tickets[token] = None
+
+    def lose_ticket(self, token: str) -> None:
+        """As a Redis that was restarted does."""
+        del self._tickets[token]
 
     def _may_speak(self, job_id: str, owner: str) -> bool:
         return job_id not in self._forgotten and self._owners.get(job_id, owner) == owner
