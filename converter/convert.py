@@ -1,16 +1,18 @@
 """A source image into chunks of a raw disk, without a scratch copy of either.
 
 ByteSource ── SourceExport ◀─socket─ qemu-img convert ─socket─▶ ChunkSink ── ChunkStore
-ByteSource ─────────────── raw, iso: no qemu-img ─────────────▶ ChunkSink ── ChunkStore
+ByteSource ─────────── raw, iso, qcow2: no qemu-img ──────────▶ ChunkSink ── ChunkStore
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from converter.inspect import ImageFormat, ImageInfo
 from converter.nbd.server import NbdServer
 from converter.nbd.sink import ChunkSink, ChunkStore
 from converter.nbd.source import SourceExport
+from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
 from converter.source import ByteSource
 from dvcr.artifact.image import Chunk
@@ -18,7 +20,6 @@ from dvcr.errors import ImageError
 
 __all__ = ["ChunkStore", "ConvertedDisk", "convert"]
 
-READ_BYTES = 4 * 2**20
 IDLE_TIMEOUT_S = 60.0
 # Of the source: each part costs a start of qemu-img, which is a tenth of a second.
 PART_BYTES = 512 * 2**20
@@ -57,6 +58,11 @@ def convert(
     with ChunkSink(info.virtual_size_bytes, store) as sink:
         if info.format in (ImageFormat.RAW, ImageFormat.ISO):
             _copy(source, sink, on_progress)
+        elif (
+            info.format is ImageFormat.QCOW2
+            and not (disk := Qcow2Disk(source, info.virtual_size_bytes, sink.chunk_size_bytes)).unusual
+        ):
+            _chunk_by_chunk(disk, source, sink, on_progress)
         else:
             _through_qemu_img(source, info, sink, qemu_img or QemuImg(), on_progress, idle_timeout_s)
         chunks = sink.finish()
@@ -65,15 +71,32 @@ def convert(
 
 
 def _copy(source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
-    offset, end = 0, source.size_bytes()
-    while offset < end:
-        data = source.read_at(offset, min(READ_BYTES, end - offset))
-        if not data:
-            raise ImageError(f"the image ends after {offset} of {end} bytes", reason="TruncatedImage")
-        sink.write(offset, memoryview(data))
-        offset += len(data)
-        source.release(offset)
-        on_progress(min(offset, sink.size_bytes))
+    end, step = source.size_bytes(), sink.chunk_size_bytes
+    for index in range(-(-end // step)):
+        offset = index * step
+        length = min(step, end - offset)
+        data = source.read_at(offset, length)
+        if len(data) < length:
+            raise ImageError(f"the image ends after {offset + len(data)} of {end} bytes", reason="TruncatedImage")
+        # The disk ends with a whole sector.
+        data += bytes(min(offset + step, sink.size_bytes) - offset - length)
+        sink.put_chunk(index, partial(bytes, data))
+        source.release(offset + length)
+        on_progress(min(offset + step, sink.size_bytes))
+
+
+def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+    """In the order of the file, from a source that then needs to keep nothing; else in the order of the disk."""
+    order = disk.streaming_order()
+    indexes = [plan.index for plan in order] if order else range(disk.chunk_count)
+    for done, index in enumerate(indexes):
+        if order:
+            source.release(order[done].release_offset)
+        pieces = disk.pieces(index)
+        if pieces:
+            data = disk.read(pieces)
+            sink.put_chunk(index, partial(disk.assemble, index, pieces, data))
+        on_progress(done * sink.size_bytes // len(indexes))
 
 
 def _through_qemu_img(

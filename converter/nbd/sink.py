@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,9 @@ from dvcr.errors import ImageError
 WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 BUFFERED_BYTES = 32 * 2**20
 WINDOW_BYTES = 16 * 2**20
+
+
+Content = bytes | bytearray | memoryview
 
 
 class ChunkStore(Protocol):
@@ -122,6 +125,16 @@ class ChunkSink:
                     buffer.write(first, memoryview(bytes(last - first)))
             self.written_bytes = max(self.written_bytes, end)
 
+    def put_chunk(self, index: int, content: Callable[[], Content]) -> None:
+        """Take a whole chunk, in any order but once: `content` gives all its bytes, and is called in another thread.
+
+        For who knows where chunks begin: costs no copy. Waits as `write` does. What is left out is zero.
+        """
+        self._raise_error()
+        self._refuse_final(index)
+        self._take_room()
+        self._deliver_later(index, content)
+
     def flush(self) -> None:
         """Wait until every chunk that left the window is stored; `finish` stores the others."""
         with self._changed:
@@ -147,29 +160,43 @@ class ChunkSink:
         return buffer
 
     def _take_buffer(self) -> _Buffer:
+        self._take_room()
+        with self._changed:
+            buffer = self._spare.pop() if self._spare else _Buffer(bytearray(self.chunk_size_bytes))
+        buffer.filled = 0
+        return buffer
+
+    def _take_room(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._free_buffers or self.error or self._stopped)
             self._raise_error()
             if self._stopped:
                 raise ImageError("the conversion was stopped", reason="ConversionFailed")
             self._free_buffers -= 1
-            buffer = self._spare.pop() if self._spare else _Buffer(bytearray(self.chunk_size_bytes))
-        buffer.filled = 0
-        return buffer
+
+    def _return_room(self, buffer: _Buffer | None) -> None:
+        with self._changed:
+            if buffer is not None:
+                self._spare.append(buffer)
+            self._free_buffers += 1
+            self._changed.notify_all()
 
     def _seal(self, index: int) -> None:
         buffer = self._open.pop(index)
+        length = min(self.chunk_size_bytes, self.size_bytes - index * self.chunk_size_bytes)
+        self._deliver_later(index, lambda: buffer.content(length), buffer)
+
+    def _deliver_later(self, index: int, content: Callable[[], Content], buffer: _Buffer | None = None) -> None:
         self._final.add(index)
         with self._changed:
             self._pending += 1
-        self._pool.submit(self._deliver, index, buffer)
+        self._pool.submit(self._deliver, index, content, buffer)
 
-    def _deliver(self, index: int, buffer: _Buffer) -> None:
+    def _deliver(self, index: int, content: Callable[[], Content], buffer: _Buffer | None) -> None:
         try:
             if self.error is None and not self._stopped:
-                length = min(self.chunk_size_bytes, self.size_bytes - index * self.chunk_size_bytes)
-                encoded = encode_chunk(buffer.content(length))
-                self._return_buffer(buffer)
+                encoded = encode_chunk(content())
+                self._return_room(buffer)
                 if encoded is not None:
                     if encoded.descriptor.digest not in self._known:
                         self._store.put(encoded.descriptor, encoded.data)
@@ -182,12 +209,6 @@ class ChunkSink:
             with self._changed:
                 self._pending -= 1
                 self._changed.notify_all()
-
-    def _return_buffer(self, buffer: _Buffer) -> None:
-        with self._changed:
-            self._spare.append(buffer)
-            self._free_buffers += 1
-            self._changed.notify_all()
 
     def _refuse_final(self, index: int) -> None:
         if index in self._final:

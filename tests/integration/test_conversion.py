@@ -297,7 +297,7 @@ def run_until_waiting(source: Gated, **options: float) -> tuple[threading.Thread
 
 
 def test_a_killed_qemu_img_fails_the_conversion(tmp_path: Path) -> None:
-    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "vmdk"))
     thread, raised = run_until_waiting(source)
     (child,) = children()
     os.kill(child, signal.SIGKILL)
@@ -310,7 +310,7 @@ def test_a_killed_qemu_img_fails_the_conversion(tmp_path: Path) -> None:
 
 
 def test_a_hanging_qemu_img_is_stopped(tmp_path: Path) -> None:
-    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "vmdk"))
     thread, raised = run_until_waiting(source, idle_timeout_s=0.5)
     (child,) = children()
     os.kill(child, signal.SIGSTOP)
@@ -323,7 +323,7 @@ def test_a_hanging_qemu_img_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_slow_source_is_no_hang(tmp_path: Path) -> None:
-    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "vmdk"))
     thread, raised = run_until_waiting(source, idle_timeout_s=0.3)
     thread.join(1.0)
     assert thread.is_alive()
@@ -339,7 +339,7 @@ def test_what_on_progress_raises_stops_everything(tmp_path: Path) -> None:
     def cancel(done: int) -> None:
         raise Cancelled
 
-    for image_format in ("qcow2", "raw"):
+    for image_format in ("qcow2", "vmdk", "raw"):
         data = build_image(tmp_path, make_disk(30 * MIB), image_format)
         threads = threading.active_count()
         with pytest.raises(Cancelled):
@@ -369,7 +369,7 @@ def test_errors_of_source_and_store_come_through(tmp_path: Path) -> None:
 
 
 def test_a_missing_qemu_img_says_what_to_do(tmp_path: Path) -> None:
-    data = build_image(tmp_path, make_disk(MIB), "qcow2")
+    data = build_image(tmp_path, make_disk(MIB), "vmdk")
     with pytest.raises(ConfigError, match="apt-get install qemu-utils"):
         convert(
             MemorySource(data),
@@ -382,7 +382,7 @@ def test_a_missing_qemu_img_says_what_to_do(tmp_path: Path) -> None:
 
 def test_qemu_img_dies_with_its_caller(tmp_path: Path) -> None:
     file = tmp_path / "x.qcow2"
-    file.write_bytes(build_image(tmp_path, make_disk(9 * MIB), "qcow2"))
+    file.write_bytes(build_image(tmp_path, make_disk(9 * MIB), "vmdk"))
     script = """
 import sys, time
 from pathlib import Path

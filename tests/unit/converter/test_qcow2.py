@@ -1,0 +1,201 @@
+"""A qcow2 is read as qemu-img reads it, in the order of the file, and never twice."""
+
+import random
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from converter.convert import convert
+from converter.inspect import inspect
+from converter.qcow2 import Qcow2Disk
+from converter.qemu_img import QemuImg
+from dvcr.errors import ImageError
+from tests.support.images import MemoryChunkStore, MemorySource, build_image, qemu_img, reference
+
+MIB = 2**20
+NO_QEMU_IMG = QemuImg("qemu-img-is-not-needed")
+
+
+class WindowSource(MemorySource):
+    """Keeps only a window: what was released, or lies too far ahead of it, is not there."""
+
+    def __init__(self, data: bytes, window_bytes: int, *, ranges: bool = True) -> None:
+        super().__init__(data)
+        self.window_bytes = window_bytes
+        self.ranges = ranges
+        self.streaming = False
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if self.streaming:
+            assert self.released <= offset_bytes
+            assert min(offset_bytes + length_bytes, len(self.data)) <= self.released + self.window_bytes
+        return super().read_at(offset_bytes, length_bytes)
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        return self.data[offset_bytes : offset_bytes + length_bytes] if self.ranges else None
+
+    def release(self, offset_bytes: int) -> None:
+        self.streaming = True
+        super().release(offset_bytes)
+
+
+def converted(source: MemorySource) -> bytes:
+    store = MemoryChunkStore()
+    info = inspect(source, max_virtual_size_bytes=2**41)
+    seen: list[int] = []
+    disk = convert(source, info, store, on_progress=seen.append, qemu_img=NO_QEMU_IMG)
+    assert seen == sorted(seen)
+    return store.disk(disk)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    rng = random.Random(seed)
+    out = bytearray()
+    while len(out) < size:
+        run = rng.randrange(1, 2 * MIB)
+        out += rng.choice([rng.randbytes(run), bytes(run), b"some text \n" * (run // 11)])
+    return bytes(out[:size])
+
+
+@pytest.mark.parametrize("options", [(), ("-c",), ("-c", "-o", "compression_type=zstd"), ("-o", "cluster_size=2M")])
+def test_one_pass_over_the_file_keeps_only_a_window(options: tuple[str, ...], tmp_path: Path) -> None:
+    disk = noise(40 * MIB)
+    data = build_image(tmp_path, disk, "qcow2", *options)
+    source = WindowSource(data, 8 * MIB)
+    assert converted(source) == disk
+    assert source.streaming
+
+
+def test_a_source_that_cannot_read_ahead_is_read_in_the_order_of_the_disk(tmp_path: Path) -> None:
+    disk = noise(12 * MIB)
+    source = WindowSource(build_image(tmp_path, disk, "qcow2"), 8 * MIB, ranges=False)
+    assert converted(source) == disk
+    assert not source.streaming
+
+
+def written(folder: Path, order: list[int], options: str) -> bytes:
+    """A qcow2 whose megabytes were written in that order, so that they lie so in the file."""
+    file = folder / "written.qcow2"
+    file.unlink(missing_ok=True)
+    qemu_img("create", "-f", "qcow2", "-o", options, file, "48M")
+    script: list[str] = []
+    for number in order:
+        script += ["-c", f"write -P {number + 1} {number}M 1M"]
+    subprocess.run(["qemu-io", "-f", "qcow2", *script, file], check=True, capture_output=True)
+    return file.read_bytes()
+
+
+def test_a_file_in_another_order_than_the_disk_is_kept_by_the_source(tmp_path: Path) -> None:
+    order = list(range(48))
+    random.Random(3).shuffle(order)
+    data = written(tmp_path, order, "cluster_size=64k")
+    scattered = WindowSource(data, 8 * MIB)
+    assert converted(scattered) == reference(tmp_path, data, "qcow2")
+    assert not scattered.streaming
+    backwards = WindowSource(written(tmp_path, order[::-1], "cluster_size=64k"), 64 * MIB)
+    assert converted(backwards) == reference(tmp_path, backwards.data, "qcow2")
+    assert backwards.streaming
+
+
+RUN = st.tuples(
+    st.sampled_from(["write -P 7", "write -P 200", "write -c -P 9", "write -z", "write -z -u", "discard"]),
+    st.integers(0, 191),
+    st.integers(1, 32),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(RUN, max_size=12),
+    st.sampled_from([12, 14, 16, 21]),
+    st.sampled_from(["compat=0.10", "compat=1.1", "compat=1.1,compression_type=zstd", "compat=1.1,lazy_refcounts=on"]),
+)
+def test_whatever_was_written_is_read_as_qemu_img_reads_it(
+    tmp_path: Path, runs: list[tuple[str, int, int]], bits: int, options: str
+) -> None:
+    file = tmp_path / "any.qcow2"
+    file.unlink(missing_ok=True)
+    qemu_img("create", "-f", "qcow2", "-o", f"{options},cluster_size={1 << bits}", file, str(12 * MIB + 1536))
+    script: list[str] = []
+    for command, at, length in runs:
+        length = min(length, 192 - at)
+        # Whole clusters where it is compressed.
+        step = max(1 << bits, 65536) if "-c" in command else 65536
+        first, size = at * 65536 // step * step, -(-length * 65536 // step) * step
+        if "-c" in command:
+            for place in range(first, min(first + size, 12 * MIB), 1 << bits):
+                script += ["-c", f"{command} {place} {1 << bits}"]
+        else:
+            script += ["-c", f"{command} {first} {min(size, 12 * MIB - first)}"]
+    if script:
+        # It refuses to compress what is there already, and goes on.
+        subprocess.run(["qemu-io", "-f", "qcow2", *script, file], check=False, capture_output=True)
+    data = file.read_bytes()
+    expected = reference(tmp_path, data, "qcow2")
+    assert converted(WindowSource(data, 2**40)) == expected
+    assert converted(MemorySource(data)) == expected
+
+
+def entries(data: bytes | bytearray) -> tuple[int, int, list[int]]:
+    """Where the first table of the second level is, where the first level is, and the entries of the table in use."""
+    (l1,) = struct.unpack_from(">Q", data, 40)
+    table = struct.unpack_from(">Q", data, l1)[0] & 0x00FFFFFFFFFFFE00
+    found = list(struct.unpack_from(">64Q", data, table))
+    return table, l1, found
+
+
+def refused(data: bytes) -> tuple[str, str]:
+    with pytest.raises(ImageError) as caught:
+        converted(MemorySource(data))
+    return caught.value.reason, caught.value.message
+
+
+def test_tables_that_refer_to_the_same_bytes_again_and_again_are_refused(tmp_path: Path) -> None:
+    data = bytearray(build_image(tmp_path, random.Random(1).randbytes(3 * MIB), "qcow2"))
+    table, _, found = entries(data)
+    data[table : table + 48 * 8] = struct.pack(">48Q", *[found[0]] * 48)
+    assert converted(MemorySource(bytes(data)))[: 2 * 65536] == data[found[0] & 2**56 - 512 :][:65536] * 2
+    qemu_img("create", "-f", "qcow2", tmp_path / "large.qcow2", "2G")
+    large = bytearray((tmp_path / "large.qcow2").read_bytes().ljust(2 * MIB, b"\1"))
+    (l1,) = struct.unpack_from(">Q", large, 40)
+    large[l1 : l1 + 32] = struct.pack(">4Q", *[1 << 63 | 1 * MIB] * 4)
+    assert refused(bytes(large)) == ("CorruptImage", "the qcow2 uses one table for several parts of the disk")
+    large[l1 : l1 + 32] = struct.pack(">4Q", 1 << 63 | 1 * MIB, 0, 0, 0)
+    large[MIB : MIB + 65536] = struct.pack(">Q", 1 << 63 | 2**19) * 8192
+    assert refused(bytes(large)) == (
+        "CorruptImage",
+        "the qcow2 uses the same bytes for several places of the disk",
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (1 << 63 | 512, "CorruptImage"),  # not aligned
+        (1 << 63 | 2**40, "TruncatedImage"),
+        (1 << 62 | 2**40, "TruncatedImage"),
+        (1 << 62, "CorruptImage"),  # the header is no compressed cluster
+    ],
+)
+def test_entries_that_cannot_be_are_refused(entry: int, reason: str, tmp_path: Path) -> None:
+    data = bytearray(build_image(tmp_path, noise(3 * MIB), "qcow2"))
+    table, _, _ = entries(data)
+    data[table : table + 8] = struct.pack(">Q", entry)
+    assert refused(bytes(data))[0] == reason
+
+
+def test_a_bit_of_version_3_in_version_2_is_refused(tmp_path: Path) -> None:
+    data = bytearray(build_image(tmp_path, noise(3 * MIB), "qcow2", "-o", "compat=0.10"))
+    table, _, found = entries(data)
+    data[table : table + 8] = struct.pack(">Q", found[0] | 1)
+    assert refused(bytes(data))[0] == "CorruptImage"
+
+
+def test_variants_that_stay_with_qemu_img(tmp_path: Path) -> None:
+    for options in ("extended_l2=on,cluster_size=128k", "cluster_size=512"):
+        source = MemorySource(build_image(tmp_path, noise(MIB), "qcow2", "-o", options))
+        assert Qcow2Disk(source, MIB, 4 * MIB).unusual
