@@ -52,7 +52,8 @@ async def get(request: web.Request) -> web.StreamResponse:
         if elsewhere:
             return size_bytes, ranges, elsewhere, None
         reader = state.registry.blobs.open(digest)
-        return size_bytes, ranges, reader, None if ranges else _verdict(state, digest, reader, size_bytes)
+        verdict = _verdict(state, digest, reader, size_bytes, in_parts=bool(ranges))
+        return size_bytes, ranges, reader, verdict
 
     size_bytes, ranges, reader, verdict = await state.run(open_blob)
     if isinstance(reader, str):
@@ -79,10 +80,11 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=202)
 
 
-def _verdict(state: State, digest: Digest, reader: BinaryIO, size_bytes: int) -> Future[None] | None:
+def _verdict(state: State, digest: Digest, reader: BinaryIO, size_bytes: int, *, in_parts: bool) -> Future[None] | None:
     """What says, before the last bytes of a file are sent, that it is whole; None if that is known.
 
-    Raises BlobCorruptError for a small blob, which is hashed at once: its client gets a proper error.
+    Raises BlobCorruptError for a small blob, which is hashed at once: its client gets a proper error. Of a large one
+    nobody hashes all for the sake of a part.
     """
     verifier = state.registry.verifier
     if not state.registry.blobs.are_files:
@@ -91,7 +93,7 @@ def _verdict(state: State, digest: Digest, reader: BinaryIO, size_bytes: int) ->
         if verifier.trusts(digest, reader):
             return None
         if size_bytes > _HASHED_FIRST_BYTES:
-            return verifier.begin(digest, reader)
+            return None if in_parts else verifier.begin(digest, reader)
         verifier.check(digest, reader)
     except BaseException:
         reader.close()

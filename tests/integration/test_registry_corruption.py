@@ -84,6 +84,21 @@ def test_a_changed_blob_is_not_served_and_a_push_heals_it(
     assert http.get(url).content == data
 
 
+@pytest.mark.parametrize("server", ["filesystem"], indirect=True)
+@pytest.mark.parametrize("ranges", ["bytes=0-0", "bytes=-1", "bytes=0-0,5-6"])
+def test_no_part_of_a_changed_small_blob_is_served(server: AppServer, http: requests.Session, ranges: str) -> None:
+    data = os.urandom(SMALL)
+    digest = push(http, server, data)
+    url, headers = f"{server.url}/v2/a/blobs/{digest}", {"Range": ranges}
+    assert http.get(url, headers=headers).status_code == 206
+    overwrite(server, digest, flipped(data, SMALL // 2))
+    answer = http.get(url, headers=headers)
+    assert (answer.status_code, "push it again" in answer.text) == (404, True)
+    assert "push it again" in http.get(url, headers=headers).text
+    push(http, server, data)
+    assert http.get(url, headers=headers).status_code == 206
+
+
 def test_a_scrub_moves_it_aside(server: AppServer, http: requests.Session) -> None:
     data = os.urandom(LARGE)
     digest = push(http, server, data)
