@@ -65,7 +65,7 @@ class Qcow2Disk:
 
     def __init__(self, source: ByteSource, virtual_size_bytes: int, chunk_size_bytes: int) -> None:
         header = source.read_at(0, 112)
-        (version, cluster_bits, l1_offset) = struct.unpack_from(">4xI12xI16xQ", header)
+        version, cluster_bits, l1_offset = struct.unpack_from(">4xI12xI16xQ", header)
         (features,) = struct.unpack_from(">Q", header, 72) if version > 2 else (0,)
         (header_bytes,) = struct.unpack_from(">I", header, 100) if version > 2 else (72,)
         self._compression = header[104] if header_bytes > 104 else _ZLIB
@@ -221,7 +221,7 @@ class Qcow2Disk:
         return table
 
     def _table_bytes(self, number: int) -> int:
-        span = min(self._table_span_bytes, self._size_bytes - number * self._table_span_bytes)
+        span: int = min(self._table_span_bytes, self._size_bytes - number * self._table_span_bytes)
         return -(-span // self._cluster_bytes) * 8
 
     def _checked(self, offset: int, data: bytes) -> "array[int]":

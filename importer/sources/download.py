@@ -129,6 +129,16 @@ class HttpDownload:
         self._etag, self._modified, self.total_bytes = "", "", None
         return False
 
+    def read_range(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """Exactly that range of the file that is known already, from any thread; None where the server refuses it."""
+        if not self._ranges:
+            return None
+        try:
+            return b"".join(self._range(offset_bytes, length_bytes))
+        except (BrokenError, SourceError) as exc:
+            log.info("the server does not give a range", url=self._url, why=str(exc))
+            return None
+
     def stop(self) -> None:
         """End `pieces` soon, from another thread. Idempotent."""
         self._stopped.set()

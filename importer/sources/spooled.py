@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dvcr.errors import DvcrError, NoSpaceError, SourceError
 from importer.checksums import Checksums
 from importer.spool import Spool
+from importer.window import Window
 
-WINDOW_BYTES = 64 * 2**20
+WINDOW_BYTES = 32 * 2**20
 _EVERYTHING = 2**63
 _REREAD_BYTES = 2**20
 
@@ -42,12 +43,22 @@ class Download(Protocol):
         ...
 
 
-class SpooledSource:
-    """The bytes of a download. A thread fetches them into a spool and computes the promised checksums on the way.
+@runtime_checkable
+class RangedDownload(Download, Protocol):
+    """A download that can also fetch a little ahead of its turn."""
 
-    A reader that calls `release` (raw images are read from front to end) bounds the spool to a window: its place is
-    given back and the download waits for the reader. Without, the whole file is spooled; NoSpaceError at once where it
-    cannot fit.
+    def read_range(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """Exactly that range of the same file, from any thread; None where the server does not give it."""
+        ...
+
+
+class SpooledSource:
+    """The bytes of a download. A thread fetches them and computes the promised checksums on the way.
+
+    What was fetched is in memory, up to a window beyond what was released; then the download waits for the reader. A
+    reader that calls `release` as it goes (raw, iso and qcow2 images are read from front to end) needs no more. Once
+    one asks for what lies beyond the window, everything is spooled to a file from there on; NoSpaceError at once where
+    it cannot fit.
 
     A spool that holds bytes of an earlier delivery of the same job saves fetching them again, if the download can
     prove that they are still what its server has. They are read once more for the checksums.
@@ -62,6 +73,8 @@ class SpooledSource:
         self._download = download
         self._changed = threading.Condition()
         # All below under `_changed`.
+        self._window = Window()
+        self._spooling = False
         self._fetched = 0
         self._released = 0
         self._wanted = 0
@@ -87,6 +100,21 @@ class SpooledSource:
         """Bytes that the spool takes on the filesystem."""
         return self._spool.stored_bytes()
 
+    @property
+    def window_bytes(self) -> int:
+        """How far beyond the released bytes may be read without a file."""
+        return self._window_bytes
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """The range by a request of its own, unless it is here; None where the server does not give it."""
+        with self._changed:
+            here = self._ended or (self._released <= offset_bytes and offset_bytes + length_bytes <= self._fetched)
+        if here:
+            return self.read_at(offset_bytes, length_bytes)
+        if not isinstance(self._download, RangedDownload):
+            return None
+        return self._download.read_range(offset_bytes, length_bytes)
+
     def size_bytes(self) -> int:
         """The length; waits for the first answer, or for the end where the server did not announce it."""
         with self._changed:
@@ -108,8 +136,9 @@ class SpooledSource:
                 self._wanted = end
                 self._changed.notify_all()
             self._wait(lambda: self._fetched >= end)
-            length_bytes = max(0, min(end, self._fetched) - offset_bytes)
-        return self._spool.read(offset_bytes, length_bytes)
+            end = max(offset_bytes, min(end, self._fetched))
+            views = None if self._spooling else self._window.views(offset_bytes, end)
+        return self._spool.read(offset_bytes, end - offset_bytes) if views is None else b"".join(views)
 
     def release(self, offset_bytes: int) -> None:
         """Free what lies before `offset_bytes`; from now on at most a window is held beyond it."""
@@ -117,8 +146,10 @@ class SpooledSource:
             if offset_bytes <= self._released:
                 return
             self._released = offset_bytes
+            self._window.drop(min(offset_bytes, self._fetched))
             self._changed.notify_all()
-        self._spool.punch(min(offset_bytes, self._fetched))
+        if self._spooling:
+            self._spool.punch(min(offset_bytes, self._fetched))
 
     def finish(self) -> None:
         """Fetch what is left, without keeping it, and check the promised checksums."""
@@ -163,9 +194,14 @@ class SpooledSource:
                 if not self._make_room(len(piece)):
                     break
                 self._checksums.update(piece)
-                if self._fetched + len(piece) > self._released:
+                needed = self._fetched + len(piece) > self._released
+                if self._spooling and needed:
                     self._spool.write(self._fetched, piece)
                 with self._changed:
+                    if self._spooling or not needed:
+                        self._window.skip(len(piece))
+                    else:
+                        self._window.append(piece)
                     self._fetched += len(piece)
                     self._changed.notify_all()
             if self._closed:
@@ -184,6 +220,7 @@ class SpooledSource:
         if identity is None or not self._download.resume(position, identity):
             self._spool.restart()
             return
+        self._spooling = True
         # Not before they are in the checksums: who reads them may release them.
         for offset in range(0, position, _REREAD_BYTES):
             length = min(_REREAD_BYTES, position - offset)
@@ -202,14 +239,25 @@ class SpooledSource:
             while not self._closed and end > (limit := self._released + self._window_bytes):
                 if self._fetched < self._wanted <= limit:
                     break  # over the limit by less than a piece, and a reader waits for it
-                if self._released == 0 or self._wanted > limit:
+                if (self._spooling and self._released == 0) or self._wanted > limit:
                     # Nobody releases, or what is asked for lies beyond the window: the rest must be kept.
                     if self._fits():
+                        self._spool_window()
                         break
                     if self._wanted > self._fetched:
                         raise NoSpaceError(self._lack())
                 self._changed.wait()
             return not self._closed
+
+    def _spool_window(self) -> None:
+        if not self._spooling:
+            self._spool.punch(self._released)
+            offset = self._window.start
+            for view in self._window.views(offset, self._window.end):
+                self._spool.write(offset, view)
+                offset += len(view)
+            self._window.drop(offset)
+            self._spooling = True
 
     def _fits(self) -> bool:
         if self._spooled_whole is None:
