@@ -1,5 +1,6 @@
 """`dvcr access`: passwords and keys of the registry."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -15,16 +16,21 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="access")
 
 
-def password(
-    user: Annotated[str, typer.Argument(help="Name of the user.")],
-    value: Annotated[str, typer.Option("--password", prompt=True, hide_input=True, confirmation_prompt=True)],
-) -> None:
-    """Print a user's line for the file that `access.htpasswd_file` names; the password is asked for.
+def password(user: Annotated[str, typer.Argument(help="Name of the user.")]) -> None:
+    """Print a user's line for the file that `access.htpasswd_file` names.
+
+    The password is asked for; where there is no terminal, it is the first line of the standard input.
 
     Example: `dvcr access password alice >> /etc/dvcr/htpasswd`
     """
+    from dvcr.access.caller import user_name
     from dvcr.access.htpasswd import entry
 
+    user_name(user)  # before a password is typed for nothing
+    if sys.stdin.isatty():
+        value = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        value = sys.stdin.readline().rstrip("\r\n")
     typer.echo(entry(user, value))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from dvcr.config import load_settings
 from dvcr.errors import DvcrError
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         build_app()()
     except DvcrError as exc:
-        Console(stderr=True).print(f"[bold red]error:[/] {exc.message}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(exc.message)}", soft_wrap=True, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
