@@ -36,6 +36,11 @@ class RegistryClient:
             )
         )
 
+    @property
+    def host(self) -> str:
+        """HOST[:PORT], as names of images begin."""
+        return urlsplit(self._transport.base_url).netloc
+
     def repository(self, name: str) -> Repository:
         """The repository of that name, which need not exist. ValueError where the name breaks the spec's grammar."""
         return Repository(self._transport, name)

@@ -145,6 +145,20 @@ class Repository:
             return BlobUpload(self._transport, self._push, self._blob, upload_location(response), 0)
 
     @retried
+    def mount_or_begin(self, digest: Digest, source: str | None = None) -> BlobUpload | None:
+        """Have the registry mount the blob, from the repository `source` or, without, from wherever it has it.
+
+        None: it is here now. Else an upload session for its bytes.
+        """
+        query = {"mount": str(digest)} | ({"from": source} if source else {})
+        with self._transport.request(
+            "POST", f"{self._base}/blobs/uploads/", scope=self._mount, query=query, expect=(201, 202)
+        ) as response:
+            if response.status_code == 201:
+                return None
+            return BlobUpload(self._transport, self._push, self._blob, upload_location(response), 0)
+
+    @retried
     def resume_upload(self, location: str) -> BlobUpload:
         """The session that `BlobUpload.location` told, with what the registry has of it; RegistryError 404 if gone."""
         upload = BlobUpload(self._transport, self._push, self._blob, location, 0)

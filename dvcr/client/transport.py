@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from dvcr.client.auth import Authenticator, Header
@@ -45,18 +46,24 @@ class Transport:
         username: str = "",
         password: str = "",
         ca_file: str | None = None,
+        insecure_skip_verify: bool = False,
         timeout_s: float = 60,
         retry: RetryPolicy | None = None,
+        adapter: HTTPAdapter | None = None,
     ) -> None:
+        """With an `adapter`, that one makes the connections."""
         self.base_url = base_url.rstrip("/")
         self.retry = retry or RetryPolicy()
         self.session = requests.Session()
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS)
+        adapter = adapter or HTTPAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.session.headers.update({"User-Agent": f"dvcr/{version('dvcr')}", "Accept-Encoding": "identity"})
-        self._verify: str | bool = ca_file or True
+        if insecure_skip_verify:
+            # Whoever asked for this knows; a line on standard error for each request tells nothing new.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._verify: str | bool = False if insecure_skip_verify else ca_file or True
         self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
 
@@ -219,6 +226,9 @@ def _refusal(where: str, response: requests.Response) -> RegistryError:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass  # no body in the form of the distribution-spec; the status says enough
     text = f"{where}: {status} {code}: {message}"
+    if status == 401:
+        host = urlsplit(response.url).netloc
+        text += f"; log in with client.username and client.password, at other registries with `docker login {host}`"
     after = response.headers.get("Retry-After", "")
     # 409: another request writes to the upload session, or one whose server died holds it a little longer.
     if status in (409, 429, 503) and after.isdecimal():

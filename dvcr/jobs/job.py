@@ -71,7 +71,7 @@ class BlobOrigin(_Message):
     """The uploader has seen every byte and found that the promised checksums hold."""
 
 
-Origin = Annotated[HttpOrigin | BlobOrigin, Field(discriminator="kind")]
+Origin = Annotated[HttpOrigin | ContainerOrigin | ImageOrigin | BlobOrigin, Field(discriminator="kind")]
 
 
 class ImportJob(_Message):

@@ -87,7 +87,7 @@ class AddressGuard:
         return reach(ipaddress.ip_address(address.partition("%")[0])) <= self._allowed
 
     def check_host(self, host: str) -> None:
-        """SourceError `SourceAddressRefused` for a refused address, however it is spelled, and for a name of this machine."""
+        """SourceError `SourceAddressRefused` for a refused address, in any spelling, and for this machine's name."""
         name = host.strip("[]").rstrip(".").lower()
         address = _literal(name)
         local = name == "localhost" or name.endswith(".localhost")

@@ -177,10 +177,12 @@ class SpooledSource:
 
     def _wait(self, arrived: Callable[[], bool]) -> None:
         """Wait until `arrived`, or the end; raises what ended the download early."""
-        while not arrived() and not self._ended:
+        while not arrived() and not self._ended and not self._closed:
             self._changed.wait()
         if not arrived() and self._error is not None:
             raise self._error
+        if not arrived() and self._closed:
+            raise SourceError("the import was stopped", reason="SourceInterrupted")
 
     def _fetch(self) -> None:
         error: BaseException | None = None

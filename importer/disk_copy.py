@@ -1,0 +1,113 @@
+"""A disk that is an artifact already, here or in another registry: its chunks are mounted or copied."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from dvcr.artifact.image import DiskImage
+from dvcr.client.repository import Repository
+from dvcr.descriptor import Descriptor
+from dvcr.errors import RegistryError, SourceError
+
+_PARALLEL = 8
+_PIECE_BYTES = 4 * 2**20
+
+FailedPull = Callable[[RegistryError], SourceError]
+
+
+class DiskCopy:
+    """The chunks of `image`, which are in `source`. In the same registry they are mounted, and no byte moves."""
+
+    def __init__(
+        self,
+        source: Repository,
+        image: DiskImage,
+        *,
+        same_registry: bool,
+        failed: FailedPull | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        """`failed` tells the user what `source` refused; `close` frees what it needs."""
+        self.image = image
+        self._failed, self._close = failed, close
+        self._source = source
+        self._same_registry = same_registry
+        self._chunks: dict[str, Descriptor] = {str(c.descriptor.digest): c.descriptor for c in image.chunks}
+        self._done_bytes = 0
+        self.sent_bytes = 0
+        """Bytes that could not be mounted."""
+        self._lock = threading.Lock()
+        self._aborted = threading.Event()
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of the chunks that are in place."""
+        return self._done_bytes
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all chunks, as they are stored."""
+        return self.image.stored_bytes
+
+    def copy(self, destination: Repository, on_progress: Callable[[int], None]) -> None:
+        """Make `destination` have every chunk, each verified against its digest where its bytes move.
+
+        `on_progress` gets the bytes of the virtual disk that are stored, about. Raises SourceError once aborted,
+        RegistryError and IntegrityError.
+        """
+
+        total = max(1, self.image.stored_bytes)
+        with ThreadPoolExecutor(_PARALLEL, "copy-chunk") as pool:
+            pending = {pool.submit(self._move, chunk, destination) for chunk in self._chunks.values()}
+            try:
+                while pending:
+                    done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    on_progress(self.image.virtual_size_bytes * self._done_bytes // total)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def abort(self) -> None:
+        """Stop before the next chunk, from any thread. Idempotent."""
+        self._aborted.set()
+
+    def close(self) -> None:
+        """Free what the source needs. Idempotent."""
+        if self._close is not None:
+            self._close()
+
+    def _move(self, chunk: Descriptor, destination: Repository) -> None:
+        upload = destination.mount_or_begin(chunk.digest, self._source.name if self._same_registry else None)
+        if upload is None:
+            self._count(chunk.size_bytes, 0)
+            return
+        piece = bytearray()
+        for data in self._read(chunk):
+            piece += data
+            if len(piece) >= _PIECE_BYTES:
+                upload.append(piece)
+                piece = bytearray()
+        upload.append(piece)
+        upload.commit(chunk.digest)
+        self._count(chunk.size_bytes, upload.size_bytes)
+
+    def _read(self, chunk: Descriptor) -> Iterator[bytes]:
+        """The blob; the error at its end, where it has another digest, comes before the upload is committed."""
+        try:
+            for piece in self._source.open_blob(chunk.digest):
+                self._check_running()
+                yield piece
+        except RegistryError as exc:
+            raise (self._failed(exc) if self._failed else exc) from exc
+
+    def _check_running(self) -> None:
+        if self._aborted.is_set():
+            raise SourceError("the import was stopped", reason="SourceInterrupted")
+
+    def _count(self, size_bytes: int, sent_bytes: int) -> None:
+        self._check_running()
+        with self._lock:
+            self._done_bytes += size_bytes
+            self.sent_bytes += sent_bytes
