@@ -141,11 +141,11 @@ class Authentication:
             return self._unauthorized(request, exc.message, wanted, "invalid_token")
         except BusyError:
             return busy("too many passwords are being checked")
+        request[USER] = caller.user
         refusal = self._refuse(request, caller, wanted, administrative=resource.canonical.startswith("/admin/"))
         if refusal is not None:
             return refusal
         request[_RIGHTS] = Rights(self.authority.policy, caller)
-        request[USER] = caller.user
         return await handler(request)
 
     def realm(self, request: web.Request) -> str:
