@@ -14,8 +14,9 @@ from converter.nbd.sink import ChunkSink, ChunkStore
 from converter.nbd.source import SourceExport
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
+from converter.raw import copy_raw, sink_size_bytes
 from converter.source import ByteSource
-from dvcr.artifact.image import Chunk
+from dvcr.artifact.image import MAX_VIRTUAL_SIZE_BYTES, Chunk
 from dvcr.errors import ImageError
 
 __all__ = ["ChunkStore", "ConvertedDisk", "convert"]
@@ -31,6 +32,8 @@ SOURCE, TARGET = "source", "target"
 class ConvertedDisk:
     """A disk whose chunks are stored; chunks that are all zero are left out."""
 
+    format: ImageFormat
+    """As `inspect` found it, or `vpc` where the end of a raw disk told that it is a VHD of fixed size."""
     virtual_size_bytes: int
     chunk_size_bytes: int
     chunks: tuple[Chunk, ...]
@@ -42,6 +45,7 @@ def convert(
     store: ChunkStore,
     *,
     on_progress: Callable[[int], None],
+    max_virtual_size_bytes: int = MAX_VIRTUAL_SIZE_BYTES,
     qemu_img: QemuImg | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
 ) -> ConvertedDisk:
@@ -52,37 +56,28 @@ def convert(
     conversion. Neither a process nor a socket nor a file is left behind, whatever happens. The checksums of the
     source are not checked: call `source.finish` after this.
 
-    Raises SourceError, ImageError (`TruncatedImage`, or `ConversionFailed` also where qemu-img asks for nothing for
-    `idle_timeout_s`), and whatever the store raises.
+    `max_virtual_size_bytes` is for disks whose size only their end tells; the size of others is in `info`.
+    Raises SourceError, ImageError (see `copy_raw`; `TruncatedImage`, or `ConversionFailed` also where qemu-img asks for
+    nothing for `idle_timeout_s`), and whatever the store raises.
     """
-    with ChunkSink(info.virtual_size_bytes, store) as sink:
-        if info.format in (ImageFormat.RAW, ImageFormat.ISO):
-            _copy(source, sink, on_progress)
-        elif (
-            info.format is ImageFormat.QCOW2
-            and not (disk := Qcow2Disk(source, info.virtual_size_bytes, sink.chunk_size_bytes)).unusual
-        ):
-            _chunk_by_chunk(disk, source, sink, on_progress)
-        else:
-            _through_qemu_img(source, info, sink, qemu_img or QemuImg(), on_progress, idle_timeout_s)
-        chunks = sink.finish()
-    on_progress(info.virtual_size_bytes)
-    return ConvertedDisk(info.virtual_size_bytes, sink.chunk_size_bytes, chunks)
-
-
-def _copy(source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
-    end, step = source.size_bytes(), sink.chunk_size_bytes
-    for index in range(-(-end // step)):
-        offset = index * step
-        length = min(step, end - offset)
-        data = source.read_at(offset, length)
-        if len(data) < length:
-            raise ImageError(f"the image ends after {offset + len(data)} of {end} bytes", reason="TruncatedImage")
-        # The disk ends with a whole sector.
-        data += bytes(min(offset + step, sink.size_bytes) - offset - length)
-        sink.put_chunk(index, partial(bytes, data))
-        source.release(offset + length)
-        on_progress(min(offset + step, sink.size_bytes))
+    image_format, size = info.format, info.virtual_size_bytes
+    if image_format in (ImageFormat.RAW, ImageFormat.ISO):
+        with ChunkSink(sink_size_bytes(source, info, max_virtual_size_bytes), store) as sink:
+            copied = copy_raw(source, info, sink, max_virtual_size_bytes, on_progress)
+            image_format, size = copied.format, copied.virtual_size_bytes
+            chunks = sink.finish()
+    else:
+        with ChunkSink(size, store) as sink:
+            if (
+                image_format is ImageFormat.QCOW2
+                and not (disk := Qcow2Disk(source, size, sink.chunk_size_bytes)).unusual
+            ):
+                _chunk_by_chunk(disk, source, sink, on_progress)
+            else:
+                _through_qemu_img(source, info, sink, qemu_img or QemuImg(), on_progress, idle_timeout_s)
+            chunks = sink.finish()
+    on_progress(size)
+    return ConvertedDisk(image_format, size, sink.chunk_size_bytes, chunks)
 
 
 def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
@@ -122,7 +117,7 @@ def _through_qemu_img(
                     f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
                 )
 
-        for part in _parts(info, source.size_bytes(), sink.chunk_size_bytes):
+        for part in _parts(info, source.total_bytes or info.virtual_size_bytes, sink.chunk_size_bytes):
             with source_server.connect() as source_socket, target_server.connect() as target_socket:
                 arguments = [
                     # What the target does not receive is zero already; only longer runs of zeroes are worth a gap.

@@ -6,17 +6,27 @@ Everything that would make qemu open another file, or guess, is refused with an 
 
 import re
 import struct
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 from uuid import UUID
 
 from converter.source import ByteSource
 from dvcr.errors import ImageError
 
+Table = tuple[int, int, str]
+"""Offset, length and name of a part of the metadata."""
+
 SECTOR_BYTES = 512
 MAX_L1_BYTES = 32 * 2**20  # what qemu allows
 
 QCOW2_MAGIC = b"QFI\xfb"
 QCOW2_CORRUPT, QCOW2_EXTERNAL_DATA, QCOW2_KNOWN_FEATURES = 2, 4, 0b11111
+
+QCOW2_OFFSETS = 0x00FFFFFFFFFFFE00
 
 VMDK_MAGIC = b"KDMV"
 VMDK_COMPRESSED = 1 << 16
@@ -27,9 +37,11 @@ VPC_MAGIC = b"conectix"
 VPC_FIXED, VPC_DYNAMIC, VPC_DIFFERENCING = 2, 3, 4
 VPC_SIZED_BY = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS")  # writers that trust the size, not the geometry
 VPC_MAX_SECTORS = 65535 * 16 * 255
+VPC_NO_BLOCK = 0xFFFFFFFF
 
 VDI_MAGIC = 0xBEDA107F
 VDI_DYNAMIC, VDI_STATIC = 1, 2
+VDI_NO_BLOCK = 0xFFFFFFFE  # and above: not allocated, or discarded
 
 VHDX_MAGIC = b"vhdxfile"
 VHDX_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
@@ -45,16 +57,43 @@ def refuse(reason: str, message: str) -> NoReturn:
 
 def read(source: ByteSource, offset_bytes: int, length_bytes: int, what: str) -> bytes:
     """Exactly that range; ImageError `TruncatedImage` naming `what` if the source ends before."""
-    if offset_bytes + length_bytes > source.size_bytes():
+    total = source.total_bytes
+    data = b"" if total is not None and offset_bytes > total else source.read_at(offset_bytes, length_bytes)
+    if len(data) != length_bytes:
         refuse(
             "TruncatedImage",
             f"the image is cut off: {what} would end at byte {offset_bytes + length_bytes}, "
-            f"the image has {source.size_bytes()}",
+            f"the image has {source.size_bytes()}; fetch or export it again",
         )
-    data = source.read_at(offset_bytes, length_bytes)
-    if len(data) != length_bytes:
-        refuse("TruncatedImage", f"the image is cut off in {what}")
     return data
+
+
+def _refuse_overlap(what: str, tables: Sequence[Table]) -> None:
+    """Refuse tables that share bytes: each is (offset, length, name)."""
+    for (at, length, name), (next_at, _, next_name) in pairwise(sorted(tables)):
+        if at + length > next_at:
+            refuse("CorruptImage", f"the {what}'s {name} and {next_name} overlap; it is damaged or made to deceive")
+
+
+def _refuse_bad_blocks(
+    source: ByteSource, what: str, offsets: list[int], least_bytes: int, block_bytes: int, tables: Sequence[Table]
+) -> None:
+    """Refuse blocks of data that end behind the image, share bytes with another, or with a table.
+
+    Of the last block at least `least_bytes` must be there.
+    """
+    offsets.sort()
+    if not offsets:
+        return
+    total = source.total_bytes
+    if total is not None and offsets[-1] + least_bytes > total:
+        refuse("TruncatedImage", f"the image is cut off: it refers to byte {offsets[-1]}, and has {total}")
+    if any(second - first < block_bytes for first, second in pairwise(offsets)):
+        refuse("CorruptImage", f"the {what} uses the same bytes for several places of the disk; export it again")
+    for at, length, name in tables:
+        before = bisect_left(offsets, at + length) - 1
+        if length and before >= 0 and offsets[before] + block_bytes > at:
+            refuse("CorruptImage", f"the {what} has data where its {name} is; it is damaged or made to deceive")
 
 
 def qcow2(source: ByteSource) -> int:
@@ -69,8 +108,11 @@ def qcow2(source: ByteSource) -> int:
     if version == 3:
         (features,) = struct.unpack(">Q", read(source, 72, 8, "the qcow2 header"))
     if backing_offset:
-        known = backing_offset < source.size_bytes()
-        name = source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace") if known else "?"
+        name = (
+            source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace")
+            if backing_offset < MAX_L1_BYTES
+            else "?"
+        )
         refuse(
             "BackingFileRefused",
             f"the qcow2 refers to a backing file ({name!r}); convert it to an image that "
@@ -88,25 +130,42 @@ def qcow2(source: ByteSource) -> int:
     if features & ~QCOW2_KNOWN_FEATURES:
         refuse("CorruptImage", f"the qcow2 needs features that are not known ({features:#x})")
     if not 9 <= cluster_bits <= 21:
-        refuse("CorruptImage", f"the qcow2 has clusters of 2^{cluster_bits} bytes")
+        refuse("CorruptImage", f"the qcow2 has clusters of 2^{cluster_bits} bytes; qemu knows 512 bytes to 2 MiB")
     cluster = 1 << cluster_bits
     entry_bits = 4 if features & 16 else 3
     needed = -(-size // (cluster << (cluster_bits - entry_bits)))
     if l1_entries < needed or l1_entries * 8 > MAX_L1_BYTES or l1_offset % cluster:
-        refuse("CorruptImage", "the qcow2's table of clusters does not fit its size")
-    table = read(source, l1_offset, needed * 8, "the qcow2's table of clusters")
-    furthest = max((entry & 0x00FFFFFFFFFFFE00 for (entry,) in struct.iter_unpack(">Q", table)), default=0)
-    if furthest and furthest + cluster > source.size_bytes():
+        refuse("CorruptImage", "the qcow2's table of clusters does not fit its size; repair it (qemu-img check -r all)")
+    (counts_at, counts_clusters, snapshots, snapshots_at) = struct.unpack(">QIIQ", header[48:72])
+    tables = [
+        (0, len(header), "header"),
+        (l1_offset, needed * 8, "table of clusters"),
+        (counts_at, counts_clusters * cluster, "table of references"),
+        *([(snapshots_at, 40, "table of snapshots")] if snapshots else []),
+    ]
+    _refuse_overlap("qcow2", [table for table in tables if table[1]])
+    l1 = array("Q", read(source, l1_offset, needed * 8, "the qcow2's table of clusters"))
+    if sys.byteorder == "little":
+        l1.byteswap()
+    offsets = [entry & QCOW2_OFFSETS for entry in l1 if entry & QCOW2_OFFSETS]
+    total = source.total_bytes
+    if total is not None and (len(offsets) - 1) * cluster > total:
+        refuse("CorruptImage", "the qcow2 has more tables than its file could hold; repair it (qemu-img check -r all)")
+    if snapshots and not offsets:
         refuse(
-            "TruncatedImage",
-            f"the image is cut off: it refers to byte {furthest + cluster}, and has {source.size_bytes()}",
+            "SnapshotsRefused",
+            f"the qcow2's disk is empty, all it holds is in its {snapshots} internal snapshots; make one of them an "
+            "image of its own (qemu-img convert -l NAME)",
         )
+    # The last table may be cut where the disk ends.
+    _refuse_bad_blocks(source, "qcow2", offsets, 8, cluster, [table for table in tables if table[2] != "header"])
     return int(size) // SECTOR_BYTES * SECTOR_BYTES
 
 
 def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
     """Virtual size of a sparse VMDK, whether its metadata is found from the end, and whether it is compressed."""
     header = read(source, 0, SECTOR_BYTES, "the VMDK header")
+    tail = b""
     from_end = struct.unpack_from("<Q", header, 56)[0] == VMDK_GD_AT_END
     if from_end:
         tail = read(source, max(0, source.size_bytes() - 1536), 1536, "the VMDK footer")
@@ -117,7 +176,7 @@ def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
         # The capacity, and where the descriptor is, must be what is checked here.
         if tail[512 + 12 : 512 + 20] != header[12:20] or tail[512 + 28 : 512 + 44] != header[28:44]:
             refuse("CorruptImage", "the VMDK's header and footer contradict each other")
-    (version, flags, capacity, grain, descriptor_at, descriptor_sectors, _, _, directory_at) = struct.unpack_from(
+    (version, flags, capacity, grain, descriptor_at, descriptor_sectors, entries, _, directory_at) = struct.unpack_from(
         "<IIQQQQIQQ", header, 4
     )
     if version not in (1, 2, 3):
@@ -130,13 +189,29 @@ def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
         )
     # qemu looks at twenty sectors whatever the header says.
     length = min(max(descriptor_sectors, 20) * SECTOR_BYTES, MAX_DESCRIPTOR_BYTES)
-    length = max(SECTOR_BYTES, min(length, source.size_bytes() - descriptor_at * SECTOR_BYTES))
-    text = read(source, descriptor_at * SECTOR_BYTES, length, "the VMDK descriptor").split(b"\0")[0]
-    check_vmdk_descriptor(text.decode("latin-1"))
-    if not from_end and directory_at * SECTOR_BYTES >= source.size_bytes():
-        refuse("TruncatedImage", "the image is cut off: the VMDK's grain directory is not in it")
-    if not 1 <= grain <= 2**16:
-        refuse("CorruptImage", f"the VMDK has grains of {grain} sectors")
+    total = source.total_bytes
+    if total is None or descriptor_at * SECTOR_BYTES < total:
+        text = source.read_at(descriptor_at * SECTOR_BYTES, length)
+    else:
+        text = b""
+    if len(text) < SECTOR_BYTES:
+        refuse("TruncatedImage", "the image is cut off: the VMDK's descriptor is not in it; fetch or export it again")
+    check_vmdk_descriptor(text.split(b"\0")[0].decode("latin-1"))
+    if not 1 <= grain <= 2**16 or grain & (grain - 1):
+        refuse("CorruptImage", f"the VMDK has grains of {grain} sectors; export it again")
+    if not 1 <= entries <= 512:
+        refuse("CorruptImage", f"the VMDK has tables of {entries} grains; export it again")
+    if from_end:
+        (directory_at,) = struct.unpack_from("<Q", tail, 512 + 56)
+    directory_entries = -(-capacity // (grain * entries))
+    if directory_entries * 4 > MAX_L1_BYTES:
+        refuse("CorruptImage", f"the VMDK's directory has {directory_entries} tables; export it again")
+    directory = (directory_at * SECTOR_BYTES, directory_entries * 4, "grain directory")
+    header_and_text = (0, SECTOR_BYTES, "header"), (descriptor_at * SECTOR_BYTES, SECTOR_BYTES, "descriptor")
+    _refuse_overlap("VMDK", [*header_and_text, directory])
+    found = struct.iter_unpack("<I", read(source, *directory[:2], "the VMDK's grain directory"))
+    offsets = [at * SECTOR_BYTES for (at,) in found if at]
+    _refuse_bad_blocks(source, "VMDK", offsets, 4, entries * 4, [*header_and_text, directory])
     return capacity * SECTOR_BYTES, from_end, bool(flags & VMDK_COMPRESSED)
 
 
@@ -158,35 +233,69 @@ def check_vmdk_descriptor(text: str) -> None:
         refuse("EncryptedImageRefused", "the VMDK is encrypted; decrypt it first")
 
 
-def vpc(source: ByteSource) -> tuple[int, bool]:
-    """Virtual size of a VHD, as qemu computes it, and whether it is of the fixed kind, found by its last sector."""
-    at_start = source.read_at(0, len(VPC_MAGIC)) == VPC_MAGIC
-    at = 0 if at_start else source.size_bytes() - SECTOR_BYTES
-    footer = read(source, at, SECTOR_BYTES, "the VHD footer")
-    unsigned = footer[:64] + bytes(4) + footer[68:]
-    if struct.unpack_from(">I", footer, 64)[0] != ~sum(unsigned) & 0xFFFFFFFF:
-        refuse("CorruptImage", "the checksum of the VHD footer is wrong")
-    (kind,) = struct.unpack_from(">I", footer, 60)
+def is_fixed_vhd(footer: bytes) -> bool:
+    """Whether the last sector of a file says that it is a VHD of fixed size."""
+    # The magic alone could be data that a disk happens to end with; kind and checksum could not.
+    return footer.startswith(VPC_MAGIC) and _vpc_checksum_is_right(footer) and _vpc_kind(footer) == VPC_FIXED
+
+
+def fixed_vhd_size(footer: bytes, file_bytes: int) -> int:
+    """Virtual size of a VHD of fixed size, as qemu computes it."""
+    size, data_bytes = _vpc_size(footer), file_bytes - SECTOR_BYTES
+    if size > data_bytes:
+        refuse(
+            "TruncatedImage", f"the image is cut off: the VHD says {size} bytes and has {data_bytes}; fetch it again"
+        )
+    if not size:
+        refuse("CorruptImage", "the disk in the VHD is empty: it has no bytes")
+    return size
+
+
+def vpc(source: ByteSource) -> int:
+    """Virtual size of a dynamic VHD, as qemu computes it."""
+    footer = read(source, 0, SECTOR_BYTES, "the VHD footer")
+    if not _vpc_checksum_is_right(footer):
+        refuse("CorruptImage", "the checksum of the VHD footer is wrong; fetch or export it again")
+    kind = _vpc_kind(footer)
     if kind == VPC_DIFFERENCING:
         refuse("BackingFileRefused", "the VHD is a differencing disk that refers to a parent; merge it first")
-    if kind != (VPC_DYNAMIC if at_start else VPC_FIXED):
+    if kind != VPC_DYNAMIC:
         refuse("CorruptImage", f"the VHD is of type {kind}; only fixed and dynamic disks are supported")
+    size = _vpc_size(footer)
+    (table_at,) = struct.unpack_from(">Q", footer, 16)
+    dynamic = read(source, table_at, 1024, "the VHD header")
+    if dynamic[:8] != b"cxsparse":
+        refuse("CorruptImage", "the VHD has no header of a dynamic disk where it should be")
+    bat_at, _, entries, block = struct.unpack_from(">QIII", dynamic, 16)
+    if block < SECTOR_BYTES or block & (block - 1) or entries * block < size:
+        refuse("CorruptImage", "the VHD's block table does not fit its size; export it again")
+    tables = [(0, SECTOR_BYTES, "footer"), (table_at, 1024, "header"), (bat_at, entries * 4, "block table")]
+    _refuse_overlap("VHD", tables)
+    bat = read(source, bat_at, entries * 4, "the VHD's block table") if entries * 4 <= MAX_L1_BYTES else b""
+    if not bat:
+        refuse("CorruptImage", f"the VHD has {entries} blocks; export it again with larger ones")
+    bitmap = -(-(block // SECTOR_BYTES // 8) // SECTOR_BYTES) * SECTOR_BYTES
+    used = [sector * SECTOR_BYTES for (sector,) in struct.iter_unpack(">I", bat) if sector != VPC_NO_BLOCK]
+    _refuse_bad_blocks(source, "VHD", used, bitmap + SECTOR_BYTES, bitmap + block, tables)
+    return size
+
+
+def _vpc_checksum_is_right(footer: bytes) -> bool:
+    unsigned = footer[:64] + bytes(4) + footer[68:]
+    return bool(struct.unpack_from(">I", footer, 64)[0] == ~sum(unsigned) & 0xFFFFFFFF)
+
+
+def _vpc_kind(footer: bytes) -> int:
+    return int(struct.unpack_from(">I", footer, 60)[0])
+
+
+def _vpc_size(footer: bytes) -> int:
     (current_size,) = struct.unpack_from(">Q", footer, 48)
     cylinders, heads, sectors = struct.unpack_from(">HBB", footer, 56)
     total = cylinders * heads * sectors
     if footer[28:32] in VPC_SIZED_BY or total == VPC_MAX_SECTORS:
         total = current_size // SECTOR_BYTES
-    if not at_start and total * SECTOR_BYTES > at:
-        refuse("TruncatedImage", f"the image is cut off: the VHD says {total * SECTOR_BYTES} bytes and has {at}")
-    if at_start:
-        (table_at,) = struct.unpack_from(">Q", footer, 16)
-        dynamic = read(source, table_at, 1024, "the VHD header")
-        if dynamic[:8] != b"cxsparse":
-            refuse("CorruptImage", "the VHD has no header of a dynamic disk where it should be")
-        bat_at, _, entries = struct.unpack_from(">QII", dynamic, 16)
-        if bat_at + entries * 4 > source.size_bytes():
-            refuse("TruncatedImage", "the image is cut off: the VHD's block table is not in it")
-    return total * SECTOR_BYTES, not at_start
+    return int(total * SECTOR_BYTES)
 
 
 def vdi(source: ByteSource) -> int:
@@ -203,11 +312,13 @@ def vdi(source: ByteSource) -> int:
     size, block, _, blocks, allocated = struct.unpack_from("<QIIII", header, 0x170)
     if block != 2**20 or blocks * block < size or bmap_at % SECTOR_BYTES or data_at % SECTOR_BYTES:
         refuse("CorruptImage", "the VDI's block table does not fit its size")
-    end = max(bmap_at + blocks * 4, data_at)
-    if end > source.size_bytes():
-        refuse("TruncatedImage", f"the image is cut off: {end} bytes of tables, the image has {source.size_bytes()}")
-    if allocated > blocks:
-        refuse("CorruptImage", "the VDI has more blocks allocated than it holds")
+    if allocated > blocks or blocks * 4 > MAX_L1_BYTES:
+        refuse("CorruptImage", f"the VDI has {allocated} of {blocks} blocks allocated; export it again")
+    tables = [(0, SECTOR_BYTES, "header"), (bmap_at, blocks * 4, "block table")]
+    _refuse_overlap("VDI", tables)
+    table = struct.iter_unpack("<I", read(source, bmap_at, blocks * 4, "the VDI's block table"))
+    offsets = [data_at + number * block for (number,) in table if number < VDI_NO_BLOCK]
+    _refuse_bad_blocks(source, "VDI", offsets, SECTOR_BYTES, block, tables)
     return -(-int(size) // SECTOR_BYTES) * SECTOR_BYTES
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from oslo_utils.imageutils import format_inspector
 
 from converter import headers, signatures
+from converter.partitions import NOTHING_DECLARED, DeclaredSize, declared_size, has_partitions, refuse_cut
 from converter.source import ByteSource
 from dvcr.errors import ImageError
 
@@ -32,60 +33,74 @@ class ImageFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What `inspect` found."""
+    """What `inspect` found.
+
+    A VHD of fixed size is told by its last sector, which may not be there yet: until `convert` is done, it is `raw`.
+    """
 
     format: ImageFormat
     virtual_size_bytes: int
+    """0 where only the end of the source will tell."""
     cdrom: bool
     exact_length: bool = False
     """The format is read from its end, so the converter must see exactly where that is."""
     reads_ahead: bool = False
     """The converter reads more than it needs, perhaps past the end."""
+    declared: DeclaredSize = NOTHING_DECLARED
+    """What a raw disk or an ISO says about its own length."""
 
 
 def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
     """Find out what `source` is. Reads only headers and tables of offsets, at most a few megabytes.
 
+    Never waits for the end of the source but for VMDKs whose tables are found from there.
+
     Raises ImageError: `UnknownFormat` (with what it looks like instead), `AmbiguousFormat`, `TruncatedImage`,
     `CorruptImage`, `BackingFileRefused`, `ExternalDataFileRefused`, `EncryptedImageRefused`, `MultiExtentRefused`,
-    `VirtualSizeTooLarge`. Raw is accepted only where a partition table or a file system says that it is a disk.
+    `SnapshotsRefused`, `VirtualSizeTooLarge`. Raw is accepted only where a partition table or a file system says that
+    it is a disk.
     """
-    size = source.size_bytes()
-    head = source.read_at(0, min(HEAD_BYTES, size))
+    head = source.read_at(0, HEAD_BYTES)
+    total = source.total_bytes
     found = _claims(head)
-    if not found and size >= headers.SECTOR_BYTES and _is_fixed_vhd(source.read_at(size - 512, 512)):
-        # Asked only where nothing else is claimed: the end of an image may still be far away.
-        found.add(ImageFormat.VPC)
     if len(found) > 1:
         names = " and ".join(sorted(found))
-        raise ImageError(f"the image can be read as {names}; it was made to deceive", reason="AmbiguousFormat")
+        raise ImageError(
+            f"the image can be read as {names}; it was made to deceive. Convert it with a tool that you trust",
+            reason="AmbiguousFormat",
+        )
     if not found:
         _refuse_others(head)
     image_format = found.pop() if found else ImageFormat.RAW
     exact = ahead = False
+    declared = NOTHING_DECLARED
     match image_format:
         case ImageFormat.QCOW2:
             virtual = headers.qcow2(source)
         case ImageFormat.VMDK:
             virtual, exact, ahead = headers.vmdk(source)
         case ImageFormat.VPC:
-            virtual, exact = headers.vpc(source)
+            virtual = headers.vpc(source)
         case ImageFormat.VDI:
             virtual = headers.vdi(source)
         case ImageFormat.VHDX:
             virtual = headers.vhdx(source)
         case _:
+            declared = declared_size(head)
             # As qemu does, to whole sectors.
-            virtual = -(-size // headers.SECTOR_BYTES) * headers.SECTOR_BYTES
-    if not virtual:
-        raise ImageError("the disk in the image is empty: it has no bytes", reason="CorruptImage")
-    if virtual > max_virtual_size_bytes:
+            virtual = -(-(total or 0) // headers.SECTOR_BYTES) * headers.SECTOR_BYTES
+            if total is not None:
+                refuse_cut(declared, total)
+    if not virtual and (total is not None or image_format not in (ImageFormat.RAW, ImageFormat.ISO)):
+        raise ImageError("the disk in the image is empty: it has no bytes; export it again", reason="CorruptImage")
+    if max(virtual, declared.least_bytes) > max_virtual_size_bytes:
         raise ImageError(
-            f"the disk in the image has {virtual} bytes; at most {max_virtual_size_bytes} are allowed",
+            f"the disk in the image has {max(virtual, declared.least_bytes)} bytes; at most {max_virtual_size_bytes} "
+            "are allowed (importer.max_virtual_size_bytes)",
             reason="VirtualSizeTooLarge",
         )
-    _second_opinion(source, image_format, head, size)
-    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, ahead)
+    _second_opinion(source, image_format, head)
+    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, ahead, declared)
 
 
 def _claims(head: bytes) -> set[ImageFormat]:
@@ -102,15 +117,10 @@ def _claims(head: bytes) -> set[ImageFormat]:
         found.add(ImageFormat.VPC)
     if signatures.is_iso(head):
         found.add(ImageFormat.ISO)
+    elif found and has_partitions(head):
+        # Any file can be read as raw; this one was written to be read as both. An ISO may have partitions, too.
+        found.add(ImageFormat.RAW)
     return found
-
-
-def _is_fixed_vhd(tail: bytes) -> bool:
-    # A footer alone could be data that a disk happens to end with; its kind and checksum could not.
-    if not tail.startswith(headers.VPC_MAGIC):
-        return False
-    kind, checksum = struct.unpack_from(">II", tail, 60)
-    return bool(kind == headers.VPC_FIXED and checksum == ~sum(tail[:64] + tail[68:]) & 0xFFFFFFFF)
 
 
 def _refuse_others(head: bytes) -> None:
@@ -133,18 +143,22 @@ def _refuse_others(head: bytes) -> None:
     raise ImageError(f"this is no disk image: it looks like {looks_like}", reason="UnknownFormat")
 
 
-def _second_opinion(source: ByteSource, image_format: ImageFormat, head: bytes, size: int) -> None:
+def _second_opinion(source: ByteSource, image_format: ImageFormat, head: bytes) -> None:
     if image_format not in (ImageFormat.QCOW2, ImageFormat.VMDK):
         return  # oslo has no checks for the others
     inspector = format_inspector.ALL_FORMATS[image_format]()
     try:
-        fed = 0
-        while fed < size and not inspector.complete and fed < headers.MAX_DESCRIPTOR_BYTES:
-            piece = head[:512] if not fed else source.read_at(fed, 64 * 1024)
+        inspector.eat_chunk(head[:512])
+        fed = 512
+        while not inspector.complete and fed < headers.MAX_DESCRIPTOR_BYTES:
+            piece = source.read_at(fed, 64 * 1024)
+            if not piece:
+                break
             inspector.eat_chunk(piece)
             fed += len(piece)
-        if fed < size and not inspector.complete:
+        if not inspector.complete:
             # Its look at the end, which waits for the whole download: only some VMDKs need it.
+            size = source.size_bytes()
             inspector.eat_chunk(source.read_at(max(fed, size - 1536), 1536))
         inspector.finish()
         inspector.safety_check()
