@@ -4,14 +4,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from converter.nbd.export import ReadableExport
 from converter.nbd.server import NbdServer
 from converter.qemu_img import QemuImg
-from dvcr.errors import ImageError, NoSpaceError, StorageError
+from dvcr.errors import ConfigError, ImageError, NoSpaceError, StorageError
 
 READ_BYTES = 4 * 2**20
 EXPORT = "disk"
@@ -24,39 +24,82 @@ class ExportFormat(StrEnum):
     QCOW2 = "qcow2"
     VMDK = "vmdk"
     VDI = "vdi"
+    VHD = "vhd"
     VHDX = "vhdx"
+
+
+class Compression(StrEnum):
+    """How the data in a file are compressed, by its format's own means."""
+
+    NONE = "none"
+    ZLIB = "zlib"
+    ZSTD = "zstd"
+
+
+# What qemu-img is asked for, by format and compression; a VMDK that is compressed is streamOptimized, as OVF has it.
+_OPTIONS = {
+    (ExportFormat.QCOW2, Compression.NONE): ("-O", "qcow2"),
+    (ExportFormat.QCOW2, Compression.ZLIB): ("-c", "-O", "qcow2", "-o", "compression_type=zlib"),
+    (ExportFormat.QCOW2, Compression.ZSTD): ("-c", "-O", "qcow2", "-o", "compression_type=zstd"),
+    (ExportFormat.VMDK, Compression.NONE): ("-O", "vmdk", "-o", "subformat=monolithicSparse"),
+    (ExportFormat.VMDK, Compression.ZLIB): ("-O", "vmdk", "-o", "subformat=streamOptimized"),
+    (ExportFormat.VDI, Compression.NONE): ("-O", "vdi"),
+    # Without force_size the size would be rounded up to whole cylinders.
+    (ExportFormat.VHD, Compression.NONE): ("-O", "vpc", "-o", "subformat=dynamic,force_size=on"),
+    (ExportFormat.VHDX, Compression.NONE): ("-O", "vhdx", "-o", "subformat=dynamic"),
+}
+
+
+def compressions(format: ExportFormat) -> tuple[Compression, ...]:  # noqa: A002  # the word of the trade, of qemu-img
+    """What the format allows, the usual one first: streamOptimized for VMDK, none for the others."""
+    known = [compression for name, compression in _OPTIONS if name is format]
+    if format is ExportFormat.VMDK:
+        known.reverse()
+    return tuple(known) or (Compression.NONE,)
 
 
 def export_image(
     disk: ReadableExport,
     destination: Path,
-    format: ExportFormat,  # noqa: A002  # the word of the trade, and of qemu-img
+    format: ExportFormat,  # noqa: A002  # as above
     *,
+    compression: Compression | None = None,
     on_progress: Callable[[int], None],
     qemu_img: QemuImg | None = None,
 ) -> None:
     """Write `disk` to the file `destination`, replacing what is there.
 
     Raw is byte for byte the disk, with holes where it is zero. Atomic: the file appears complete and synced, or not at
-    all, and nothing else is left behind. `on_progress` gets the bytes of the disk that are done, never fewer than
-    before; what it raises stops the export. Raises StorageError (NoSpaceError) where the file cannot be written,
-    ImageError `ConversionFailed`, and whatever reading `disk` raises.
+    all, and nothing else is left behind. Without `compression` the format's usual one. `on_progress` gets the bytes of
+    the disk that are done, never fewer than before; what it raises stops the export. Raises ConfigError where the
+    format does not know the compression, StorageError (NoSpaceError) where the file cannot be written, ImageError
+    `ConversionFailed`, and whatever reading `disk` raises.
     """
+    allowed = compressions(format)
+    compression = compression or allowed[0]
+    if compression not in allowed:
+        raise ConfigError(f"{format} cannot be compressed with {compression}; it knows {', '.join(allowed)}")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)).absolute()
     except OSError as exc:
-        raise _cannot_write(destination, exc) from exc
+        raise cannot_write(destination, exc) from exc
     file = folder / "disk"
     try:
         if format is ExportFormat.RAW:
             _write_raw(disk, file, on_progress)
         else:
-            _write_with_qemu_img(disk, file, format, on_progress, qemu_img or QemuImg())
+            options = _OPTIONS[format, compression]
+            _write_with_qemu_img(disk, file, options, on_progress, qemu_img or QemuImg())
         _sync(file)
         file.replace(destination)
         _sync(destination.parent)
     except OSError as exc:
-        raise _cannot_write(destination, exc) from exc
+        raise cannot_write(destination, exc) from exc
+    except ImageError as exc:
+        # All that qemu-img tells of a full disk is the system's text for it.
+        if exc.reason == "ConversionFailed" and os.strerror(errno.ENOSPC) in exc.message:
+            raise NoSpaceError(f"cannot write {destination}: {os.strerror(errno.ENOSPC)}") from exc
+        raise
     finally:
         shutil.rmtree(folder)
     on_progress(disk.size_bytes)
@@ -88,7 +131,7 @@ def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 def _write_with_qemu_img(
     disk: ReadableExport,
     file: Path,
-    format: ExportFormat,  # noqa: A002  # as above
+    options: Sequence[str],
     on_progress: Callable[[int], None],
     qemu_img: QemuImg,
 ) -> None:
@@ -103,7 +146,7 @@ def _write_with_qemu_img(
         source = f"driver=raw,file.driver=nbd,file.server.type=fd,file.server.str={connection.fileno()}"
         try:
             qemu_img.convert(
-                ["-m", "8", "-O", format, "--image-opts", f"{source},file.export={EXPORT}", str(file)],
+                ["-m", "8", *options, "--image-opts", f"{source},file.export={EXPORT}", str(file)],
                 sockets=[connection.fileno()],
                 virtual_size_bytes=disk.size_bytes,
                 writable=file.parent,
@@ -138,6 +181,7 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _cannot_write(destination: Path, exc: OSError) -> StorageError:
+def cannot_write(destination: Path | str, exc: OSError) -> StorageError:
+    """The error to raise for what the system said."""
     kind = NoSpaceError if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
     return kind(f"cannot write {destination}: {exc.strerror or exc}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dvcr.config import Settings
+from importer.exports import commands as exports
 
 Name = Annotated[str, typer.Argument(help="Image as REPOSITORY[:TAG] or REPOSITORY@DIGEST; the default tag is latest.")]
 _PIPE_WIDTH = 1000
@@ -18,11 +19,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("worker")(worker)
-    image = typer.Typer(no_args_is_help=True, help="Images of the registry: import, list, look at, export, remove.")
+    image = typer.Typer(
+        no_args_is_help=True, help="Images of the registry: import, list, look at, export, copy, remove."
+    )
     image.command("import")(import_)
     image.command("ls")(ls)
     image.command("inspect")(inspect)
-    image.command("export")(export)
+    exports.register(image)
     image.command("rm")(rm)
     app.add_typer(image, name="image")
 
@@ -117,23 +120,6 @@ def inspect(context: typer.Context, name: Name, as_json: AsJson = False) -> None
     for key, value in {**described, **{f"source.{key}": value for key, value in source.items()}}.items():
         text = ", ".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         typer.echo(f"{key:<20}{text}")
-
-
-def export(
-    context: typer.Context,
-    name: Name,
-    destination: Annotated[Path, typer.Argument(help="File to write; replaced once the export is whole.")],
-    format_: Annotated[
-        str, typer.Option("--format", "-f", help="raw, qcow2, vmdk, vdi or vhdx; by default the file's suffix says.")
-    ] = "",
-) -> None:
-    """Write an image to a file.
-
-    Example: `dvcr image export cvmi/debian debian.qcow2`
-    """
-    from importer.terminal import export_with_progress
-
-    export_with_progress(context.obj, name, destination, format_)
 
 
 def rm(

@@ -5,48 +5,25 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.file_server import serving
+from tests.support.image_command import ImageCommand
 from tests.support.images import build_image
 from tests.support.registry import RegistryServer
 
 MIB = 2**20
 RAW = random.Random(5).randbytes(5 * MIB) + bytes(7 * MIB)
-_DVCR = "from dvcr.cli import main; from importer import commands; commands.register(main.app); main.build_app = lambda: main.app; main.main()"  # noqa: E501
 
 
 @pytest.fixture
-def dvcr(registry_server: RegistryServer, tmp_path: Path) -> "Dvcr":
-    return Dvcr(registry_server.url, tmp_path / "scratch")
+def dvcr(registry_server: RegistryServer, tmp_path: Path) -> ImageCommand:
+    return ImageCommand(registry_server.url, tmp_path / "scratch")
 
 
-class Dvcr:
-    """The command, against a registry."""
-
-    def __init__(self, registry_url: str, scratch: Path) -> None:
-        self.scratch = scratch
-        self._environment = {"DVCR__CLIENT__URL": registry_url, "DVCR__IMPORTER__SCRATCH_DIR": str(scratch)}
-
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", _DVCR, "image", *map(str, arguments)],
-            env=os.environ | self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def ok(self, *arguments: object) -> str:
-        done = self.run(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-def test_import_ls_inspect_export_rm(dvcr: Dvcr, tmp_path: Path) -> None:
+def test_import_ls_inspect_export_rm(dvcr: ImageCommand, tmp_path: Path) -> None:
     image = build_image(tmp_path, RAW, "qcow2")
     sha256 = hashlib.sha256(image).hexdigest()
     with serving(image) as server:
@@ -71,7 +48,7 @@ def test_import_ls_inspect_export_rm(dvcr: Dvcr, tmp_path: Path) -> None:
     assert json.loads(dvcr.ok("ls", "cli/debian", "--json")) == []
 
 
-def test_errors_are_one_line(dvcr: Dvcr, tmp_path: Path) -> None:
+def test_errors_are_one_line(dvcr: ImageCommand, tmp_path: Path) -> None:
     with serving(b"<html>no</html>" * 1000) as server:
         page = dvcr.run("import", server.url, "cli/page")
         server.statuses = [404]
@@ -90,3 +67,36 @@ def test_errors_are_one_line(dvcr: Dvcr, tmp_path: Path) -> None:
         assert word in done.stderr
         assert "Traceback" not in done.stderr
     assert json.loads(dvcr.ok("ls", "cli/page", "--json")) == []
+
+
+def test_export_to_standard_output(dvcr: ImageCommand, tmp_path: Path) -> None:
+    with serving(build_image(tmp_path, RAW, "qcow2")) as server:
+        dvcr.ok("import", server.url, "cli/stdout")
+    done = dvcr.run_bytes("export", "cli/stdout", "-")
+    assert (done.returncode, done.stdout == RAW) == (0, True)
+    packed = dvcr.run_bytes("export", "cli/stdout", "-", "-f", "qcow2", "--compress", "zstd")
+    (tmp_path / "x.qcow2").write_bytes(packed.stdout)
+    (tmp_path / "x.raw").write_bytes(RAW)
+    subprocess.run(["qemu-img", "compare", "-q", tmp_path / "x.raw", tmp_path / "x.qcow2"], check=True)
+    assert list(dvcr.scratch.iterdir()) == []
+
+    holes = tmp_path / "holes.raw"
+    with holes.open("wb") as file:
+        dvcr.run_into(file, "export", "cli/stdout", "-")
+    assert holes.read_bytes() == RAW
+    assert holes.stat().st_blocks * 512 < len(RAW)
+
+
+def test_output_that_cannot_be_written_is_one_line(dvcr: ImageCommand, tmp_path: Path) -> None:
+    with serving(build_image(tmp_path, RAW, "qcow2")) as server:
+        dvcr.ok("import", server.url, "cli/unwritten")
+    with Path("/dev/full").open("wb") as full:
+        done = dvcr.run_into(full, "export", "cli/unwritten", "-")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "standard output: No space left on device" in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = dvcr.run_into(pipe, "export", "cli/unwritten", "-")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "reader of the output left" in done.stderr

@@ -1,15 +1,18 @@
 """A stored disk written as a file: what qemu-img reads back, and what is left after a failure."""
 
+import json
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from converter.export import ExportFormat, export_image
+from converter.export import Compression, ExportFormat, compressions, export_image
 from converter.nbd.export import Extent
-from dvcr.errors import RegistryError, StorageError
-from tests.support.images import MemoryExport, reference
+from dvcr.errors import ConfigError, NoSpaceError, RegistryError, StorageError
+from tests.support.images import MemoryExport
+from tests.support.small_disk import small_disk_of
 
 MIB = 2**20
 DISK = random.Random(3).randbytes(3 * MIB) + bytes(8 * MIB) + random.Random(4).randbytes(MIB + 512)
@@ -33,19 +36,65 @@ class Disk(MemoryExport):
                 yield Extent(last - first, zero)
 
 
-@pytest.mark.parametrize("image_format", ExportFormat)
-def test_qemu_img_reads_the_same_disk(image_format: ExportFormat, tmp_path: Path) -> None:
-    file = tmp_path / "disk, with: a strange=name.img"
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk_of(tmp_path / "small", 2 * MIB) as folder:
+        yield folder
+
+
+WAYS = [(image_format, compression) for image_format in ExportFormat for compression in compressions(image_format)]
+
+
+@pytest.mark.parametrize(("image_format", "compression"), WAYS)
+def test_qemu_img_finds_the_same_disk(image_format: ExportFormat, compression: Compression, tmp_path: Path) -> None:
+    file, source = tmp_path / "disk, with: a strange=name.img", tmp_path / "source.raw"
     file.write_bytes(b"former")
+    source.write_bytes(DISK)
     seen: list[int] = []
     disk = Disk()
-    export_image(disk, file, image_format, on_progress=seen.append)
-    assert reference(tmp_path, file.read_bytes(), image_format) == DISK
+    export_image(disk, file, image_format, compression=compression, on_progress=seen.append)
+    qemu_name = "vpc" if image_format is ExportFormat.VHD else image_format
+    compared = f"json:{json.dumps({'driver': qemu_name, 'file': {'driver': 'file', 'filename': str(file)}})}"
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", source, compared], check=True)
+    info = subprocess.run(["qemu-img", "info", "--output=json", compared], capture_output=True, check=True).stdout
+    assert json.loads(info)["virtual-size"] == len(DISK)
     assert seen == sorted(seen)
     assert seen[-1] == len(DISK)
     assert disk.read_bytes < 6 * MIB
     assert file.stat().st_blocks * 512 < 9 * MIB
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("image_format", "compression", "said"),
+    [
+        (ExportFormat.QCOW2, Compression.ZSTD, "zstd"),
+        (ExportFormat.QCOW2, Compression.ZLIB, "zlib"),
+        (ExportFormat.VMDK, None, "streamOptimized"),
+        (ExportFormat.VMDK, Compression.NONE, "monolithicSparse"),
+    ],
+)
+def test_the_kind_of_file(
+    image_format: ExportFormat, compression: Compression | None, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "disk"
+    export_image(Disk(), file, image_format, compression=compression, on_progress=lambda _: None)
+    info = subprocess.run(["qemu-img", "info", file], capture_output=True, text=True, check=True).stdout
+    assert said in info
+
+
+@pytest.mark.parametrize("image_format", [ExportFormat.RAW, ExportFormat.VDI, ExportFormat.VHDX])
+def test_a_format_that_does_not_compress_says_so(image_format: ExportFormat, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{image_format} cannot be compressed with zlib; it knows none"):
+        export_image(Disk(), tmp_path / "x", image_format, compression=Compression.ZLIB, on_progress=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("image_format", [ExportFormat.RAW, ExportFormat.QCOW2])
+def test_a_full_disk_is_named_and_nothing_is_left(image_format: ExportFormat, small_disk: Path) -> None:
+    with pytest.raises(NoSpaceError, match=r"disk\.img: No space left"):
+        export_image(Disk(), small_disk / "disk.img", image_format, on_progress=lambda _: None)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_relative_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
