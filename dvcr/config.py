@@ -87,7 +87,7 @@ class StorageSettings(_Section):
 
 class TlsSettings(_Section):
     certificate_file: Path | None = None
-    """PEM file with the registry's certificate and its chain; without one it speaks plain HTTP."""
+    """PEM file with the server's certificate and its chain; without one it speaks plain HTTP."""
     key_file: Path | None = None
     """PEM file with the certificate's key. Both are read again when they change."""
     client_ca_file: Path | None = None
@@ -248,7 +248,20 @@ class UploaderSettings(_Section):
     first_byte_timeout_s: float = Field(900, gt=0)
     """An upload that does not begin within this time fails."""
     idle_timeout_s: float = Field(120, gt=0)
-    """An upload that brings no byte for this long is cut."""
+    """An upload that brings no byte for this long is cut; it can go on where it stopped."""
+    resume_timeout_s: float = Field(1800, gt=0)
+    """An upload that was cut and does not go on within this time fails."""
+    max_size_bytes: int = Field(2 * 2**40, gt=0)
+    """Largest file that is accepted."""
+    max_uploads: int = Field(32, gt=0)
+    """Files that one process receives at the same time; more are answered 503 and may try again."""
+    max_client_uploads: int = Field(8, gt=0)
+    """Of these, from one address; more are answered 429. A proxy's clients count as one."""
+    drain_timeout_s: float = Field(10, ge=0)
+    """Time after SIGTERM to make safe what has arrived; clients are told to go on elsewhere."""
+    allowed_origins: tuple[str, ...] = ("*",)
+    """Web pages (`https://host`) whose scripts may upload; `*` for any. The address itself is the secret."""
+    tls: TlsSettings = TlsSettings()
 
 
 class ControllerSettings(_Section):
@@ -352,7 +365,11 @@ def load_settings(file: Path | None = None) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as exc:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: "
+            + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "))
+            for e in exc.errors(include_input=False)
+        )
         raise ConfigError(f"wrong settings: {wrong}") from exc
 
 

@@ -1,27 +1,39 @@
 """The Celery application that runs import jobs."""
 
 import functools
+import os
+import secrets
+import signal
+import socket
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import structlog
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
-from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK, ImportJob
+from dvcr.errors import DvcrError
+from dvcr.jobs.board import JobBoard
+from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
+from importer.dispatcher import Dispatcher
 from importer.kept import sweep
-from importer.tasks import Outcome, run_import
+from importer.tasks import run_import
+
+log = structlog.get_logger(__name__)
 
 
 def build_app(settings: Settings) -> Any:
     """A Celery application with the import task, on the broker, registry and scratch folder of the settings.
 
-    A task is acknowledged when it ends, so one whose worker died is delivered again: at once where only the pool's
-    child died, after `broker.visibility_timeout_s` where the whole worker did. That timeout also passes for imports
-    that simply take longer; the lease keeps such a second delivery from running, and it comes back later, in case the
-    first one dies.
+    A message names no job: it calls a worker, which takes the next job from the board. So it does no harm that Celery
+    delivers messages again, or loses them. They are acknowledged when the task ends and none is fetched ahead: a worker
+    whose children are all busy leaves them to others.
     """
     app = celery_queue(settings.broker, "dvcr.importer")
     app.conf.update(
@@ -39,11 +51,14 @@ def build_app(settings: Settings) -> Any:
         # Made in the pool's child: sockets do not survive a fork.
         return RedisJobBoard.from_settings(settings.broker), RegistryClient.from_settings(settings.client)
 
-    @app.task(name=IMPORT_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
-    def import_image(self: Any, job: dict[str, Any]) -> None:
+    @app.task(name=IMPORT_TASK)  # type: ignore[untyped-decorator]
+    def import_next() -> None:
         board, client = connections()
-        if run_import(ImportJob.model_validate(job), board, client, settings.importer) is Outcome.BUSY:
-            raise self.retry(countdown=settings.importer.lease_s)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        taken = board.take(owner, settings.importer.lease_s)
+        if taken is not None:
+            with _given_back_on_sigterm(board, taken.job.id, owner):
+                run_import(taken, owner, board, client, settings.importer)
 
     return app
 
@@ -56,6 +71,8 @@ def run_worker(settings: Settings) -> None:
     app = build_app(settings)
     setup_logging.connect(_keep_logging, weak=False)
     worker_ready.connect(_tell_ready, weak=False)
+    dispatcher = Dispatcher(RedisJobBoard.from_settings(settings.broker), settings.importer.lease_s / 3)
+    worker_ready.connect(dispatcher.start, weak=False)
     app.Worker(
         queues=[IMPORT_QUEUE],
         pool="prefork",
@@ -64,6 +81,28 @@ def run_worker(settings: Settings) -> None:
         without_heartbeat=True,
         quiet=True,
     ).start()
+
+
+@contextmanager
+def _given_back_on_sigterm(board: JobBoard, job_id: str, owner: str) -> Iterator[None]:
+    """While entered, SIGTERM ends this process at once, and the next worker finds the job in line: no crash.
+
+    In a thread of its own: the main one may hold any lock at that moment. Nothing needs to be cleaned up that a kill
+    does not clean up too.
+    """
+
+    def stop() -> None:
+        try:
+            board.give_back(job_id, owner)
+        except DvcrError as error:
+            log.warning("an import cannot be given back, its lease must end first", job=job_id, error=error.message)
+        os._exit(0)
+
+    former = signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stop, daemon=True).start())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _keep_logging(**_: object) -> None:

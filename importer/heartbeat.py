@@ -35,18 +35,24 @@ class Heartbeat:
         progress: Callable[[], JobProgress],
         on_lost: Callable[[], None],
     ) -> None:
-        """`on_lost` is called once, in the heartbeat's thread, to wake whoever waits for bytes."""
+        """`on_lost` is called once, from any thread, to wake whoever waits for bytes."""
         self._board, self._job_id, self._owner, self._lease_s = board, job_id, owner, lease_s
         self._progress = progress
         self._on_lost = on_lost
         self._lost: DvcrError | None = None
         self._done = threading.Event()
+        self._beating = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def check(self) -> None:
         """Raise ForgottenError or TakenOverError once the job is lost."""
         if self._lost is not None:
             raise self._lost
+
+    def confirm(self) -> None:
+        """Ask the board once more, then `check`: for the moment before something becomes visible."""
+        self._beat()
+        self.check()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -60,19 +66,23 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._done.is_set() and self._lost is None:
-            try:
-                self._beat()
-            except DvcrError as error:
-                # Without Redis nobody else can take the job either: go on, the registry is what counts.
-                log.warning("heartbeat failed", job=self._job_id, error=error.message)
+            self._beat()
             self._done.wait(min(INTERVAL_S, self._lease_s / 3))
 
     def _beat(self) -> None:
-        if self._board.lease(self._job_id, self._owner, self._lease_s):
-            self._board.report(self._job_id, self._progress())
-            return
-        if self._board.progress(self._job_id) is None:
-            self._lost = ForgottenError("the import is no longer wanted")
-        else:
-            self._lost = TakenOverError("another worker has taken the import over")
+        with self._beating:
+            if self._lost is not None:
+                return
+            try:
+                if self._board.renew(self._job_id, self._owner, self._lease_s, self._progress()):
+                    return
+                forgotten = self._board.progress(self._job_id) is None
+            except DvcrError as error:
+                # Without Redis nobody else can take the job either: go on, the registry is what counts.
+                log.warning("heartbeat failed", job=self._job_id, error=error.message)
+                return
+            if forgotten:
+                self._lost = ForgottenError("the import is no longer wanted")
+            else:
+                self._lost = TakenOverError("another worker has taken the import over")
         self._on_lost()

@@ -1,6 +1,7 @@
 """The line from a source to an image in the registry: inspect, convert, verify, publish."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -8,11 +9,11 @@ import structlog
 from converter.convert import convert
 from converter.inspect import ImageInfo, inspect
 from dvcr.artifact.image import DiskImage, ImageSource
-from dvcr.artifact.manifest import config_json
 from dvcr.artifact.store import publish
 from dvcr.client.repository import Repository
-from dvcr.digest import Digest
-from dvcr.errors import DvcrError
+from dvcr.errors import DvcrError, ImageError
+from dvcr.jobs.job import ImportStage
+from importer.disk_copy import DiskCopy
 from importer.sources.source import ImportSource
 from importer.staging import StagedChunks
 
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class TakenOverError(DvcrError):
-    """Another worker runs this import now, so what was stored for it must stay."""
+    """Another worker runs this import now."""
 
     default_reason = "TakenOver"
 
@@ -28,8 +29,14 @@ class TakenOverError(DvcrError):
 class ImportWatch:
     """What an import tells while it runs, and how it is told to stop. Override what is of interest."""
 
+    def entered(self, stage: ImportStage) -> None:
+        """The stage begins. May raise to stop the import."""
+
     def inspected(self, info: ImageInfo) -> None:
         """The image's format and size are known."""
+
+    def copying(self, virtual_size_bytes: int) -> None:
+        """The source is a disk of DVCR of that size: it is copied, not converted."""
 
     def converted(self, size_bytes: int) -> None:
         """So much of the virtual disk is stored. May raise to stop the import."""
@@ -39,7 +46,7 @@ class ImportWatch:
 
 
 def import_disk(
-    source: ImportSource,
+    source: ImportSource | DiskCopy,
     repository: Repository,
     tags: Iterable[str],
     *,
@@ -50,16 +57,24 @@ def import_disk(
 ) -> DiskImage:
     """Make the disk that `source` holds an image of `repository` under `tags`, set in that order.
 
+    A DiskCopy is not converted: its chunks are taken over, and only the config is written anew.
+
     Nothing is visible before every promised checksum and the conversion proved good. Raises SourceError, ImageError,
-    IntegrityError, StorageError or RegistryError, after everything it stored was removed again (but for TakenOverError,
-    raised by `watch`).
+    IntegrityError, StorageError or RegistryError. The chunks of an import that failed stay without a manifest until
+    garbage collection takes them: another import of the repository may need the same ones, and so may the next attempt.
     """
+    if isinstance(source, DiskCopy):
+        return _copy(source, repository, tags, origin, max_virtual_size_bytes, watch)
     staged = StagedChunks(repository)
     try:
+        watch.entered(ImportStage.FETCHING)
         info = inspect(source, max_virtual_size_bytes=max_virtual_size_bytes)
         watch.inspected(info)
+        watch.entered(ImportStage.CONVERTING)
         disk = convert(source, info, staged, on_progress=watch.converted)
+        watch.entered(ImportStage.STORING)
         staged.drain()
+        watch.entered(ImportStage.VERIFYING)
         source.finish()
         image = DiskImage(
             virtual_size_bytes=disk.virtual_size_bytes,
@@ -70,22 +85,30 @@ def import_disk(
             created=datetime.now(UTC),
         )
         watch.before_publishing()
-        staged.add(Digest.of(config_json(image)))
         publish(repository, image, tags)
-    except TakenOverError:
-        raise
-    except BaseException:
-        _take_back(staged, repository)
-        raise
     finally:
         staged.close()
     log.info("image published", repository=repository.name, sent_bytes=staged.sent_bytes)
     return image
 
 
-def _take_back(staged: StagedChunks, repository: Repository) -> None:
-    try:
-        staged.discard()
-    except DvcrError as error:
-        # The import's own error tells the user more. What stays is referred to by nothing: garbage collection takes it.
-        log.warning("chunks of a failed import stay until garbage collection", repository=repository.name, error=error)
+def _copy(
+    source: DiskCopy,
+    repository: Repository,
+    tags: Iterable[str],
+    origin: str,
+    max_virtual_size_bytes: int,
+    watch: ImportWatch,
+) -> DiskImage:
+    size_bytes = source.image.virtual_size_bytes
+    if size_bytes > max_virtual_size_bytes:
+        message = f"the disk has {size_bytes} bytes; importer.max_virtual_size_bytes allows {max_virtual_size_bytes}"
+        raise ImageError(message, reason="VirtualSizeTooLarge")
+    watch.entered(ImportStage.STORING)
+    watch.copying(size_bytes)
+    source.copy(repository, watch.converted)
+    image = replace(source.image, source=replace(source.image.source, origin=origin), created=datetime.now(UTC))
+    watch.before_publishing()
+    publish(repository, image, tags)
+    log.info("image copied", repository=repository.name, sent_bytes=source.sent_bytes)
+    return image

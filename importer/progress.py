@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from dvcr.jobs.job import JobProgress, JobState
+from dvcr.jobs.job import ImportStage, JobProgress, JobState
 
 _RECENT_S = 5.0
 _HIGHEST_BEFORE_THE_END = 99
@@ -24,7 +24,13 @@ class ProgressMeter:
         self._percent = 0
 
     def progress(
-        self, *, fetched_bytes: int, total_bytes: int | None, converted_bytes: int, virtual_size_bytes: int
+        self,
+        *,
+        fetched_bytes: int,
+        total_bytes: int | None,
+        converted_bytes: int,
+        virtual_size_bytes: int,
+        stage: ImportStage = ImportStage.FETCHING,
     ) -> JobProgress:
         """The import's state now. `virtual_size_bytes` is 0 until the image was inspected."""
         now = self._clock()
@@ -38,9 +44,12 @@ class ProgressMeter:
         self._percent = max(self._percent, min(int(done * 100), _HIGHEST_BEFORE_THE_END))
         return JobProgress(
             state=JobState.RUNNING,
+            stage=stage,
             percent=self._percent,
             fetched_bytes=fetched_bytes,
             total_bytes=total_bytes,
+            converted_bytes=converted_bytes,
+            virtual_size_bytes=virtual_size_bytes,
             average_speed=_speed(fetched_bytes, now - self._started),
             current_speed=_speed(fetched_bytes - before, now - since),
             started_at=self._started_at,

@@ -1,22 +1,19 @@
 """Chunks on their way to becoming an image: pushed, but not yet referred to by any manifest."""
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from dvcr.client.repository import Repository
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
-from dvcr.errors import RegistryError
 
-_PARALLEL_DELETES = 8
 _PARALLEL_PUSHES = 4
 _PENDING_BYTES = 16 * 2**20
 _MISSES = 8
 
 
 class StagedChunks:
-    """The converter's ChunkStore over a repository; `discard` takes back what an import that failed has put.
+    """The converter's ChunkStore over a repository. What an import that failed has put is left to garbage collection.
 
     Pushing waits for the registry's disk, encoding for the processor: `put` only hands over, to a few threads that push
     at the same time, and `drain` waits for them. At most 16 MiB, or one chunk, are on their way.
@@ -48,7 +45,6 @@ class StagedChunks:
             self._raise_error()
             if descriptor.digest in self._put:
                 return
-            # Before it is sent: a push that fails half-way may have arrived all the same.
             self._put.add(descriptor.digest)
             self._pending_bytes += len(data)
         self._pool.submit(self._push, descriptor.digest, data)
@@ -91,31 +87,3 @@ class StagedChunks:
         """Take a blob that something else may push into account."""
         with self._changed:
             self._put.add(digest)
-
-    def discard(self) -> None:
-        """Remove every blob that was put from the repository, but for those that a tagged manifest of it needs.
-
-        Chunks that were mounted rather than sent are removed too: the mount is this import's.
-        """
-        self.close()  # no push may arrive after its deletion
-        if not self._put:
-            return
-        superfluous = self._put - self._needed()
-        with ThreadPoolExecutor(_PARALLEL_DELETES, "discard") as pool:
-            for _ in pool.map(self._repository.delete_blob, superfluous):
-                pass  # raises what a deletion raised
-        self._put.clear()
-
-    def _needed(self) -> set[Digest]:
-        needed: set[Digest] = set()
-        for tag in self._repository.tags():
-            try:
-                manifest = json.loads(self._repository.manifest(tag).body)
-            except RegistryError as exc:
-                if exc.status != 404:  # removed meanwhile
-                    raise
-                continue
-            for descriptor in [manifest.get("config"), *manifest.get("layers", [])]:
-                if descriptor:
-                    needed.add(Digest.parse(descriptor["digest"]))
-        return needed

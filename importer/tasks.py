@@ -16,6 +16,7 @@ from dvcr.digest import Digest
 from dvcr.errors import DvcrError, RegistryError
 from dvcr.jobs.board import JobBoard, TakenJob
 from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState
+from importer.disk_copy import DiskCopy
 from importer.heartbeat import ForgottenError, Heartbeat
 from importer.pipeline import ImportWatch, TakenOverError, import_disk
 from importer.progress import ProgressMeter
@@ -101,7 +102,7 @@ class _Run(ImportWatch):
 
     def __init__(self) -> None:
         self._meter = ProgressMeter(time.monotonic)
-        self._source: ImportSource | None = None
+        self._source: ImportSource | DiskCopy | None = None
         self._heartbeat: Heartbeat | None = None
         self._stage = ImportStage.FETCHING
         self._virtual_size_bytes = 0
@@ -119,9 +120,8 @@ class _Run(ImportWatch):
             with Heartbeat(
                 board, job.id, owner, lease_s=settings.lease_s, progress=self.running, on_lost=self._abort
             ) as self._heartbeat:
-                if _exists(repository, job.tag):
-                    return  # what was uploaded for it went with the first run
-                self._import(job, client, repository, settings)
+                if not _exists(repository, job.tag):
+                    self._import(job, client, repository, settings)
         except TakenOverError:
             raise
         except DvcrError as error:
@@ -154,6 +154,9 @@ class _Run(ImportWatch):
     def entered(self, stage: ImportStage) -> None:
         self._stage = stage
         self._check()
+
+    def copying(self, virtual_size_bytes: int) -> None:
+        self._virtual_size_bytes = virtual_size_bytes
 
     def converted(self, size_bytes: int) -> None:
         self._converted_bytes = size_bytes
@@ -215,10 +218,10 @@ def _remove_unwanted(job: ImportJob, client: RegistryClient) -> None:
     repository = client.repository(job.repository)
     try:
         remove(repository, repository.manifest(job.tag).digest)
+        log.info("removed an image that nobody wants any more", job=job.id)
     except RegistryError as error:
         if error.status != 404:
-            raise
-    log.info("removed an image that nobody wants any more", job=job.id)
+            log.warning("an image that nobody wants any more stays", job=job.id, error=error.message)
 
 
 def _remove_upload(job: ImportJob, client: RegistryClient) -> None:

@@ -82,7 +82,14 @@ class RedisJobBoard:
     def submit(self, job: ImportJob) -> None:
         """Put the job in line, then call a worker; where the call is lost, `wake` makes up for it."""
         queued = JobProgress(state=JobState.QUEUED).model_dump_json()
-        arguments = [job.id, job.model_dump_json(), job.namespace, _handicap_us(job), queued, LIFETIME_S]
+        arguments: list[str | int] = [
+            job.id,
+            job.model_dump_json(),
+            job.namespace,
+            _handicap_us(job),
+            queued,
+            LIFETIME_S,
+        ]
         with _translated():
             self._submit(args=arguments)
         self._call_worker()
@@ -132,8 +139,8 @@ class RedisJobBoard:
     def wake(self) -> int:
         """Put in line what is due, and call workers where fewer are called than jobs are in line."""
         with _translated():
-            in_line = cast(int, self._in_line())
-            called = cast(int, self._redis.llen(IMPORT_QUEUE))
+            in_line = int(self._in_line())
+            called = self._redis.llen(IMPORT_QUEUE)
         for _ in range(min(in_line, _MAX_CALLS) - called):
             self._call_worker()
         return in_line

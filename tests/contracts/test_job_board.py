@@ -1,6 +1,7 @@
 """What every JobBoard promises."""
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,8 +12,18 @@ from dvcr.artifact.staged import Part
 from dvcr.config import BrokerSettings
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError
-from dvcr.jobs.board import JobBoard
-from dvcr.jobs.job import HttpOrigin, ImportJob, JobProgress, JobState, UploadState, UploadTicket
+from dvcr.jobs.board import JobBoard, TakenJob
+from dvcr.jobs.job import (
+    BlobOrigin,
+    HttpOrigin,
+    ImportJob,
+    ImportStage,
+    JobProgress,
+    JobState,
+    Origin,
+    UploadState,
+    UploadTicket,
+)
 from dvcr.jobs.redis import RedisJobBoard
 from tests.support.jobs import MemoryJobBoard
 from tests.support.waiting import eventually
@@ -32,40 +43,67 @@ def running(percent: int) -> JobProgress:
     return JobProgress(state=JobState.RUNNING, percent=percent, fetched_bytes=percent)
 
 
-def state_of(board: JobBoard) -> JobProgress:
-    progress = board.progress(JOB.id)
+def state_of(board: JobBoard, job_id: str = JOB.id) -> JobProgress:
+    progress = board.progress(job_id)
     assert progress is not None
     return progress
+
+
+def job(job_id: str, namespace: str, size_bytes: int | None = None) -> ImportJob:
+    origin: Origin = JOB.origin
+    if size_bytes is not None:
+        origin = BlobOrigin(repository="vmi/a/x", digest="sha256:d", size_bytes=size_bytes)
+    return JOB.model_copy(update={"id": job_id, "namespace": namespace, "origin": origin})
+
+
+def order(board: JobBoard, at_most: int) -> list[str]:
+    """The ids of the next jobs, in the order in which they are taken."""
+    taken = [board.take("me", 60) for _ in range(at_most)]
+    return [each.job.id for each in taken if each is not None]
 
 
 def test_unknown_job_has_no_progress(board: JobBoard) -> None:
     assert board.progress("never-sent") is None
 
 
-def test_submitted_job_is_queued(board: JobBoard) -> None:
+def test_submitted_job_is_queued_then_taken_once(board: JobBoard) -> None:
     board.submit(JOB)
-    assert state_of(board).state is JobState.QUEUED
-    assert state_of(board).percent == 0
+    assert (state_of(board).state, state_of(board).percent) == (JobState.QUEUED, 0)
+    assert board.wake() == 1
+    assert board.take("a", 60) == TakenJob(JOB, failures=0, crashes=0)
+    assert board.take("b", 60) is None
+    assert board.wake() == 0
 
 
-def test_report_round_trips(board: JobBoard) -> None:
+def test_last_word_round_trips(board: JobBoard) -> None:
     board.submit(JOB)
+    assert board.take("a", 60)
     told = JobProgress(
-        state=JobState.FAILED, percent=7, reason="SourceNotFound", message="no", started_at=datetime.now(UTC)
+        state=JobState.FAILED,
+        stage=ImportStage.CONVERTING,
+        percent=7,
+        reason="SourceNotFound",
+        message="no",
+        retryable=True,
+        started_at=datetime.now(UTC),
     )
-    board.report(JOB.id, told)
+    assert board.finish(JOB.id, "a", told)
     assert board.progress(JOB.id) == told
+    assert board.take("b", 60) is None
 
 
 def test_percent_never_goes_back(board: JobBoard) -> None:
     board.submit(JOB)
-    board.report(JOB.id, running(40))
-    board.report(JOB.id, running(12))
-    assert state_of(board).percent == 40
-    assert state_of(board).fetched_bytes == 12
+    assert board.take("a", 60)
+    assert board.renew(JOB.id, "a", 60, running(40))
+    assert board.renew(JOB.id, "a", 60, running(12))
+    assert (state_of(board).percent, state_of(board).fetched_bytes) == (40, 12)
+    assert board.postpone(JOB.id, "a", 0, JobProgress(state=JobState.WAITING))
+    assert (state_of(board).state, state_of(board).percent) == (JobState.WAITING, 40)
+    assert board.take("b", 60)
+    assert board.finish(JOB.id, "b", JobProgress(state=JobState.SUCCEEDED, percent=100))
     board.submit(JOB)
-    assert state_of(board).state is JobState.QUEUED
-    assert state_of(board).percent == 40
+    assert (state_of(board).state, state_of(board).percent) == (JobState.QUEUED, 99)
 
 
 def test_percent_is_monotonic_under_concurrent_reports(board: JobBoard) -> None:
@@ -73,7 +111,7 @@ def test_percent_is_monotonic_under_concurrent_reports(board: JobBoard) -> None:
 
     def report(start: int) -> None:
         for percent in range(start, 100, 4):
-            board.report(JOB.id, running(percent))
+            board.renew(JOB.id, "a", 60, running(percent))
 
     threads = [threading.Thread(target=report, args=(start,)) for start in range(4)]
     for thread in threads:
@@ -83,24 +121,119 @@ def test_percent_is_monotonic_under_concurrent_reports(board: JobBoard) -> None:
     assert state_of(board).percent == 99
 
 
-def test_forgotten_job_leaves_no_trace_and_late_reports_do_not_revive_it(board: JobBoard) -> None:
+def test_namespaces_take_turns(board: JobBoard) -> None:
+    for job_id, namespace in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("a4", "a"), ("b1", "b"), ("b2", "b"), ("c1", "")):
+        board.submit(job(job_id, namespace))
+    assert order(board, 4) == ["a1", "b1", "c1", "a2"]
+    board.submit(job("c2", ""))  # a namespace that comes again does not jump the queue
+    board.submit(job("d1", "d"))
+    assert order(board, 9) == ["b2", "a3", "c2", "d1", "a4"]
+
+
+def test_small_ones_go_first_within_a_namespace(board: JobBoard) -> None:
+    # The sizes count as 600 s at most, 60 s where they are not known, 30 s and nothing.
+    for size_bytes in (10**12, None, 3 * 10**9, 1000):
+        board.submit(job(str(size_bytes), "a", size_bytes))
+    assert order(board, 9) == ["1000", "3000000000", "None", "1000000000000"]
+
+
+def test_submitting_again_keeps_place_lease_and_counts(board: JobBoard) -> None:
+    board.submit(job("first", "a"))
+    board.submit(job("second", "a"))
+    board.submit(job("first", "a"))
+    assert order(board, 1) == ["first"]
+    board.submit(job("first", "a"))
+    assert order(board, 9) == ["second"], "the first one is being run"
+    assert board.postpone("first", "me", 60, JobProgress(state=JobState.WAITING, message="later"))
+    board.submit(job("first", "a"))
+    assert board.take("other", 60) is None, "it waits"
+    assert state_of(board, "first").message == "later"
+
+
+def test_finished_job_begins_anew_when_it_is_submitted(board: JobBoard) -> None:
     board.submit(JOB)
-    assert board.lease(JOB.id, "worker", 60)
+    assert board.take("a", 60)
+    assert board.postpone(JOB.id, "a", 0, JobProgress(state=JobState.WAITING))
+    taken = board.take("a", 60)
+    assert taken == TakenJob(JOB, failures=1, crashes=0)
+    assert board.finish(JOB.id, "a", JobProgress(state=JobState.FAILED, percent=30))
+    board.submit(JOB)
+    assert state_of(board).percent == 30
+    assert board.take("b", 60) == TakenJob(JOB, failures=0, crashes=0)
+
+
+def test_job_whose_worker_died_goes_back_to_its_place(board: JobBoard) -> None:
+    board.submit(job("dies", "a"))
+    board.submit(job("next", "a"))
+    assert board.take("a", 0.05)
+    eventually(lambda: board.wake() == 2, "the lease ends")
+    taken = board.take("b", 60)
+    assert taken == TakenJob(job("dies", "a"), failures=0, crashes=1)
+    assert not board.renew("dies", "a", 60, running(50)), "the first worker lives after all"
+    assert not board.finish("dies", "a", JobProgress(state=JobState.FAILED))
+    assert state_of(board, "dies").state is JobState.QUEUED
+    assert board.renew("dies", "b", 60, running(10))
+
+
+def test_lease_that_ended_can_be_renewed_until_another_takes_the_job(board: JobBoard) -> None:
+    board.submit(JOB)
+    assert board.take("a", 0.05)
+    eventually(lambda: board.wake() == 1, "the lease ends")
+    assert board.renew(JOB.id, "a", 60, running(10))
+    assert board.take("b", 60) is None
+
+
+def test_renewed_lease_does_not_end(board: JobBoard) -> None:
+    board.submit(JOB)
+    assert board.take("a", 0.3)
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        assert board.renew(JOB.id, "a", 0.3, running(1))
+        assert board.take("b", 60) is None
+
+
+def test_job_that_is_given_back_is_taken_at_once_and_counts_as_no_crash(board: JobBoard) -> None:
+    board.submit(JOB)
+    assert board.take("a", 60)
+    board.give_back(JOB.id, "b")
+    assert board.take("b", 60) is None
+    board.give_back(JOB.id, "a")
+    assert board.take("b", 60) == TakenJob(JOB, failures=0, crashes=0)
+
+
+@pytest.mark.parametrize("where", ["in line", "running", "postponed"])
+def test_forgotten_job_leaves_no_trace_and_late_words_do_not_revive_it(board: JobBoard, where: str) -> None:
+    board.submit(JOB)
+    if where != "in line":
+        assert board.take("worker", 0.01)
+    if where == "postponed":
+        assert board.postpone(JOB.id, "worker", 0.01, JobProgress(state=JobState.WAITING))
     board.forget(JOB.id)
     board.forget(JOB.id)
     assert board.progress(JOB.id) is None
-    assert not board.lease(JOB.id, "worker", 60), "the running worker notices"
-    board.report(JOB.id, running(50))
+    assert not board.renew(JOB.id, "worker", 60, running(50)), "the running worker notices"
+    assert not board.postpone(JOB.id, "worker", 0, running(50))
+    assert not board.finish(JOB.id, "worker", running(50))
     assert board.progress(JOB.id) is None
+    board.submit(job("other", ""))
+    assert order(board, 9) == ["other"]
 
 
 def test_forgotten_job_can_be_submitted_anew(board: JobBoard) -> None:
     board.submit(JOB)
-    board.report(JOB.id, running(50))
+    assert board.renew(JOB.id, "a", 60, running(50))
     board.forget(JOB.id)
     board.submit(JOB)
     assert state_of(board).percent == 0
-    assert board.lease(JOB.id, "worker", 60)
+    assert board.take("worker", 60)
+
+
+def test_job_that_the_board_lost_lives_on_with_its_worker(board: JobBoard) -> None:
+    assert board.renew(JOB.id, "a", 60, running(50))
+    assert state_of(board).percent == 50
+    board.submit(JOB)
+    assert board.take("b", 60) is None
+    assert board.finish(JOB.id, "a", JobProgress(state=JobState.SUCCEEDED, percent=100))
 
 
 def test_lease_is_exclusive_renewable_and_released_only_by_its_owner(board: JobBoard) -> None:

@@ -1,14 +1,11 @@
 import random
 import threading
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import requests
 
 from dvcr.artifact.chunk import encode_chunk
-from dvcr.artifact.image import Chunk, DiskImage, ImageSource
-from dvcr.artifact.store import publish
 from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError
 from importer.staging import StagedChunks
@@ -35,26 +32,6 @@ def test_each_chunk_is_sent_once() -> None:
     assert staged.sent_bytes == len(chunk(b"one")[1]) + len(chunk(b"two")[1])
 
 
-def test_discard_removes_what_was_put_but_not_what_an_image_needs() -> None:
-    registry = MemoryRegistry()
-    repository = registry.client().repository("cvmi/a")
-    shared, own, mounted = chunk(b"shared"), chunk(b"own"), chunk(b"mounted")
-    repository.push_blob(shared[0].digest, shared[1])
-    image = DiskImage(CHUNK, CHUNK, (Chunk(0, shared[0]),), False, ImageSource("raw", CHUNK), datetime.now(UTC))
-    publish(repository, image, ["latest"])
-    before = dict(registry.blobs["cvmi/a"])
-    registry.client().repository("cvmi/other").push_blob(mounted[0].digest, mounted[1])
-
-    staged = StagedChunks(repository)
-    for descriptor, data in (shared, own, mounted):
-        staged.put(descriptor, data)
-    staged.drain()
-    assert len(registry.blobs["cvmi/a"]) == len(before) + 2
-    staged.discard()
-    assert registry.blobs["cvmi/a"] == before
-    assert str(mounted[0].digest) in registry.blobs["cvmi/other"]
-
-
 def test_push_that_fails_is_raised_and_ends_the_others() -> None:
     registry = MemoryRegistry()
     registry.faults.append(Fault("PUT", "/uploads/", times=100, answer=refusal(403, "DENIED")))
@@ -64,7 +41,7 @@ def test_push_that_fails_is_raised_and_ends_the_others() -> None:
         staged.drain()
     with pytest.raises(RegistryError):
         staged.put(*chunk(b"two"))
-    staged.discard()
+    staged.close()
     assert registry.blobs.get("cvmi/a", {}) == {}
 
 

@@ -1,0 +1,37 @@
+"""What keeps jobs moving whatever message Celery or Redis may lose: a look at the board, every few seconds."""
+
+import threading
+
+import structlog
+
+from dvcr.errors import DvcrError
+from dvcr.jobs.board import JobBoard
+
+_LONGEST_INTERVAL_S = 5.0
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Calls workers for jobs that are in line or whose lease or wait has ended. Every worker has one: it takes one that
+    lives to take over from one that died.
+    """
+
+    def __init__(self, board: JobBoard, interval_s: float) -> None:
+        self._board = board
+        self._interval_s = min(interval_s, _LONGEST_INTERVAL_S)
+        self._stopped = threading.Event()
+
+    def start(self, **_: object) -> None:
+        """Begin, in a thread that ends with the process."""
+        threading.Thread(target=self._run, name="dispatcher", daemon=True).start()
+
+    def look(self) -> None:
+        """Once. A Redis that does not answer is logged: the next look finds what this one missed."""
+        try:
+            self._board.wake()
+        except DvcrError as error:
+            log.warning("the job board does not answer", error=error.message)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self.look()
