@@ -45,6 +45,13 @@ def build_app(
     put_off = {"expect_handler": put_off_invitation}
     app.add_routes(
         [
+            # Names with slashes make aiohttp try one pattern after the other: what is asked for most comes first.
+            web.head(NAME + "/blobs/{digest}", blobs.head),
+            web.get(NAME + "/blobs/{digest}", blobs.get, allow_head=False),
+            web.delete(NAME + "/blobs/{digest}", blobs.delete),
+            web.get(NAME + "/manifests/{reference}", manifests.get),
+            web.put(NAME + "/manifests/{reference}", manifests.put, **put_off),
+            web.delete(NAME + "/manifests/{reference}", manifests.delete),
             web.get("/healthz", health.alive),
             web.get("/readyz", health.ready),
             web.get("/metrics", state.metrics.show),
@@ -58,12 +65,6 @@ def build_app(
             web.patch(NAME + "/blobs/uploads/{upload}", uploads.append, **put_off),
             web.put(NAME + "/blobs/uploads/{upload}", uploads.commit, **put_off),
             web.delete(NAME + "/blobs/uploads/{upload}", uploads.abort),
-            web.head(NAME + "/blobs/{digest}", blobs.head),
-            web.get(NAME + "/blobs/{digest}", blobs.get, allow_head=False),
-            web.delete(NAME + "/blobs/{digest}", blobs.delete),
-            web.get(NAME + "/manifests/{reference}", manifests.get),
-            web.put(NAME + "/manifests/{reference}", manifests.put, **put_off),
-            web.delete(NAME + "/manifests/{reference}", manifests.delete),
             web.get(NAME + "/tags/list", listings.tags),
             web.get(NAME + "/referrers/{digest}", listings.referrers),
         ]

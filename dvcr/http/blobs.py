@@ -29,7 +29,9 @@ _Part: TypeAlias = bytes | ByteRange | Future[None]
 async def head(request: web.Request) -> web.StreamResponse:
     """HEAD: the blob's size. A push relies on the answer, so the blob becomes fresh."""
     state, repository, digest = request.app[STATE], repository_of(request), _digest(request)
-    size_bytes = await state.run(lambda: state.registry.blobs.confirm(repository, digest))
+    size_bytes = state.registry.blobs.recall(repository, digest)
+    if size_bytes is None:
+        size_bytes = await state.run(lambda: state.registry.blobs.confirm(repository, digest))
     response = web.StreamResponse(headers=_headers(digest))
     response.content_length = size_bytes
     return response

@@ -24,9 +24,10 @@ class ClientLimit:
         resource = request.match_info.route.resource
         if resource is not None and resource.canonical in _UNCOUNTED:
             return await handler(request)
-        if self._under_way[client] >= self._max_requests:
+        under_way = self._under_way.get(client, 0)
+        if under_way >= self._max_requests:
             return busy(f"{self._max_requests} requests of {client} are under way already")
-        self._under_way[client] += 1
+        self._under_way[client] = under_way + 1
         try:
             return await handler(request)
         finally:

@@ -15,7 +15,9 @@ async def get(request: web.Request) -> web.Response:
     """GET and HEAD: the manifest, byte for byte, with the media type it was pushed with."""
     state, repository = request.app[STATE], repository_of(request)
     named = reference(request.match_info["reference"])
-    manifest = await state.run(lambda: state.registry.manifests.get(repository, named))
+    manifest = state.registry.manifests.recall(repository, named)
+    if manifest is None:
+        manifest = await state.run(lambda: state.registry.manifests.get(repository, named))
     etag = f'"{manifest.digest}"'
     headers = {"Content-Type": manifest.media_type, "Docker-Content-Digest": str(manifest.digest), "ETag": etag}
     if etag in request.headers.get("If-None-Match", ""):

@@ -1,8 +1,10 @@
 """What `/metrics` shows (Prometheus text format)."""
 
 import os
+from functools import cache
 
 from aiohttp import web
+from aiohttp.hdrs import METH_ALL
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from dvcr.registry.collect import CollectReport
@@ -62,6 +64,20 @@ class Metrics:
         )
         self._freed_bytes = Counter("dvcr_registry_freed_bytes", "Bytes of removed blobs.", registry=registry)
         self._freed_blobs = Counter("dvcr_registry_freed_blobs", "Blobs removed.", registry=registry)
+        # To find a meter by its labels costs more than to count.
+        self._meters = cache(
+            lambda method, route, status: (
+                self.requests.labels(method, route, status),
+                self.request_seconds.labels(method, route),
+            )
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request came to its end."""
+        method = method if method in METH_ALL else "other"  # anybody may invent one, and each is kept for ever
+        requests, request_seconds = self._meters(method, route, status)
+        requests.inc()
+        request_seconds.observe(seconds)
 
     def collected(self, report: CollectReport, seconds: float) -> None:
         """A run of garbage collection came to its end."""

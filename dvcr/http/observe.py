@@ -1,7 +1,7 @@
 """Request ids and the access log, and every request in the metrics."""
 
+import random
 import re
-import secrets
 import time
 
 import structlog
@@ -30,18 +30,19 @@ class Observer:
         begin = time.monotonic()
         request_id = request.headers.get("X-Request-ID", "")
         if not _SANE_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(8)
+            request_id = f"{random.getrandbits(64):016x}"  # a name, no secret
         request[_REQUEST_ID] = request_id
         status, sent_bytes = 499, 0  # as proxies log it: the client went away
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "other"
-        uploads = int(route.startswith(_UPLOAD) and request.method in ("POST", "PATCH", "PUT"))
+        uploads = route.startswith(_UPLOAD) and request.method in ("POST", "PATCH", "PUT")
         metrics = self._metrics
         metrics.requests_under_way.inc()
-        metrics.uploads_under_way.inc(uploads)
+        if uploads:
+            metrics.uploads_under_way.inc()
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                response = await handler(request)
+            structlog.contextvars.bind_contextvars(request_id=request_id)  # until the connection's next request
+            response = await handler(request)
             status = response.status
             if request.method != "HEAD":
                 sent_bytes = response.content_length or 0
@@ -50,16 +51,18 @@ class Observer:
             seconds = time.monotonic() - begin
             received_bytes = request.content.total_bytes
             metrics.requests_under_way.dec()
-            metrics.uploads_under_way.dec(uploads)
-            metrics.requests.labels(request.method, route, status).inc()
-            metrics.request_seconds.labels(request.method, route).observe(seconds)
-            metrics.received_bytes.inc(received_bytes)
-            metrics.sent_bytes.inc(sent_bytes)
+            if uploads:
+                metrics.uploads_under_way.dec()
+            metrics.answered(request.method, route, status, seconds)
+            if received_bytes:
+                metrics.received_bytes.inc(received_bytes)
+            if sent_bytes:
+                metrics.sent_bytes.inc(sent_bytes)
             log.info(
                 "request",
                 request_id=request_id,
                 method=request.method,
-                path=request.path_qs,
+                path=request.raw_path,
                 status=status,
                 remote=request.remote,
                 user=request.get(USER, ""),

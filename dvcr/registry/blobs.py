@@ -9,6 +9,8 @@ from dvcr.registry.catalog import Catalog, mark
 from dvcr.registry.errors import BlobUnknownError
 from dvcr.registry.quarantine import exists
 from dvcr.registry.quota import Quotas
+from dvcr.registry.recall import Recall
+from dvcr.registry.trust import now
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, Redirects, StorageDriver
@@ -21,20 +23,32 @@ class Blobs:
     garbage collection respects: see docs/storage-format.md.
     """
 
-    def __init__(self, storage: StorageDriver, catalog: Catalog, verifier: Verifier, quotas: Quotas) -> None:
+    def __init__(
+        self, storage: StorageDriver, catalog: Catalog, verifier: Verifier, quotas: Quotas, fresh_s: float = 0
+    ) -> None:
+        """`fresh_s`: a blob that was made fresh so lately is fresh enough; what the grace of collection can spare."""
         self._storage = storage
         self._catalog = catalog
         self._verifier = verifier
         self._quotas = quotas
+        self._confirmed: Recall[tuple[str, Digest], int] = Recall(storage, fresh_s)
+
+    def recall(self, repository: str, digest: Digest) -> int | None:
+        """What `confirm` said a moment ago, if it would say it again; None to ask it. Does not block."""
+        return self._confirmed.get((repository, digest))
 
     def confirm(self, repository: str, digest: Digest) -> int:
         """The blob's size, after making link and blob fresh; raises BlobUnknownError if either is missing."""
+        link, blob = paths.blob_link(repository, digest), paths.blob(digest)
+        begin = now()
         try:
-            self._storage.touch(paths.blob_link(repository, digest))
+            self._storage.touch(link)
             self._touch(digest)
-            return self._storage.stat(paths.blob(digest)).size_bytes
+            size_bytes = self._storage.stat(blob).size_bytes
         except NotFoundError as exc:
             raise _unknown(repository, digest) from exc
+        self._confirmed.put((repository, digest), size_bytes, self._confirmed.look(link, blob), begin)
+        return size_bytes
 
     def size_bytes(self, repository: str, digest: Digest) -> int:
         """The blob's size, for a reader; raises BlobUnknownError."""

@@ -17,10 +17,17 @@ from dvcr.registry.errors import (
     ManifestUnknownError,
 )
 from dvcr.registry.quarantine import Quarantine, exists, is_whole_manifest
+from dvcr.registry.recall import Look, Recall
 from dvcr.registry.referrers import Referrers
 from dvcr.registry.tags import Tags
+from dvcr.registry.trust import now
 from dvcr.storage import paths
 from dvcr.storage.driver import StorageDriver
+
+# Manifests that are asked for again within a minute come from memory, but for the largest ones.
+_RECALLED_S = 60.0
+_RECALLED_BYTES = 2**14
+_NO_FILE: Look = ()
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,27 @@ class Manifests:
         self._tags = tags
         self._referrers = referrers
         self._sparse = sparse
+        self._read: Recall[tuple[str, Digest | str], Manifest] = Recall(storage, _RECALLED_S)
+
+    def recall(self, repository: str, reference: Digest | str) -> Manifest | None:
+        """What `get` gave lately, if it would give it again; None to ask it. Does not block."""
+        return self._read.get((repository, reference))
 
     def get(self, repository: str, reference: Digest | str) -> Manifest:
         """The manifest with this digest or tag; raises ManifestUnknownError, or ManifestCorruptError until it is
         pushed again.
         """
-        digest = reference if isinstance(reference, Digest) else self._tags.resolve(repository, reference)
-        return read_manifest(self._storage, repository, digest)
+        begin = now()
+        if isinstance(reference, Digest):
+            digest, tag = reference, _NO_FILE
+        else:
+            tag = self._read.look(paths.tag(repository, reference))
+            digest = self._tags.resolve(repository, reference)
+        file = self._read.look(paths.manifest(repository, digest))
+        manifest = read_manifest(self._storage, repository, digest)
+        if file and (tag or reference is digest) and len(manifest.body) <= _RECALLED_BYTES:
+            self._read.put((repository, reference), manifest, tag + file, begin)
+        return manifest
 
     def put(
         self, repository: str, body: bytes, media_type: str, *, digest: Digest | None = None, tags: Sequence[str] = ()

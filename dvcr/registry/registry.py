@@ -16,6 +16,9 @@ from dvcr.registry.uploads import Uploads
 from dvcr.registry.verify import Verifier
 from dvcr.storage.driver import StorageDriver
 
+# A client that asks for a blob again within this time does not make it any fresher: collection's grace is an hour.
+_FRESH_S = 1.0
+
 
 class Registry:
     """Everything that the HTTP layer and the commands need. Blocking, safe from any thread."""
@@ -36,7 +39,7 @@ class Registry:
         self.catalog = Catalog(storage)
         self.verifier = Verifier(storage, verify_interval, trust or Trust())
         self.quotas = Quotas(storage, self.catalog, quotas or {})
-        self.blobs = Blobs(storage, self.catalog, self.verifier, self.quotas)
+        self.blobs = Blobs(storage, self.catalog, self.verifier, self.quotas, min(_FRESH_S, grace.total_seconds() / 10))
         self.uploads = Uploads(storage, self.blobs, self.verifier, self.quotas)
         self.tags = Tags(storage, self.catalog)
         self.referrers = Referrers(storage)
