@@ -6,6 +6,7 @@ from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATI
 from controller.disks.claim import disk_name
 from controller.disks.reconciler import DiskReconciler
 from controller.images.importing import ImageImport
+from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
 from controller.machines.launcher_status import LauncherStatus
@@ -31,12 +32,21 @@ def build_loops(
     settings: Settings,
 ) -> list[Loop]:
     """One loop for each kind."""
-    imports = ImageImport(board, registry, settings.uploader, utc_now)
+    imports = ImageImport(board, registry, Origins(cluster, registry), settings.uploader, utc_now)
     launcher = settings.controller
     setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client)
     return [
-        Loop(CLUSTER_IMAGE, ImageReconciler(cluster, CLUSTER_IMAGE, imports)),
-        Loop(IMAGE, ImageReconciler(cluster, IMAGE, imports)),
+        *(
+            Loop(
+                resource,
+                ImageReconciler(cluster, resource, imports),
+                triggers=(
+                    (IMAGE, _referring(resource, "virtualMachineImage", namespaced=True)),
+                    (CLUSTER_IMAGE, _referring(resource, "clusterVirtualMachineImage", namespaced=False)),
+                ),
+            )
+            for resource in (CLUSTER_IMAGE, IMAGE)
+        ),
         Loop(
             DISK,
             DiskReconciler(cluster, imports, launcher.default_storage_class),
@@ -76,11 +86,11 @@ def _referring(resource: Resource, block: str, *, namespaced: bool) -> KeysOf:
     def keys(key: Key, cached: Cached) -> Iterable[Key]:
         for obj in cached(resource):
             namespace = obj["metadata"].get("namespace", "")
-            if namespaced and namespace != key[0]:
-                continue
             spec = obj.get("spec") or {}
             for place in (spec.get("dataSource") or {}, *(spec.get("blockDevices") or ())):
-                if (place.get(block) or {}).get("name") == key[1]:
+                named = place.get(block) or {}
+                # Objects of the cluster name the namespace too.
+                if named.get("name") == key[1] and (not namespaced or named.get("namespace", namespace) == key[0]):
                     yield namespace, obj["metadata"]["name"]
 
     return keys

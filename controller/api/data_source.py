@@ -45,24 +45,30 @@ class Checksum(ApiModel):
     sha512: str | None = None
 
 
-class HttpSource(ApiModel):
-    url: str
-    ca_bundle: str | None = None
-    """Base64 of the PEM chain to trust."""
-    insecure_skip_verify: bool = False
-    checksum: Checksum | None = None
-
-
-class UploadSource(ApiModel):
-    checksum: Checksum | None = None
-
-
 class Named(ApiModel):
     name: str
 
 
 class NamedInNamespace(Named):
     namespace: str
+
+
+class HttpSource(ApiModel):
+    url: str
+    ca_bundle: str | None = None
+    """Base64 of the PEM chain to trust."""
+    insecure_skip_verify: bool = False
+    checksum: Checksum | None = None
+    secret_ref: Named | None = None
+    """Secret with `username` and `password`, and `headers` as lines `Name: value`, for the URL's own server."""
+
+
+class ClusterHttpSource(HttpSource):
+    secret_ref: NamedInNamespace | None = None
+
+
+class UploadSource(ApiModel):
+    checksum: Checksum | None = None
 
 
 class ContainerImageSource(ApiModel):
@@ -109,6 +115,7 @@ class ImageDataSource(DataSource):
 class ClusterImageDataSource(ImageDataSource):
     """Of a ClusterVirtualMachineImage: references to namespaced objects name the namespace too."""
 
+    http: ClusterHttpSource | None = None
     container_image: ClusterContainerImageSource | None = None
     virtual_machine_image: NamedInNamespace | None = None
     virtual_machine_disk: NamedInNamespace | None = None
@@ -159,6 +166,9 @@ def _check_http(source: HttpSource, path: str) -> list[FieldError]:
         errors.append(FieldError(f"{path}.url", f"{source.url!r} is no http:// or https:// URL"))
     if source.checksum:
         errors += _check_checksum(source.checksum, f"{path}.checksum")
+    if source.secret_ref:
+        for key, value in source.secret_ref.write().items():
+            errors += check_name(value, f"{path}.secretRef.{key}")
     return errors + _check_ca_bundle(source.ca_bundle, path)
 
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from controller.api.data_source import DataSource, DiskSourceType
 from controller.api.disk import DiskStatus
-from controller.api.image import ImagePhase
 from controller.api.resource import CLUSTER_IMAGE, IMAGE
 from controller.disks.claim import DiskOrigin
+from controller.images.existing import NotThere, find_image
 from controller.images.importing import ImageImport, ImportState, ImportTarget
-from controller.images.reconciler import repository_of
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
@@ -38,7 +37,7 @@ def find_origin(
     if source.type in (DiskSourceType.IMAGE, DiskSourceType.CLUSTER_IMAGE):
         return _existing(cluster, imports, disk, source)
     target = import_target(disk)
-    outcome = imports.advance(target, source, disk.status)
+    outcome = imports.advance(target, source, disk.status, disk.namespace)
     if outcome.image is not None:
         return _origin(outcome.image, target.repository)
     return Waiting(
@@ -59,18 +58,10 @@ def _existing(
     reference = source.cluster_virtual_machine_image if clustered else source.virtual_machine_image
     name = reference.name if reference else ""
     namespace = None if clustered else disk.namespace
-    image = cluster.get(resource, name, namespace)
-    label = f"{resource.kind} {name!r}"
-    if image is None:
-        return Waiting("ImageNotFound", f"waits for {label}, which does not exist")
-    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
-    if phase != ImagePhase.READY:
-        return Waiting("ImageNotReady", f"waits for {label}, which is {phase}")
-    target = ImportTarget(repository_of(resource, name, namespace), image["metadata"]["uid"])
-    stored = imports.find(target)
-    if stored is None:
-        return Waiting("ImageNotReady", f"waits for {label}, whose bytes are not in the registry", again_s=30)
-    return _origin(stored, target.repository)
+    stored = find_image(cluster, imports.registry, resource, name, namespace)
+    if isinstance(stored, NotThere):
+        return Waiting(stored.reason, stored.message, stored.again_s)
+    return _origin(stored, stored.repository)
 
 
 def _origin(stored: StoredImage, repository: str) -> DiskOrigin:

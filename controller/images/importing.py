@@ -3,8 +3,8 @@
 The registry decides whether an import is done. Jobs and tickets may get lost: they are sent and opened again.
 """
 
-import base64
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,12 +12,16 @@ from enum import StrEnum
 from controller.api.data_source import DataSource, SourceType
 from controller.api.image import DownloadSpeed, ImportStatus, Target, UploadUrls
 from controller.api.quantity import human_bytes
+from controller.images.existing import NotThere
+from controller.images.origins import Origins
 from controller.images.registry import ImageRegistry
 from controller.runtime.conditions import Clock, find_condition, read_time
 from dvcr.artifact.store import StoredImage
 from dvcr.config import UploaderSettings
 from dvcr.jobs.board import JobBoard
-from dvcr.jobs.job import BlobOrigin, HttpOrigin, ImportJob, JobState, Origin, UploadState, UploadTicket
+from dvcr.jobs.job import BlobOrigin, ImportJob, JobState, Origin, UploadState, UploadTicket
+
+FindOrigin = Callable[[], Origin | NotThere]
 
 READY = "Ready"
 WAITING_FOR_UPLOAD = "WaitForUserUpload"
@@ -30,6 +34,7 @@ _QUEUE_LOST_AFTER = timedelta(minutes=10)
 
 class ImportState(StrEnum):
     UNSUPPORTED = "Unsupported"
+    WAITING = "Waiting"
     WAIT_FOR_UPLOAD = "WaitForUpload"
     RUNNING = "Running"
     FAILED = "Failed"
@@ -58,31 +63,40 @@ class ImportTarget:
 class ImageImport:
     """Brings imports forward, one look at a time."""
 
-    def __init__(self, board: JobBoard, registry: ImageRegistry, uploader: UploaderSettings, clock: Clock) -> None:
+    def __init__(
+        self, board: JobBoard, registry: ImageRegistry, origins: Origins, uploader: UploaderSettings, clock: Clock
+    ) -> None:
         self._board = board
-        self._registry = registry
+        self.registry = registry
+        self._origins = origins
         self._uploader = uploader
         self._clock = clock
 
-    def advance(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
-        """Do what is next for the artifact, and tell in `status` how far it is."""
-        if source.type not in (SourceType.HTTP, SourceType.UPLOAD):
-            message = f"sources of type {source.type.value} cannot be imported yet; use HTTP or Upload"
+    def advance(
+        self, target: ImportTarget, source: DataSource, status: ImportStatus, namespace: str | None
+    ) -> ImportOutcome:
+        """Do what is next for the artifact, and tell in `status` how far it is.
+
+        `namespace` is that of the object that `source` belongs to; None for one of the cluster.
+        """
+
+        def find_origin() -> Origin | NotThere:
+            return self._origins.find(source, namespace)
+
+        if source.type == SourceType.DISK:
+            message = f"sources of type {source.type.value} cannot be imported yet; use another type"
             return ImportOutcome(ImportState.UNSUPPORTED, "SourceTypeNotSupported", message, again_s=None)
-        image = self._registry.find(target.repository, target.uid)
+        image = self.registry.find(target.repository, target.uid)
         if image is not None:
             self._tell_done(target, image, status)
             return ImportOutcome(ImportState.DONE, READY, "the image is in the registry", image, None)
-        if source.http:
-            http = source.http
-            pem = base64.b64decode(http.ca_bundle).decode() if http.ca_bundle else ""
-            origin = HttpOrigin(url=http.url, ca_bundle=pem, insecure_skip_verify=http.insecure_skip_verify)
-            return self._follow_job(target, origin, source, status)
-        return self._follow_upload(target, source, status)
+        if source.type == SourceType.UPLOAD:
+            return self._follow_upload(target, source, status)
+        return self._follow_job(target, find_origin, source, status)
 
     def find(self, target: ImportTarget) -> StoredImage | None:
         """The artifact, if it exists."""
-        return self._registry.find(target.repository, target.uid)
+        return self.registry.find(target.repository, target.uid)
 
     def forget(self, target: ImportTarget, status: ImportStatus) -> None:
         """Undo all of it: the job, the ticket with what was uploaded, the artifact. Idempotent."""
@@ -91,15 +105,18 @@ class ImageImport:
         if token:
             ticket = self._board.ticket(token)
             if ticket is not None and ticket.digest:
-                self._registry.remove_blob(ticket.repository, ticket.digest)
+                self.registry.remove_blob(ticket.repository, ticket.digest)
             self._board.close_ticket(token)
-        self._registry.remove(target.repository, target.uid)
+        self.registry.remove(target.repository, target.uid)
 
     def _follow_job(
-        self, target: ImportTarget, origin: Origin, source: DataSource, status: ImportStatus
+        self, target: ImportTarget, find_origin: FindOrigin, source: DataSource, status: ImportStatus
     ) -> ImportOutcome:
         progress = self._board.progress(target.uid)
         if progress is None or self._lost(progress.state, progress.updated_at):
+            origin = find_origin()
+            if isinstance(origin, NotThere):
+                return ImportOutcome(ImportState.WAITING, origin.reason, origin.message, again_s=origin.again_s)
             job = ImportJob(
                 id=target.uid,
                 repository=target.repository,
@@ -129,7 +146,7 @@ class ImageImport:
         ticket = self._open_ticket(target, source, status)
         if ticket.state is UploadState.COMPLETE:
             origin = BlobOrigin(repository=ticket.repository, digest=ticket.digest, size_bytes=ticket.received_bytes)
-            return self._follow_job(target, origin, source, status)
+            return self._follow_job(target, lambda: origin, source, status)
         if ticket.state is UploadState.FAILED:
             return ImportOutcome(ImportState.FAILED, ticket.reason, ticket.message, again_s=None)
         if ticket.state is UploadState.RECEIVING:
@@ -175,7 +192,7 @@ class ImageImport:
         status.failure_reason = status.failure_message = None
         if status.target is None or status.target.registry_url is None:
             claim = status.target.persistent_volume_claim_name if status.target else None
-            url = f"{self._registry.host}/{target.repository}:{target.uid}"
+            url = f"{self.registry.host}/{target.repository}:{target.uid}"
             status.target = Target(registry_url=url, persistent_volume_claim_name=claim)
         progress = self._board.progress(target.uid)
         if progress is not None and progress.started_at and progress.finished_at:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Storage
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
+from controller.images.existing import repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.informer import Key
@@ -12,11 +13,6 @@ from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
 from dvcr.errors import DvcrError
-
-
-def repository_of(resource: Resource, name: str, namespace: str | None) -> str:
-    """Where the artifact of an image is kept in the registry."""
-    return f"vmi/{namespace}/{name}" if resource.namespaced else f"cvmi/{name}"
 
 
 class ImageReconciler:
@@ -64,7 +60,7 @@ class ImageReconciler:
         was_ready = image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST)
         if was_ready:
             return self._check_kept(image, target)
-        return self._tell(image, self._imports.advance(target, spec.data_source, image.status))
+        return self._tell(image, self._imports.advance(target, spec.data_source, image.status, image.namespace))
 
     def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
         stored = self._imports.find(target)
@@ -84,6 +80,7 @@ class ImageReconciler:
         else:
             image.status.phase = {
                 ImportState.UNSUPPORTED: ImagePhase.PENDING,
+                ImportState.WAITING: ImagePhase.PENDING,
                 ImportState.WAIT_FOR_UPLOAD: ImagePhase.WAIT_FOR_USER_UPLOAD,
                 ImportState.RUNNING: ImagePhase.PROVISIONING,
             }[outcome.state]

@@ -8,7 +8,7 @@ from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, is_bound, pinned_image, requested_bytes
-from controller.images.reconciler import repository_of
+from controller.images.existing import repository_of
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.runtime.port import ClusterPort

@@ -7,6 +7,7 @@ from typing import Any
 from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, IMAGE, MACHINE, OPERATION, POD, PVC, VERSION, Resource
 from controller.disks.reconciler import DiskReconciler
 from controller.images.importing import ImageImport
+from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.launcher.spec import MachineState, MachineStatus
 from controller.machines.pod import LauncherSetup
@@ -69,7 +70,8 @@ class World:
     now: datetime = NOW
 
     def __post_init__(self) -> None:
-        imports = ImageImport(self.board, self.registry, UploaderSettings(), self.clock)
+        origins = Origins(self.cluster, self.registry)
+        imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
         start = MachineStart(self.cluster, self.registry, setup)
         self.reconcilers: dict[Resource, Reconciler] = {

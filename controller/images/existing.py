@@ -1,0 +1,41 @@
+"""Images that others start from: where their artifacts are, and whether they are there."""
+
+from dataclasses import dataclass
+
+from controller.api.image import ImagePhase
+from controller.api.resource import Resource
+from controller.images.registry import ImageRegistry
+from controller.runtime.port import ClusterPort
+from dvcr.artifact.store import StoredImage
+
+
+@dataclass(frozen=True)
+class NotThere:
+    """What is waited for, in a machine's word and a sentence."""
+
+    reason: str
+    message: str
+    again_s: float | None = None
+    """None where a change of the object that is waited for tells."""
+
+
+def repository_of(resource: Resource, name: str, namespace: str | None) -> str:
+    """Where the artifact of an image is kept in the registry."""
+    return f"vmi/{namespace}/{name}" if resource.namespaced else f"cvmi/{name}"
+
+
+def find_image(
+    cluster: ClusterPort, registry: ImageRegistry, resource: Resource, name: str, namespace: str | None
+) -> StoredImage | NotThere:
+    """The artifact of an image that is Ready."""
+    image = cluster.get(resource, name, namespace)
+    label = f"{resource.kind} {name!r}"
+    if image is None:
+        return NotThere("ImageNotFound", f"waits for {label}, which does not exist")
+    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
+    if phase != ImagePhase.READY:
+        return NotThere("ImageNotReady", f"waits for {label}, which is {phase}")
+    stored = registry.find(repository_of(resource, name, namespace), image["metadata"]["uid"])
+    if stored is None:
+        return NotThere("ImageNotReady", f"waits for {label}, whose bytes are not in the registry", again_s=30)
+    return stored
