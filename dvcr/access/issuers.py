@@ -88,7 +88,8 @@ class Issuer:
             values = json.loads(self._read())["keys"]
             self._keys = {str(value["kid"]): key for value in values if (key := _signature_key(value)) is not None}
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-            log.error("the keys of an issuer cannot be read", issuer=self._settings.name, error=str(exc))  # noqa: TRY400
+            issuer = self._settings.name
+            log.error("the keys of an issuer cannot be read", issuer=issuer, error=str(exc))  # noqa: TRY400  not a bug
 
 
 def unverified_issuer(token: str) -> str:

@@ -26,7 +26,10 @@ class ServerTls:
         try:
             self.context, self._newest = self._load(), self._load()
         except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(f"registry.tls: certificate, key or client_ca_file cannot be used: {exc}") from exc
+            raise ConfigError(
+                f"registry.tls: certificate_file, key_file or client_ca_file cannot be used: {exc}; all are PEM, and "
+                "the key is that of the first certificate"
+            ) from exc
         # A listening socket keeps its context, and a context its authorities: each handshake takes the newest one.
         self.context.sni_callback = self._take_newest
 

@@ -10,6 +10,6 @@ def open_storage(settings: StorageSettings) -> StorageDriver:
         from dvcr.storage.s3 import S3Storage  # noqa: PLC0415  boto3 takes a third of a second to import
 
         return S3Storage(settings.s3)
-    from dvcr.storage.filesystem import FilesystemStorage  # noqa: PLC0415
+    from dvcr.storage.filesystem import FilesystemStorage  # noqa: PLC0415  as the other one
 
     return FilesystemStorage(settings.filesystem.root)

@@ -25,6 +25,8 @@ from dvcr.storage.driver import SessionBusyError, Stat, UploadSession
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# How often a writer comes back to folders that others prune under its hands, before it says so.
+_ATTEMPTS = 100
 
 
 class FilesystemStorage:
@@ -44,7 +46,7 @@ class FilesystemStorage:
     def open(self, key: str, offset_bytes: int = 0) -> BinaryIO:
         """See StorageDriver."""
         with _translated(key):
-            file = open(self.path(key), "rb", buffering=0)  # noqa: PTH123, SIM115  the caller closes it
+            file = open(self.path(key), "rb", buffering=0)  # noqa: SIM115  the caller closes it
             if offset_bytes:
                 file.seek(offset_bytes)
             return file
@@ -65,7 +67,7 @@ class FilesystemStorage:
     def stat(self, key: str) -> Stat:
         """See StorageDriver."""
         with _translated(key):
-            found = os.stat(self.path(key))  # noqa: PTH116  a third of pathlib's cost, once per blob
+            found = os.stat(self.path(key))
             return Stat(found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
     def touch(self, key: str) -> None:
@@ -83,7 +85,7 @@ class FilesystemStorage:
         """See StorageDriver."""
         path = self.path(key)
         with _translated(key), suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(path)
             self._prune(path)
 
     def delete_unmodified_since(self, key: str, moment: datetime) -> bool:
@@ -92,7 +94,7 @@ class FilesystemStorage:
         with _translated(key), suppress(FileNotFoundError, NotADirectoryError), _locked(path, fcntl.LOCK_EX) as fd:
             found = os.fstat(fd)
             if found.st_nlink and found.st_mtime < moment.timestamp():
-                os.unlink(path)  # noqa: PTH108
+                os.unlink(path)
                 self._prune(path)
                 return True
         return False
@@ -115,8 +117,8 @@ class FilesystemStorage:
         """See StorageDriver."""
         for path in _files(self._uploads):
             with suppress(FileNotFoundError):
-                modified = os.stat(path).st_mtime  # noqa: PTH116
-                yield os.path.basename(path), datetime.fromtimestamp(modified, UTC)  # noqa: PTH119
+                modified = os.stat(path).st_mtime
+                yield os.path.basename(path), datetime.fromtimestamp(modified, UTC)
 
     def local_path(self, key: str) -> Path:
         """See LocalFiles."""
@@ -154,20 +156,20 @@ class FilesystemStorage:
                 try:
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
                 except FileNotFoundError:
-                    _make_folder(os.path.dirname(path))  # noqa: PTH120
+                    _make_folder(os.path.dirname(path))
                 except FileExistsError:
                     return False
                 else:
-                    _sync_folder(os.path.dirname(path))  # noqa: PTH120
+                    _sync_folder(os.path.dirname(path))
                     return True
 
     def _prune(self, path: str) -> None:
         """Remove the folders that the deletion of `path` left empty; a writer that meets a gap makes them again."""
-        folder = os.path.dirname(path)  # noqa: PTH120
+        folder = os.path.dirname(path)
         with suppress(OSError):
             while folder != self._root:
-                os.rmdir(folder)  # noqa: PTH106
-                folder = os.path.dirname(folder)  # noqa: PTH120
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
 
 
 class FilesystemSession:
@@ -183,7 +185,7 @@ class FilesystemSession:
     def size_bytes(self) -> int:
         """See UploadSession."""
         with _translated(f"upload session {self.id}"):
-            return os.stat(self._path).st_size  # noqa: PTH116
+            return os.stat(self._path).st_size
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """See UploadSession. A write that fails half-way leaves the session as it was before it."""
@@ -207,7 +209,7 @@ class FilesystemSession:
     def open(self) -> BinaryIO:
         """See UploadSession."""
         with _translated(f"upload session {self.id}"):
-            return open(self._path, "rb")  # noqa: PTH123  the caller closes it
+            return open(self._path, "rb")
 
     def commit(self, key: str) -> None:
         """See UploadSession."""
@@ -217,7 +219,7 @@ class FilesystemSession:
             try:
                 _touch(target)
                 # Its writer may not have come to this yet, and ours must not answer earlier.
-                _sync_folder(os.path.dirname(target))  # noqa: PTH120
+                _sync_folder(os.path.dirname(target))
                 self.abort()
             except FileNotFoundError:
                 self._publish(target)
@@ -235,7 +237,7 @@ class FilesystemSession:
     def abort(self) -> None:
         """See UploadSession."""
         with _translated(f"upload session {self.id}"), suppress(FileNotFoundError):
-            os.unlink(self._path)  # noqa: PTH108
+            os.unlink(self._path)
         self.flush()
 
     def _publish(self, target: str) -> None:
@@ -244,11 +246,11 @@ class FilesystemSession:
         os.fsync(fd)
         while True:
             try:
-                os.rename(self._path, target)  # noqa: PTH104
+                os.rename(self._path, target)
                 break
             except FileNotFoundError:
-                _make_folder(os.path.dirname(target))  # noqa: PTH120
-        _sync_folder(os.path.dirname(target))  # noqa: PTH120
+                _make_folder(os.path.dirname(target))
+        _sync_folder(os.path.dirname(target))
         self.flush()
 
     def hold(self, flags: int = 0) -> int:
@@ -305,16 +307,21 @@ def _make_fresh(fd: int) -> None:
 
 
 def _make_folder(folder: str) -> None:
-    try:
-        os.mkdir(folder)  # noqa: PTH102
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        _make_folder(os.path.dirname(folder))  # noqa: PTH120
-        return _make_folder(folder)
-    with suppress(FileNotFoundError):  # pruned again: the caller meets the gap and comes back
-        _sync_folder(os.path.dirname(folder))  # noqa: PTH120
-    return None
+    """Make the folder and what is missing above it. Others may prune or make the same folders meanwhile."""
+    missing = [folder]
+    for _ in range(_ATTEMPTS):
+        try:
+            os.mkdir(missing[-1])
+        except FileNotFoundError:
+            missing.append(os.path.dirname(missing[-1]))
+            continue
+        except FileExistsError:
+            pass
+        with suppress(FileNotFoundError):  # pruned again: the next folder, or the caller, meets the gap
+            _sync_folder(os.path.dirname(missing.pop()))
+        if not missing:
+            return
+    raise OSError(errno.EAGAIN, "the folder cannot be made there, or vanishes at once", folder)
 
 
 def _sync_folder(folder: str) -> None:

@@ -32,7 +32,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
     ("variable", "value", "named"),
     [
         ("DVCR__REGISTRI__PORT", "1", "registri"),
-        ("DVCR__REGISTRY__PROT", "1", "registry.prot"),
+        ("DVCR__REGISTRY__PROT", "1", "registry.prot: there is no such setting$"),
         ("DVCR__REGISTRY__PORT", "many", "registry.port"),
         ("DVCR__REGISTRY__PORT", "70000", "registry.port"),
         ("DVCR__STORAGE__DRIVER", "floppy", "storage.driver"),
