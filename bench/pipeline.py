@@ -1,247 +1,268 @@
-"""A qcow2 over local HTTP to an image in the registry, beside `curl` and then `qemu-img convert -O raw`.
+"""Images over HTTP to Ready, beside what users do today. Writes bench/results/pipeline.json.
 
-Run it by `make bench-pipeline`, or `python -m bench.pipeline --rounds 5`. The image, an ext4 with at least 2 GiB of
-files of /usr, is built once in .cache/bench. Ours is the time from submitting the job until it has succeeded, through
-Redis, a real worker and a real registry, whose bytes are durable by then. The peer's are not, so its time is told a
-second time with a `sync` of its file. Rounds alternate; medians are told.
+Run it by `make bench-pipeline`, or `python -m bench.pipeline --quick` (an eighth of the bytes, nothing written). The
+images are described in bench/images.py; they are read from the page cache. Ours is the time from submitting the job
+until it has succeeded, through Redis, a real worker and a real registry with an empty store, whose bytes are durable
+by then. Beside it, each in its own round so that nothing else runs:
+
+    (a) curl, then qemu-img convert -O raw (raw.xz: xz -d -T0); told a second time with a `sync` of its file
+    (b) curl, qemu-img convert -c -O qcow2, tar, skopeo copy into docker-registry (Debian)
+
+Medians over the rounds are told; what takes more than half a minute is run once. Memory is the sum of the RSS of the
+worker's processes, or of the child that runs one import; scratch is what files in the scratch folder take on disk,
+named or not. Both are sampled twenty times a second, and the worst round counts.
 """
 
 import argparse
-import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from bench.report import Row, machine, write
+from bench import peers
+from bench.images import FULL, QUICK, Images
+from bench.processes import CACHE, Peaks, child, cpu_seconds, peaks
+from bench.registry import debian_registry, peer_command, started
+from bench.report import Row, machine, show, write
 from dvcr.config import BrokerSettings
 from dvcr.jobs.job import HttpOrigin, ImportJob, JobState
 from dvcr.jobs.redis import RedisJobBoard
 
-CACHE = Path(".cache/bench")
-LEAST_DATA_BYTES = 2 * 2**30
-DISK_BYTES = 4 * 2**30
-DVCR = Path(sys.executable).with_name("dvcr")
-SAMPLE_S = 0.05
-MIB = 2**20
+LINK_BYTES_S = 100_000_000
+ONCE_S = 30
+FORMATS = {"disk.qcow2": "qcow2", "compressed.qcow2": "qcow2", "disk.raw.xz": "raw.xz", "disk.vmdk": "vmdk"}
+TO_RAW, SYNCED = "curl + qemu-img convert -O raw", "the same + sync of the file"
+CONTAINER_DISK = "curl + qemu-img convert -c + tar + skopeo copy"
 
 
-def main() -> None:
-    """Build what is missing, run the rounds, tell the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        serve(arguments.serve)
-        return
-    image = build_image()
-    ours, rss, peer, durable = [], [], [], []
-    with child(sys.executable, "-m", "bench.pipeline", "--serve", str(image)) as (url, _):
-        for number in range(1, arguments.rounds + 1):
-            seconds, peak = run_ours(url)
-            ours.append(seconds)
-            rss.append(peak)
-            converted, synced = run_peer(url)
-            peer.append(converted)
-            durable.append(synced)
-            print(
-                f"round {number}: ours {seconds:.2f} s, {peak / MIB:.0f} MiB; "
-                f"peer {converted:.2f} s, with sync {synced:.2f} s",
-                flush=True,
-            )
-    rows = [
-        Row(
-            f"qcow2 of {image.stat().st_size / 2**30:.2f} GiB over HTTP to Ready",
-            "s",
-            round(statistics.median(ours), 2),
-            1.2,
-            {
-                "curl + qemu-img convert -O raw": round(statistics.median(peer), 2),
-                "the same + sync of the file": round(statistics.median(durable), 2),
-            },
-        ),
-        Row("peak RSS of the worker's process tree", "MB", round(max(rss) / 1e6), 400),
-    ]
-    write("pipeline", rows, machine(["qemu-img", "--version"], ["curl", "--version"], ["redis-server", "--version"]))
+@dataclass
+class Product:
+    """A worker, a registry and Redis, all new."""
+
+    board: RedisJobBoard
+    worker_pid: int
+    registry_pid: int
+    store: Path
+    scratch: Path
+
+    def stored_bytes(self) -> int:
+        """Bytes that the registry's folder takes."""
+        return int(subprocess.check_output(["du", "-s", "--block-size=1", self.store]).split()[0])
+
+    def blobs(self) -> int:
+        """Files in the registry's folder that are as large as a chunk may be."""
+        return sum(1 for file in self.store.rglob("*") if file.is_file() and file.stat().st_size > 4096)
+
+    def import_all(self, urls: Sequence[str]) -> "Import":
+        """Import at the same time, each into a repository of its own name."""
+        before = cpu_seconds(self.worker_pid) + cpu_seconds(self.registry_pid)
+        jobs = [
+            ImportJob(id=str(uuid.uuid4()), repository=f"cvmi/bench-{number}", tag="v1", origin=HttpOrigin(url=url))
+            for number, url in enumerate(urls)
+        ]
+        jobs = [job.model_copy(update={"tag": job.id}) for job in jobs]
+        with peaks(self.worker_pid, self.scratch) as highest:
+            begin = time.perf_counter()
+            for job in jobs:
+                self.board.submit(job)
+            for job in jobs:
+                while (progress := self.board.progress(job.id)) is None or progress.finished_at is None:
+                    time.sleep(0.02)
+                if progress.state is not JobState.SUCCEEDED:
+                    raise SystemExit(f"the import of {urls} failed: {progress.reason}: {progress.message}")
+            seconds = time.perf_counter() - begin
+        cpu = cpu_seconds(self.worker_pid) + cpu_seconds(self.registry_pid) - before
+        return Import(seconds, cpu, highest)
 
 
-def run_ours(url: str) -> tuple[float, int]:
-    """Seconds of an import into an empty registry, and the highest RSS of the worker's processes meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="ours-", dir=CACHE) as folder, tempfile.TemporaryDirectory() as run:
-        socket = f"{run}/redis.sock"
+@dataclass
+class Import:
+    """What an import took."""
+
+    seconds: float
+    cpu_seconds: float
+    peaks: Peaks = field(default_factory=Peaks)
+
+
+@contextmanager
+def product(concurrency: int = 1) -> Iterator[Product]:
+    """Everything that an import needs, with an empty store."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ours-", dir=CACHE)))
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory()), "redis.sock")
         broker = f"redis+socket://{socket}"
         environment = {
             "DVCR__STORAGE__FILESYSTEM__ROOT": f"{folder}/registry",
             "DVCR__REGISTRY__PORT": "0",
             "DVCR__IMPORTER__SCRATCH_DIR": f"{folder}/scratch",
-            "DVCR__IMPORTER__SOURCE_ADDRESSES": "any",  # the file server is on loopback
+            "DVCR__IMPORTER__CONCURRENCY": str(concurrency),
+            "DVCR__IMPORTER__SOURCE_ADDRESSES": "any",
             "DVCR__BROKER__URL": broker,
             "DVCR__LOG__LEVEL": "warning",
         }
-        with (
-            child("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", ready=Path(socket)),
-            child("dvcr", "serve", environment=environment) as (registry, _),
-            child("dvcr", "worker", environment={**environment, "DVCR__CLIENT__URL": registry}) as (_, worker),
-        ):
-            board = RedisJobBoard.from_settings(BrokerSettings.model_validate({"url": broker}))
-            uid = str(uuid.uuid4())
-            os.sync()
-            with peak_rss(worker) as peak:
-                begin = time.perf_counter()
-                board.submit(ImportJob(id=uid, repository="cvmi/bench", tag=uid, origin=HttpOrigin(url=url)))
-                while (progress := board.progress(uid)) is None or progress.finished_at is None:
-                    time.sleep(0.02)
-                seconds = time.perf_counter() - begin
-            if progress.state is not JobState.SUCCEEDED:
-                raise SystemExit(f"the import failed: {progress.reason}: {progress.message}")
-            return seconds, peak[0]
-
-
-def run_peer(url: str) -> tuple[float, float]:
-    """Seconds of `curl`, then `qemu-img convert` to a raw file; and until `sync` has made that file durable."""
-    with tempfile.TemporaryDirectory(prefix="peer-", dir=CACHE) as folder:
-        os.sync()
-        begin = time.perf_counter()
-        subprocess.run(["curl", "-sS", "-o", f"{folder}/disk.qcow2", url], check=True)
-        convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", f"{folder}/disk.qcow2", f"{folder}/disk.raw"]
-        subprocess.run(convert, check=True)
-        converted = time.perf_counter() - begin
-        subprocess.run(["sync", f"{folder}/disk.raw"], check=True)
-        return converted, time.perf_counter() - begin
-
-
-def build_image() -> Path:
-    """The qcow2, built if it is not there: an ext4 of folders of /usr, until they hold enough."""
-    image = CACHE / "usr.qcow2"
-    if image.exists():
-        return image
-    with tempfile.TemporaryDirectory(prefix="build-", dir=_made(CACHE)) as folder:
-        tree, raw, part = Path(folder, "tree"), Path(folder, "disk.raw"), Path(folder, "disk.qcow2")
-        size = 0
-        for source in ("bin", "lib", "share", "libexec", "sbin", "include", "src", "local"):
-            if size < LEAST_DATA_BYTES and Path("/usr", source).is_dir():
-                print(f"copying /usr/{source}", flush=True)
-                _copy_some(Path("/usr", source), _made(tree / source), LEAST_DATA_BYTES * 5 // 4 - size)
-                size = int(subprocess.check_output(["du", "-s", "--block-size=1", tree]).split()[0])
-        if size < LEAST_DATA_BYTES:
-            raise SystemExit(f"/usr holds only {size} bytes, {LEAST_DATA_BYTES} are needed")
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, raw, f"{DISK_BYTES // MIB}M"], check=True)
-        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, part], check=True)
-        part.rename(image)
-    return image
-
-
-def _copy_some(source: Path, target: Path, limit_bytes: int) -> None:
-    for entry in sorted(source.iterdir()):
-        if entry.is_symlink() or limit_bytes <= 0:
-            continue
-        if entry.is_dir():
-            shutil.copytree(entry, target / entry.name, symlinks=True, ignore_dangling_symlinks=True)
-        elif entry.is_file():
-            shutil.copy2(entry, target / entry.name)
-        copied = target / entry.name
-        if copied.exists():
-            limit_bytes -= int(subprocess.check_output(["du", "-s", "--block-size=1", copied]).split()[0])
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def serve(file: Path) -> None:
-    """Serve one file with sendfile until killed."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            with file.open("rb") as body:
-                size = os.fstat(body.fileno()).st_size
-                self.send_response(200)
-                self.send_header("Content-Length", str(size))
-                self.send_header("ETag", '"bench"')
-                self.end_headers()
-                self.wfile.flush()
-                self.connection.sendfile(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class says so)
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    print(f"listening on http://127.0.0.1:{server.server_port}/disk.qcow2", flush=True)
-    server.serve_forever()
+        start = partial(child, environment=environment)
+        stack.enter_context(
+            child("redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", ready=socket)
+        )
+        registry, registry_pid = stack.enter_context(start("dvcr", "serve"))
+        environment["DVCR__CLIENT__URL"] = registry
+        _, worker_pid = stack.enter_context(start("dvcr", "worker"))
+        board = RedisJobBoard.from_settings(BrokerSettings.model_validate({"url": broker}))
+        yield Product(board, worker_pid, registry_pid, folder / "registry", folder / "scratch")
 
 
 @contextmanager
-def child(
-    *command: str, environment: dict[str, str] | None = None, ready: Path | None = None
-) -> Iterator[tuple[str, int]]:
-    """A process that is ready, by its first line or by a socket: the last word of that line, and its process id."""
-    if command[0] == "dvcr":
-        command = (str(DVCR), *command[1:])
-    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        word = ""
-        if ready is None:
-            word = (process.stdout.readline().split() or [""])[-1]
-        while ready is not None and not ready.exists():
-            time.sleep(0.01)
-        if process.poll() is not None:
-            raise SystemExit(f"{' '.join(command)} did not start")
-        yield word, process.pid
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+def served(file: Path, bytes_per_s: int | None = None) -> Iterator[str]:
+    """The address of the file."""
+    rate = [str(bytes_per_s)] if bytes_per_s else []
+    with child(sys.executable, "-m", "bench.file_server", str(file), *rate) as (url, _):
+        yield url
 
 
-@contextmanager
-def peak_rss(pid: int) -> Iterator[list[int]]:
-    """A list whose one item becomes the highest sum of RSS of the process and all its descendants.
+class Bench:
+    """The rounds, and the rows that come of them."""
 
-    Seen in two samples in a row: between vfork and exec a child counts all that its parent has a second time.
-    """
-    peak, done = [0], threading.Event()
+    def __init__(self, images: Images, rounds: int) -> None:
+        self._images = images
+        self._rounds = rounds
+        self.rows: list[Row] = []
 
-    def sample() -> None:
-        last = 0
-        while not done.wait(SAMPLE_S):
-            now = tree_rss(pid)
-            peak[0] = max(peak[0], min(last, now))
-            last = now
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def tree_rss(pid: int) -> int:
-    """RSS of a process and all its descendants. Pages that they share count once for each."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = [
-            int(word)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for word in (task / "children").read_text().split()
+    def first_import(self, name: str) -> None:
+        """An image into an empty store, beside both peers."""
+        image_format = FORMATS[name]
+        ours: list[Import] = []
+        raw: list[tuple[float, float]] = []
+        with served(self._images.file(name)) as url:
+            for number in range(self._rounds):
+                with product() as new:
+                    ours.append(new.import_all([url]))
+                raw.append(peers.convert_to_raw(url, image_format))
+                say(f"{name}, round {number + 1}: {told(ours[-1])}; (a) {raw[-1][0]:.2f} s")
+                if ours[-1].seconds + raw[-1][0] > 2 * ONCE_S:
+                    break
+            with tempfile.TemporaryDirectory(prefix="registry-", dir=CACHE):
+                binary = debian_registry()
+                with started("docker-registry", partial(peer_command, binary)) as (port, _):
+                    container_disk = peers.push_container_disk(url, image_format, f"http://127.0.0.1:{port}")
+            say(f"{name}: (b) {container_disk:.2f} s")
+        seconds = middle([one.seconds for one in ours])
+        to_raw = {TO_RAW: middle([one[0] for one in raw]), SYNCED: middle([one[1] for one in raw])}
+        title = f"{name} of {self._images.file(name).stat().st_size / 2**30:.2f} GiB to Ready"
+        self.rows += [
+            Row(title, "s", seconds, 1.0, to_raw),
+            Row(f"{title}: how much faster", "times", round(container_disk / seconds, 2), 3, higher_is_better=True),
         ]
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(tree_rss, children))
+        self._limits(name, ours)
+
+    def slow_link(self, name: str) -> None:
+        """Through a link of 100 MB/s, beside `curl` through it."""
+        with served(self._images.file(name), LINK_BYTES_S) as url:
+            with product() as new:
+                ours = new.import_all([url])
+            bare = round(peers.download(url), 2)
+        say(f"{name} at 100 MB/s: {told(ours)}; curl {bare} s")
+        self.rows.append(Row(f"{name} to Ready at 100 MB/s", "s", round(ours.seconds, 2), 1.1, {"curl": bare}))
+        self._limits(f"{name} at 100 MB/s", [ours])
+
+    def later_versions(self) -> None:
+        """The second version after the first, then the same image again."""
+        with product() as new, ExitStack() as stack:
+            first, second = (
+                stack.enter_context(served(self._images.file(name))) for name in ("disk.qcow2", "second.qcow2")
+            )
+            one = new.import_all([first])
+            stored = new.stored_bytes()
+            two = new.import_all([second])
+            added, blobs = new.stored_bytes() - stored, new.blobs()
+            again = new.import_all([second])
+            # The manifest and the config of the third image are new.
+            more = new.blobs() - blobs
+        for what, took in (("first", one), ("second", two), ("same again", again)):
+            say(f"versions: {what}: {told(took)}")
+        self.rows += [
+            Row("second version (5 % changed): stored", "% of the first", round(100 * added / stored, 1), 8),
+            Row("second version", "s", round(two.seconds, 2), 0.5, {"the first": round(one.seconds, 2)}),
+            Row("the same image again", "s", round(again.seconds, 2), 0.5, {"the first": round(one.seconds, 2)}),
+            Row("the same image again: new chunks", "chunks", max(0, more - 2), 0),
+        ]
+        self._limits("second version and the same image again", [two, again])
+
+    def at_once(self) -> None:
+        """Four imports by one worker, beside what the same four take qemu-img one after the other."""
+        names = ("disk.qcow2", "compressed.qcow2", "disk.vmdk", "second.qcow2")
+        with product(4) as new, ExitStack() as stack:
+            urls = [stack.enter_context(served(self._images.file(name))) for name in names]
+            ours = new.import_all(urls)
+            raw = [
+                peers.convert_to_raw(url, FORMATS.get(name, "qcow2"))[0] for url, name in zip(urls, names, strict=True)
+            ]
+        say(f"4 at once: {told(ours)}; (a) {sum(raw):.2f} s one after the other")
+        self.rows += [
+            Row("4 imports at once to Ready", "s", round(ours.seconds, 2), 1.0, {TO_RAW: round(sum(raw), 2)}),
+            Row("4 imports at once: peak RSS of one import's processes", "MB", mb(ours.peaks.import_rss), 400),
+            Row("4 imports at once: peak RSS of the whole worker", "MB", mb(ours.peaks.rss), 4 * 400),
+        ]
+
+    def _limits(self, name: str, imports: Sequence[Import]) -> None:
+        self.rows.append(Row(f"{name}: peak RSS of the worker", "MB", max(mb(one.peaks.rss) for one in imports), 400))
+        scratch = max(mb(one.peaks.scratch) for one in imports)
+        free = not name.startswith("disk.vmdk")
+        self.rows.append(Row(f"{name}: peak scratch", "MB", scratch, 0 if free else 5000))
+
+
+def told(took: Import) -> str:
+    """For the log of a run."""
+    return (
+        f"ours {took.seconds:.2f} s, {took.cpu_seconds:.2f} CPU-s, RSS {mb(took.peaks.rss)} MB (one import "
+        f"{mb(took.peaks.import_rss)} MB), scratch {mb(took.peaks.scratch)} MB"
+    )
+
+
+def mb(size_bytes: int) -> int:
+    """Whole megabytes."""
+    return round(size_bytes / 1e6)
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median, in hundredths."""
+    return round(statistics.median(values), 2)
+
+
+def say(line: str) -> None:
+    """Tell how far the run is."""
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Build what is missing, run the rounds, tell the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="an eighth of the bytes, one round, and nothing written")
+    arguments = parser.parse_args()
+    images = Images(QUICK if arguments.quick else FULL)
+    bench = Bench(images, 1 if arguments.quick else arguments.rounds)
+    for name in FORMATS:
+        bench.first_import(name)
+    bench.slow_link("disk.qcow2")
+    bench.slow_link("compressed.qcow2")
+    bench.later_versions()
+    bench.at_once()
+    versions = machine(
+        ["qemu-img", "--version"],
+        ["curl", "--version"],
+        ["xz", "--version"],
+        ["skopeo", "--version"],
+        [debian_registry(), "--version"],
+        ["redis-server", "--version"],
+    )
+    (show if arguments.quick else write)("pipeline", bench.rows, versions)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.pipeline import CACHE, DVCR, MIB
+from bench.processes import CACHE, DVCR, MIB
 from bench.registry_client import MANIFEST_TYPE, REPOSITORY, Connection, Slice, measure, null_server
 from bench.report import Row, machine, show, write
 

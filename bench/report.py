@@ -28,14 +28,14 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Ours against the first peer, or against the target."""
-        return round(self.ours / (next(iter(self.peers.values())) if self.peers else self.target), 3)
+        """Ours against the first peer, or against the target; against a target of nothing, ours itself."""
+        return round(self.ours / (next(iter(self.peers.values())) if self.peers else self.target or 1), 3)
 
     @property
     def met(self) -> bool:
         """Whether the target is reached."""
-        bound = self.target if self.peers else 1.0
-        return self.ratio >= bound if self.higher_is_better else self.ratio <= bound
+        value = self.ratio if self.peers else self.ours
+        return value >= self.target if self.higher_is_better else value <= self.target
 
 
 def machine(*version_commands: Sequence[str]) -> str:
