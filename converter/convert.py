@@ -82,16 +82,23 @@ def convert(
 
 def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
     """In the order of the file, from a source that then needs to keep nothing; else in the order of the disk."""
-    order = disk.streaming_order()
-    indexes = [plan.index for plan in order] if order else range(disk.chunk_count)
-    for done, index in enumerate(indexes):
-        if order:
-            source.release(order[done].release_offset)
-        pieces = disk.pieces(index)
-        if pieces:
-            data = disk.read(pieces)
-            sink.put_chunk(index, partial(disk.assemble, index, pieces, data))
-        on_progress(done * sink.size_bytes // len(indexes))
+    steps = disk.streaming_order()
+    if steps is None:
+        for index in range(disk.chunk_count):
+            pieces = disk.pieces(index)
+            if pieces:
+                sink.put_chunk(index, partial(disk.assemble, index, pieces, disk.read(pieces)))
+            on_progress(index * sink.chunk_size_bytes)
+        return
+    held: dict[int, list[memoryview]] = {}
+    for number, step in enumerate(steps):
+        source.release(step.release_offset)
+        pieces = disk.pieces(step.index)
+        data = held.setdefault(step.index, [])
+        data += disk.read(pieces[step.first : step.end])
+        if step.last:
+            sink.put_chunk(step.index, partial(disk.assemble, step.index, pieces, held.pop(step.index)))
+        on_progress(number * sink.size_bytes // len(steps))
 
 
 def _through_qemu_img(

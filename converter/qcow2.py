@@ -8,6 +8,7 @@ import struct
 import sys
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ from converter.source import ByteSource, StreamingSource
 MIN_CLUSTER_BITS = 12
 MAX_TABLES_BYTES = 64 * 2**20
 MAX_GAP_BYTES = 64 * 2**10
+# qemu puts compressed clusters where there is room, so that a few lie far from those of their chunk.
+STRAY_BYTES = 2**20
+MAX_GROUPS = 4
+MAX_HELD_BYTES = 16 * 2**20
 SECTOR_BYTES = 512
 
 _OFFSET_MASK = 0x00FFFFFFFFFFFE00
@@ -48,12 +53,18 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkPlan:
-    """A chunk in the order of reading."""
+class Step:
+    """What is read next in one pass over the file: some of the pieces of a chunk, nearly always all of them."""
 
     index: int
+    """Of the chunk."""
+    first: int
+    end: int
+    """The pieces from `first` up to `end`."""
+    last: bool
+    """Whether the chunk is complete then."""
     release_offset: int
-    """Nothing before that offset of the file is read for this chunk or a later one."""
+    """Nothing before that offset of the file is read in this step or a later one."""
 
 
 class Qcow2Disk:
@@ -98,11 +109,12 @@ class Qcow2Disk:
         """Chunks of the disk, with those that are all zero."""
         return -(-self._size_bytes // self._chunk_bytes)
 
-    def streaming_order(self) -> list[ChunkPlan] | None:
-        """The order in which one pass over the file gives every chunk that is not a hole; None where none does.
+    def streaming_order(self) -> list[Step] | None:
+        """The steps in which one pass over the file gives every chunk that is not a hole; None where none does.
 
         Needs a source that reads the tables ahead, and a file that is more or less in the order of the disk: the bytes
-        between what is read next and what was not read yet must fit the source's window.
+        between what is read next and what was not read yet must fit the source's window, and the pieces of chunks that
+        are not complete yet `MAX_HELD_BYTES`.
         """
         source = self._source
         if not isinstance(source, StreamingSource) or self._tables_bytes > MAX_TABLES_BYTES:
@@ -114,20 +126,33 @@ class Qcow2Disk:
                 if data is None or len(data) < length:
                     return None
                 self._tables[number] = self._checked(offset, data)
-        spans = []
+        spans: list[tuple[int, int, int, int, int, bool]] = []
         for index in range(self.chunk_count):
             pieces = self.pieces(index)
-            if pieces:
-                spans.append((max(piece.host_end for piece in pieces), pieces[0].host_offset, index))
+            first = 0
+            for group in _groups(pieces, STRAY_BYTES):
+                end, start = max(piece.host_end for piece in group), group[0].host_offset
+                spans.append((end, start, index, first, first + len(group), first + len(group) == len(pieces)))
+                first += len(group)
+            if len(spans) > MAX_GROUPS * self.chunk_count:
+                return None
         spans.sort()
-        order: list[ChunkPlan] = []
+        held: Counter[int] = Counter()
+        for end, start, index, _, _, last in spans:
+            if last:
+                del held[index]
+            else:
+                held[index] += end - start
+                if held.total() > MAX_HELD_BYTES:
+                    return None
+        steps: list[Step] = []
         needed = source.size_bytes()
-        for end, start, index in reversed(spans):
+        for end, start, index, first, count, last in reversed(spans):
             needed = min(needed, start)
             if end - needed > source.window_bytes:
                 return None
-            order.append(ChunkPlan(index, needed))
-        return order[::-1]
+            steps.append(Step(index, first, count, last, needed))
+        return steps[::-1]
 
     def pieces(self, index: int) -> list[Piece]:
         """What chunk `index` consists of, by rising offset in the file; what is in no piece is zero."""
@@ -147,7 +172,7 @@ class Qcow2Disk:
     def read(self, pieces: Sequence[Piece]) -> list[memoryview]:
         """The bytes of each piece as the file has them; pieces that lie together are read at once."""
         found: list[memoryview] = []
-        for group in _groups(pieces):
+        for group in _groups(pieces, MAX_GAP_BYTES):
             start = group[0].host_offset
             data = memoryview(self._export.read(start, max(piece.host_end for piece in group) - start))
             found += [data[piece.host_offset - start : piece.host_end - start] for piece in group]
@@ -261,11 +286,11 @@ def _numbers(data: bytes) -> "array[int]":
     return numbers
 
 
-def _groups(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+def _groups(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     end = 0
     for piece in pieces:
-        if group and piece.host_offset > end + MAX_GAP_BYTES:
+        if group and piece.host_offset > end + gap_bytes:
             yield group
             group = []
         end = max(end, piece.host_end) if group else piece.host_end

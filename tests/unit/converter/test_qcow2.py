@@ -70,6 +70,14 @@ def test_one_pass_over_the_file_keeps_only_a_window(options: tuple[str, ...], tm
     assert source.streaming
 
 
+def test_a_stray_cluster_is_held_until_its_chunk_is_complete(tmp_path: Path) -> None:
+    """The file begins with a cluster of its last chunk: all the rest passes through a window between the two."""
+    data = written(tmp_path, [47, *range(46)], "cluster_size=64k")
+    source = WindowSource(data, 6 * MIB)
+    assert converted(source) == reference(tmp_path, data, "qcow2")
+    assert source.streaming
+
+
 def test_a_source_that_cannot_read_ahead_is_read_in_the_order_of_the_disk(tmp_path: Path) -> None:
     disk = noise(12 * MIB)
     source = WindowSource(build_image(tmp_path, disk, "qcow2"), 8 * MIB, ranges=False)
