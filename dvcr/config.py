@@ -207,6 +207,10 @@ class ImporterSettings(_Section):
     """Folder for bytes of a source that are still needed; emptied by each import when it ends."""
     max_virtual_size_bytes: int = Field(2 * 2**40, gt=0)
     """Largest virtual disk that is accepted."""
+    max_unpacked_bytes: int = Field(2 * 2**40, gt=0)
+    """Most bytes that a compressed file (gz, xz, zst, bz2) may unpack to."""
+    max_unpacking_ratio: int = Field(10_000, gt=0)
+    """Most bytes that each byte of a compressed file may unpack to, beyond the first 256 MiB."""
     concurrency: int = Field(2, gt=0)
     """Imports that one worker runs at the same time."""
     idle_timeout_s: float = Field(60, gt=0)

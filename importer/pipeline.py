@@ -1,6 +1,7 @@
 """The line from a source to an image in the registry: inspect, convert, verify, publish."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,11 +12,13 @@ from converter.inspect import ImageInfo, inspect
 from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.store import publish
 from dvcr.client.repository import Repository
+from dvcr.config import ImporterSettings
 from dvcr.errors import DvcrError, ImageError
 from dvcr.jobs.job import ImportStage
 from importer.disk_copy import DiskCopy
 from importer.sources.source import ImportSource
 from importer.staging import StagedChunks
+from importer.unwrap import unwrapped
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,7 @@ def import_disk(
     *,
     origin: str,
     checksums: dict[str, str],
-    max_virtual_size_bytes: int,
+    settings: ImporterSettings,
     watch: ImportWatch,
 ) -> DiskImage:
     """Make the disk that `source` holds an image of `repository` under `tags`, set in that order.
@@ -64,30 +67,36 @@ def import_disk(
     garbage collection takes them: another import of the repository may need the same ones, and so may the next attempt.
     """
     if isinstance(source, DiskCopy):
-        return _copy(source, repository, tags, origin, max_virtual_size_bytes, watch)
+        return _copy(source, repository, tags, origin, settings.max_virtual_size_bytes, watch)
     staged = StagedChunks(repository)
-    try:
+    with ExitStack() as cleanup:
+        cleanup.callback(staged.close)
         watch.entered(ImportStage.FETCHING)
-        info = inspect(source, max_virtual_size_bytes=max_virtual_size_bytes)
+        unpacked = cleanup.enter_context(unwrapped(source, settings))
+        info = inspect(unpacked, max_virtual_size_bytes=settings.max_virtual_size_bytes)
         watch.inspected(info)
         watch.entered(ImportStage.CONVERTING)
-        disk = convert(source, info, staged, on_progress=watch.converted)
+        disk = convert(
+            unpacked,
+            info,
+            staged,
+            on_progress=watch.converted,
+            max_virtual_size_bytes=settings.max_virtual_size_bytes,
+        )
         watch.entered(ImportStage.STORING)
         staged.drain()
         watch.entered(ImportStage.VERIFYING)
-        source.finish()
+        unpacked.finish()
         image = DiskImage(
             virtual_size_bytes=disk.virtual_size_bytes,
             chunk_size_bytes=disk.chunk_size_bytes,
             chunks=disk.chunks,
             cdrom=info.cdrom,
-            source=ImageSource(info.format.value, source.size_bytes(), checksums, origin),
+            source=ImageSource(disk.format.value, source.size_bytes(), checksums, origin),
             created=datetime.now(UTC),
         )
         watch.before_publishing()
         publish(repository, image, tags)
-    finally:
-        staged.close()
     log.info("image published", repository=repository.name, sent_bytes=staged.sent_bytes)
     return image
 

@@ -141,7 +141,7 @@ class _Run(ImportWatch):
                 ("latest", job.tag),  # the job's own tag last: it means that all is done
                 origin=describe(job.origin),
                 checksums=job.checksums,
-                max_virtual_size_bytes=settings.max_virtual_size_bytes,
+                settings=settings,
                 watch=self,
             )
         except DvcrError:

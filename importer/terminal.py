@@ -43,7 +43,7 @@ def import_with_progress(
                 [reference.reference],
                 origin=describe_origin(origin),
                 checksums=checksums,
-                max_virtual_size_bytes=settings.importer.max_virtual_size_bytes,
+                settings=settings.importer,
                 watch=_Bars(bars, source),
             )
         finally:
