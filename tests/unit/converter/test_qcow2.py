@@ -85,26 +85,26 @@ def test_a_source_that_cannot_read_ahead_is_read_in_the_order_of_the_disk(tmp_pa
     assert not source.streaming
 
 
-def written(folder: Path, order: list[int], options: str) -> bytes:
-    """A qcow2 whose megabytes were written in that order, so that they lie so in the file."""
+def written(folder: Path, order: list[int], options: str, step_bytes: int = MIB) -> bytes:
+    """A qcow2 that was written to in that order, by so many bytes at a time, so that they lie so in the file."""
     file = folder / "written.qcow2"
     file.unlink(missing_ok=True)
     qemu_img("create", "-f", "qcow2", "-o", options, file, "48M")
     script: list[str] = []
     for number in order:
-        script += ["-c", f"write -P {number + 1} {number}M 1M"]
+        script += ["-c", f"write -P {number + 1} {number * step_bytes} {step_bytes}"]
     subprocess.run(["qemu-io", "-f", "qcow2", *script, file], check=True, capture_output=True)
     return file.read_bytes()
 
 
 def test_a_file_in_another_order_than_the_disk_is_kept_by_the_source(tmp_path: Path) -> None:
-    order = list(range(48))
+    order = list(range(192))
     random.Random(3).shuffle(order)
-    data = written(tmp_path, order, "cluster_size=64k")
+    data = written(tmp_path, order, "cluster_size=64k", MIB // 4)
     scattered = WindowSource(data, 8 * MIB)
     assert converted(scattered) == reference(tmp_path, data, "qcow2")
     assert not scattered.streaming
-    backwards = WindowSource(written(tmp_path, order[::-1], "cluster_size=64k"), 64 * MIB)
+    backwards = WindowSource(written(tmp_path, list(range(47, -1, -1)), "cluster_size=64k"), 64 * MIB)
     assert converted(backwards) == reference(tmp_path, backwards.data, "qcow2")
     assert backwards.streaming
 
