@@ -45,22 +45,42 @@ def worker(context: typer.Context) -> None:
 
 def import_(
     context: typer.Context,
-    url: Annotated[str, typer.Argument(help="Where the image is: http:// or https://.")],
+    source: Annotated[
+        str, typer.Argument(help="Where the image is: http(s)://..., s3://BUCKET/KEY, docker://REGISTRY/IMAGE:TAG.")
+    ],
     name: Annotated[str, typer.Argument(help="Name to give it, as REPOSITORY[:TAG]; the default tag is latest.")],
     md5: Annotated[str, typer.Option(help="Checksum that the fetched bytes must have.")] = "",
     sha1: Annotated[str, typer.Option(help="Checksum that the fetched bytes must have.")] = "",
     sha256: Annotated[str, typer.Option(help="Checksum that the fetched bytes must have.")] = "",
     sha512: Annotated[str, typer.Option(help="Checksum that the fetched bytes must have.")] = "",
     ca_file: Annotated[Path | None, typer.Option(help="PEM authorities to trust instead of the system's.")] = None,
-    insecure_skip_verify: Annotated[bool, typer.Option(help="Accept any certificate of the server.")] = False,
+    insecure_skip_verify: Annotated[bool, typer.Option(help="https: accept any certificate of the server.")] = False,
+    username: Annotated[str, typer.Option(help="User at the source; registries: by default who is logged in.")] = "",
+    password: Annotated[
+        str,
+        typer.Option(
+            envvar="DVCR_SOURCE_PASSWORD", help="Password; better in the environment, which others can't read."
+        ),
+    ] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(help="http(s): a further header, `Name: value`; repeat it.")
+    ] = None,
+    plain_http: Annotated[bool, typer.Option(help="docker: speak to the registry without TLS.")] = False,
+    platform: Annotated[str, typer.Option(help="docker: `linux/arm64` of an image for several platforms.")] = "",
+    endpoint_url: Annotated[
+        str, typer.Option(envvar="AWS_ENDPOINT_URL_S3", help="s3: address of a server other than Amazon's.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Fetch an image, convert it and store it in the registry of the settings; no worker is needed.
 
+    A disk that is a DVCR image already (docker://...) is copied as it is. Logins are those of docker and podman, AWS
+    credentials come from the usual places.
+
     Example: `dvcr image import https://example.com/debian-12.qcow2 cvmi/debian --sha256 9f3c...`
     """
     from dvcr.errors import ConfigError
-    from dvcr.jobs.job import HttpOrigin
+    from importer.sources.named import SourceOptions
     from importer.terminal import import_with_progress
 
     given = {"md5": md5, "sha1": sha1, "sha256": sha256, "sha512": sha512}
@@ -68,9 +88,18 @@ def import_(
         ca_bundle = ca_file.read_text() if ca_file else ""
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"--ca-file: cannot read {ca_file}: {exc}") from exc
-    origin = HttpOrigin(url=url, ca_bundle=ca_bundle, insecure_skip_verify=insecure_skip_verify)
+    options = SourceOptions(
+        ca_bundle=ca_bundle,
+        insecure_skip_verify=insecure_skip_verify,
+        username=username,
+        password=password,
+        headers=tuple(header or ()),
+        plain_http=plain_http,
+        platform=platform,
+        endpoint_url=endpoint_url if source.startswith("s3:") else "",  # the environment may always have it
+    )
     checksums = {algorithm: value.strip().lower() for algorithm, value in given.items() if value}
-    described = import_with_progress(context.obj, origin, name, checksums)
+    described = import_with_progress(context.obj, source, options, name, checksums)
     if as_json:
         _print_json(described)
 

@@ -11,21 +11,30 @@ from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.digest import Digest
 from dvcr.errors import ConfigError
-from dvcr.jobs.job import HttpOrigin
+from dvcr.jobs.job import ContainerOrigin
 from importer.bars import progress_bars
 from importer.catalog import describe
 from importer.disk_copy import DiskCopy
 from importer.pipeline import ImportWatch, import_disk
 from importer.reference import ImageReference
+from importer.sources.named import SourceOptions, origin_of, settings_for
 from importer.sources.opening import describe as describe_origin
 from importer.sources.opening import open_source
 from importer.sources.source import ImportSource
 
 
 def import_with_progress(
-    settings: Settings, origin: HttpOrigin, name: str, checksums: dict[str, str]
+    settings: Settings, named: str, options: SourceOptions, name: str, checksums: dict[str, str]
 ) -> dict[str, Any]:
-    """Import in this process; what became of it as `describe` tells it. Raises what `import_disk` raises."""
+    """Import what `named` names in this process; what became of it as `describe` tells it.
+
+    Raises what `origin_of` and `import_disk` raise.
+    """
+    origin = origin_of(named, options)
+    if checksums and isinstance(origin, ContainerOrigin):
+        raise ConfigError(
+            "checksums do not go with docker sources: name the image by its digest, REPOSITORY@sha256:..."
+        )
     reference = ImageReference.parse(name)
     if isinstance(reference.reference, Digest):
         raise ConfigError(f"{name!r}: an image is imported under a tag, its digest follows from the bytes")
@@ -33,9 +42,7 @@ def import_with_progress(
     repository = reference.of(client)
     client.ping()
     with progress_bars() as bars:
-        # Whoever runs the command may fetch whatever they can reach.
-        own = settings.importer.model_copy(update={"source_addresses": "any"})
-        source = open_source(origin, checksums, client, own)
+        source = open_source(origin, checksums, client, settings_for(origin, options, settings.importer))
         try:
             import_disk(
                 source,

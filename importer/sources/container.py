@@ -121,7 +121,7 @@ class ContainerImage:
             return SourceError(message, reason="SourceUntrusted")
         if exc.status in (401, 403):
             return SourceError(
-                f"{self.reference.host} answers {exc.status}: it does not let us pull {name}, which may be private or not "
+                f"{self.reference.host} answers {exc.status}: we may not pull {name}, which may be private or not "
                 "exist; give credentials that may pull it: imagePullSecret, for the command `docker login`",
                 reason="SourceForbidden",
             )
