@@ -23,8 +23,6 @@ from importer.sources.source import ImportSource
 from importer.sources.spooled import SpooledSource
 from importer.spool import Spool
 
-_MAX_RATIO = 1000  # what a layer unpacks to is streamed, so this bounds time only
-
 
 def open_source(
     origin: Origin | S3Origin,
@@ -81,7 +79,7 @@ def _open_container(
             return DiskCopy(
                 image.repository, image.disk(manifest), same_registry=same, failed=image.failed, close=image.close
             )
-        limits = UnpackingLimits(settings.max_virtual_size_bytes, _MAX_RATIO)
+        limits = UnpackingLimits(settings.max_unpacked_bytes, settings.max_unpacking_ratio)
         download = LayerDownload(image, image.layers(manifest), limits)
     except BaseException:
         image.close()
