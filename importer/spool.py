@@ -62,7 +62,7 @@ class Spool:
         """Bytes that the file takes on the filesystem."""
         return os.fstat(self._file.fileno()).st_blocks * 512
 
-    def write(self, offset_bytes: int, data: bytes) -> None:
+    def write(self, offset_bytes: int, data: bytes | memoryview) -> None:
         """Put `data` at `offset_bytes`; NoSpaceError where the filesystem is full."""
         view = memoryview(data)
         try:
