@@ -1,5 +1,6 @@
 """Whatever a client sends, it gets an answer: never a 500, and every refusal is an OCI error."""
 
+import base64
 import http.client
 import json
 import time
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dvcr.config import AccessSettings, RuleSettings
 from dvcr.descriptor import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST
 from dvcr.digest import Digest
 from dvcr.registry.registry import Registry
+from tests.support.access import write_passwords
 from tests.support.app_server import AppServer
 from tests.support.memory_storage import MemoryStorage
 
@@ -185,6 +188,76 @@ manifests = st.fixed_dictionaries(
         "annotations": json_values,
     },
 )
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    folder = tmp_path_factory.mktemp("guarded")
+    write_passwords(folder / "htpasswd")
+    rule = RuleSettings(repositories=("public/**",), anonymous=True, actions=("pull",))
+    access = AccessSettings(htpasswd_file=folder / "htpasswd", token_key_dir=folder / "keys", rules=(rule,))
+    with AppServer(Registry(MemoryStorage()), access=access) as server:
+        yield Peer(server.url.removeprefix("http://"))
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+headers_of_tokens: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"alg": st.sampled_from(["EdDSA", "none", "HS256", "", 5, None])},
+    optional={"kid": texts | st.none() | st.integers(), "typ": texts, "jwk": st.just({}), "crit": st.just(["exp"])},
+)
+claims = st.dictionaries(
+    st.sampled_from(["iss", "aud", "sub", "iat", "nbf", "exp", "access", "groups"]),
+    texts | st.none() | st.integers() | st.floats() | st.lists(texts, max_size=2) | st.just("dvcr"),
+)
+tokens = st.builds(
+    lambda header, body, signature: ".".join(map(encoded, (header, body, signature))),
+    st.binary(max_size=20) | headers_of_tokens.map(lambda value: json.dumps(value).encode()),
+    st.binary(max_size=20) | claims.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 3000),
+    st.binary(max_size=70),
+)
+credentials = st.one_of(
+    tokens.map("Bearer {}".format),
+    st.binary(max_size=60).map(lambda data: f"Basic {base64.b64encode(data).decode()}"),
+    texts.map(lambda text: f"Basic {base64.b64encode(f'alice:{text}'.encode()).decode()}"),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60),
+)
+scopes = st.lists(
+    st.from_regex(r"(repository|registry|x)(\(.\))?:[a-z/*:.]{0,20}:[a-z*,]{0,20}", fullmatch=True)
+    | st.sampled_from(["repository:public/a:pull,push", "repository:**:pull", "registry:catalog:*"])
+    | texts,
+    max_size=5,
+)
+
+
+class TestTheDoor:
+    @fuzzed
+    @given(credentials, methods)
+    def test_what_is_not_good_opens_nothing(self, guarded: Peer, value: str, method: str) -> None:
+        status, _ = guarded.send(method, "/v2/secret/tags/list", headers={"Authorization": value})
+        assert status in (0, 400, 401, 405)
+        status, _ = guarded.send("GET", "/token?scope=repository:secret:pull", headers={"Authorization": value})
+        assert status in (0, 400, 401)
+
+    @fuzzed
+    @given(scopes, queries)
+    def test_nobody_gets_more_than_the_rules_say(
+        self, guarded: Peer, wanted: list[str], query: list[tuple[str, str]]
+    ) -> None:
+        asked = [("scope", text) for text in wanted]
+        status, content = guarded.send("GET", f"/token?{urlencode(asked + query)}")
+        assert status in (0, 200, 400)
+        if status == 200:
+            granted = set(json.loads(content)["scope"].split()) - {"registry:catalog:*"}  # which shows what is public
+            assert all(text.startswith("repository:public/") and text.endswith(":pull") for text in granted)
+
+    @fuzzed
+    @given(st.binary(max_size=200) | st.builds(urlencode, queries.map(lambda q: [("grant_type", "password"), *q])))
+    def test_forms(self, guarded: Peer, form: bytes | str) -> None:
+        status, _ = guarded.send("POST", "/token", form.encode() if isinstance(form, str) else form)
+        assert status in (0, 400, 401)
 
 
 class TestManifests:

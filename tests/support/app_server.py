@@ -7,19 +7,23 @@ from typing import Self
 
 from aiohttp import web
 
-from dvcr.config import RegistrySettings
+from dvcr.access.authority import Authority
+from dvcr.config import AccessSettings, RegistrySettings
 from dvcr.http.app import build_app
 from dvcr.http.state import STATE
 from dvcr.registry.registry import Registry
 
 
 class AppServer:
-    """A context manager; `url` once it is entered."""
+    """A context manager; `url` once it is entered. It asks who is there if there is `access`."""
 
-    def __init__(self, registry: Registry, settings: RegistrySettings | None = None) -> None:
+    def __init__(
+        self, registry: Registry, settings: RegistrySettings | None = None, access: AccessSettings | None = None
+    ) -> None:
         self.registry = registry
         self.url = ""
         self._settings = settings or RegistrySettings()
+        self._access = access
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -37,7 +41,8 @@ class AppServer:
         self._app[STATE].threads.shutdown()
 
     async def _start(self) -> str:
-        self._app = build_app(self.registry, self._settings)
+        authority = Authority.from_settings(self._access) if self._access else None
+        self._app = build_app(self.registry, self._settings, authority, self._access)
         self._runner = web.AppRunner(self._app, access_log=None, auto_decompress=False, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
