@@ -1,8 +1,12 @@
 """The HTTP source against a server that breaks."""
 
 import hashlib
+import os
 import random
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,11 +19,13 @@ from dvcr.config import ImporterSettings
 from dvcr.errors import DvcrError, IntegrityError, NoSpaceError, SourceError
 from dvcr.jobs.job import HttpOrigin
 from importer.checksums import Checksums
+from importer.kept import discard, sweep
 from importer.sources.download import HttpDownload
 from importer.sources.spooled import SpooledSource
 from importer.spool import Spool
 from tests.support.certificates import self_signed
 from tests.support.file_server import FileServer, serving
+from tests.support.proxy_server import proxy
 from tests.support.waiting import eventually
 
 MIB = 2**20
@@ -289,3 +295,217 @@ def test_tls(tmp_path_factory: pytest.TempPathFactory, open_source: Open) -> Non
             source.finish()
     with pytest.raises(SourceError, match="no PEM"), open_source(server.url, ca_bundle="nonsense"):
         pass
+
+
+def test_where_a_redirect_leads_is_checked_again(open_source: Open, tmp_path_factory: pytest.TempPathFactory) -> None:
+    certificate, key = self_signed(tmp_path_factory.mktemp("tls"), "localhost")
+    trust = {"ca_bundle": certificate.read_text()}
+    with serving(CONTENT) as back, serving(b"", certificate, key) as front:
+        front.redirect = back.url
+        error = failure(open_source, front.url, **trust)
+        assert error.reason == "SourceRedirects"
+        assert "from https" in error.message
+        assert back.requests == []
+        with open_source(front.url, sums(), redirect_to_http=True, **trust) as source:
+            source.finish()
+        front.redirect = "file:///etc/passwd"
+        assert failure(open_source, front.url, **trust).reason == "SourceRedirects"
+    with serving(b"") as front, serving(CONTENT, certificate, key) as back:
+        front.redirect = back.url
+        with open_source(front.url, sums(), **trust) as source:
+            source.finish()
+
+
+def test_credentials_go_to_the_server_of_the_url_only(server: FileServer, open_source: Open) -> None:
+    secrets = {"username": "me", "password": "hunter2", "headers": {"X-Token": "hunter2"}}
+    with serving(b"") as front:
+        front.redirect = server.url
+        with open_source(front.url, sums(), **secrets) as source:
+            source.finish()
+        assert front.requests[0]["Authorization"] == "Basic bWU6aHVudGVyMg=="
+        assert front.requests[0]["X-Token"] == "hunter2"
+        assert not {"Authorization", "X-Token"} & server.requests[0].keys()
+        front.redirect, front.statuses = "", [401]
+        error = failure(open_source, front.url + "?key=hunter2", **secrets)
+        assert (error.reason, "secretRef" in error.message) == ("SourceForbidden", True)
+        assert "hunter2" not in error.message
+
+
+def test_credentials_in_the_url_are_used_and_not_repeated(server: FileServer, open_source: Open) -> None:
+    url = server.url.replace("://", "://me:hunter%32@")
+    with open_source(url, sums()) as source:
+        source.finish()
+    assert server.requests[0]["Authorization"] == "Basic bWU6aHVudGVyMg=="
+    server.statuses = [500] * 9
+    assert "hunter" not in failure(open_source, url).message
+
+
+def test_netrc_is_left_alone(
+    server: FileServer, open_source: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path.parent / f"{tmp_path.name}.netrc"
+    netrc.write_text("machine localhost login me password hunter2\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with open_source(server.url, sums()) as source:
+        source.finish()
+    assert "Authorization" not in server.requests[0]
+
+
+def test_bytes_are_taken_as_they_are_whatever_the_server_says_of_them(server: FileServer, open_source: Open) -> None:
+    server.extra = {"Content-Encoding": "gzip", "Content-Type": "text/html; charset=utf-8"}
+    with open_source(server.url, sums()) as source:
+        assert whole(source) == CONTENT
+        source.finish()
+    assert server.requests[0]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("setting", ["private", "public"])
+def test_this_machine_is_out_of_bounds_unless_it_is_opened(
+    server: FileServer, open_source: Open, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1" if host.endswith(".test") else host, *a, **k)
+    )
+    for url in (server.url, server.url.replace("localhost", "127.1"), server.url.replace("localhost", "inside.test")):
+        error = failure(open_source, url, source_addresses=setting)
+        assert error.reason == "SourceAddressRefused"
+    with serving(b"") as front:  # a name that is let through, and leads back here
+        front.redirect = server.url
+        error = failure(open_source, front.url, source_addresses=setting)
+        assert error.reason == "SourceAddressRefused"
+    assert server.requests == []
+
+
+def test_proxy_of_the_environment(server: FileServer, open_source: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = server.url.replace("localhost", "127.0.0.1")
+    with proxy() as (address, asked):
+        monkeypatch.setenv("http_proxy", address)
+        with open_source(url, sums()) as source:
+            source.finish()
+        assert asked == [url]
+        assert failure(open_source, url, source_addresses="private").reason == "SourceAddressRefused"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with open_source(url, sums()) as source:
+            source.finish()
+        assert asked == [url]
+
+
+def test_silence_has_a_reason_of_its_own(server: FileServer, open_source: Open) -> None:
+    server.gate_after, server.gate = 0, threading.Event()
+    error = failure(open_source, server.url, idle_timeout_s=0.1, retries=1)
+    assert error.reason == "SourceTimeout"
+    assert "nothing for 0.1 s" in error.message
+
+
+def test_several_connections_where_one_is_slow(server: FileServer, open_source: Open) -> None:
+    server.content = random.Random(3).randbytes(48 * MIB)
+    server.bytes_s = 16 * MIB
+    with open_source(server.url, sums(server.content), connections=4) as source:
+        source.finish()
+    assert server.most_bodies >= 3
+    assert not any(headers.get("Range", "").endswith("-") for headers in server.requests), "to the end"
+
+
+def test_a_server_that_allows_one_connection_gets_one(server: FileServer, open_source: Open) -> None:
+    server.content = random.Random(3).randbytes(44 * MIB)
+    server.bytes_s, server.max_bodies = 32 * MIB, 1
+    with open_source(server.url, sums(server.content), retries=9) as source:
+        source.finish()
+    assert server.most_bodies == 1
+
+
+def test_a_file_that_changes_under_several_connections(server: FileServer, open_source: Open) -> None:
+    server.content = random.Random(3).randbytes(44 * MIB)
+    server.bytes_s = 16 * MIB
+    with open_source(server.url) as source:
+        eventually(lambda: len(server.requests) > 2, "ranges are asked for")
+        server.etag, server.content = '"v2"', bytes(44 * MIB)
+        with pytest.raises(SourceError) as caught:
+            source.finish()
+    assert caught.value.reason == "SourceChanged"
+
+
+def abandoned(tmp_path: Path, url: str, fetched: int, **checksums: str) -> None:
+    """What a worker leaves behind that was killed when its job had fetched that many bytes."""
+    code = f"""
+import os
+from pathlib import Path
+from dvcr.config import ImporterSettings
+from dvcr.jobs.job import HttpOrigin
+from importer.sources.opening import open_source
+settings = ImporterSettings(scratch_dir=Path({str(tmp_path)!r}), source_addresses="any")
+source = open_source(HttpOrigin(url={url!r}), {checksums!r}, None, settings, job_id="job-1")
+source.read_at({fetched} - 1, 1)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+
+
+@pytest.fixture
+def large(server: FileServer) -> FileServer:
+    """A file larger than the window, of which a body brings 40 MiB before it stops."""
+    server.content = random.Random(5).randbytes(44 * MIB)
+    server.gate_after, server.gate = 40 * MIB, threading.Event()
+    return server
+
+
+def test_the_next_delivery_goes_on_where_a_killed_worker_was(
+    large: FileServer, open_source: Open, tmp_path: Path
+) -> None:
+    abandoned(tmp_path, large.url, 40 * MIB)
+    assert len(list(tmp_path.iterdir())) == 2, "the bytes, and what proves whose they are"
+    large.gate.set()
+    large.requests.clear()
+    sent = large.sent_bytes
+    with open_source(large.url, sums(large.content), job_id="job-1") as source:
+        assert source.read_at(43 * MIB, MIB) == large.content[43 * MIB :]
+        assert source.read_at(MIB, MIB) == large.content[MIB : 2 * MIB]
+        source.finish()
+    assert large.sent_bytes - sent < 6 * MIB
+    assert large.requests[0]["If-Range"] == '"v1"'
+
+
+@pytest.mark.parametrize("what", ["changed", "no ranges", "another boot", "damaged journal"])
+def test_what_cannot_be_proven_to_be_the_same_is_fetched_anew(
+    large: FileServer, open_source: Open, tmp_path: Path, what: str
+) -> None:
+    abandoned(tmp_path, large.url, 40 * MIB)
+    large.gate.set()
+    (journal,) = tmp_path.glob("*.json")
+    if what == "changed":
+        large.content, large.etag = large.content[::-1], '"v2"'
+    elif what == "no ranges":
+        large.ranges = False
+    elif what == "another boot":
+        journal.write_text(journal.read_text().replace('"boot": "', '"boot": "x'))
+    else:
+        journal.write_text("{")
+    with open_source(large.url, sums(large.content), job_id="job-1") as source:
+        assert whole(source) == large.content
+        source.finish()
+
+
+def test_kept_bytes_go_by_age_and_with_their_job(large: FileServer, tmp_path: Path) -> None:
+    abandoned(tmp_path, large.url, 36 * MIB)
+    sweep(tmp_path, keep_s=3600)
+    assert len(list(tmp_path.iterdir())) == 2
+    discard(tmp_path, "another job")
+    assert len(list(tmp_path.iterdir())) == 2
+    (data,) = tmp_path.glob("*.data")
+    os.utime(data, (0, 0))
+    sweep(tmp_path, keep_s=3600)
+    assert list(tmp_path.iterdir()) == []
+    abandoned(tmp_path, large.url, 36 * MIB)
+    discard(tmp_path, "job-1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_deliveries_at_once_do_not_share_a_file(server: FileServer, open_source: Open, tmp_path: Path) -> None:
+    with open_source(server.url, sums(), job_id="job-1") as first:
+        sweep(tmp_path, keep_s=0)  # in use: stays
+        second = Spool(tmp_path, "job-1")
+        second.write(0, b"other")
+        second.close()
+        assert whole(first) == CONTENT
+        first.finish()

@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,15 @@ class FileServer:
     gate: threading.Event = field(default_factory=threading.Event)
     """Bodies stop after `gate_after` bytes until it is set."""
     gate_after: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    """Further headers of the answers with the file."""
+    bytes_s: int | None = None
+    """Speed of every connection."""
+    max_bodies: int | None = None
+    """Bodies that are sent at the same time; more are answered 503."""
+    bodies: int = 0
+    most_bodies: int = 0
+    """Bodies that were sent at the same time."""
     requests: list[dict[str, str]] = field(default_factory=list)
     """Headers of every request, in order."""
     sent_bytes: int = 0
@@ -41,6 +51,7 @@ def serving(content: bytes, certificate: Path | None = None, key: Path | None = 
     """A server of `content` on a free port; with TLS where there is a certificate."""
     state = FileServer(content)
     state.gate.set()
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -56,26 +67,44 @@ def serving(content: bytes, certificate: Path | None = None, key: Path | None = 
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self._send(self._start())
+            with lock:
+                refused = state.max_bodies is not None and state.bodies >= state.max_bodies
+                state.bodies += not refused
+                state.most_bodies = max(state.most_bodies, state.bodies)
+            if refused:
+                self.send_error(503)
+                return
+            try:
+                self._send(*self._range())
+            finally:
+                with lock:
+                    state.bodies -= 1
 
-        def _start(self) -> int:
+        def _range(self) -> tuple[int, int | None]:
+            """First byte, and the one after the last of a range that has an end."""
             wanted = self.headers.get("Range", "")
             condition = self.headers.get("If-Range")
             if not wanted or not state.ranges or (condition and condition not in (state.etag, state.modified)):
-                return 0
-            return int(wanted.removeprefix("bytes=").removesuffix("-"))
+                return 0, None
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            return int(first), int(last) + 1 if last else None
 
-        def _send(self, start: int) -> None:
-            whole, body = len(state.content), state.content[start:]
+        def _send(self, start: int, end: int | None) -> None:
+            whole, body = len(state.content), state.content[start:end]
             if start >= whole > 0:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{whole}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+            partial = bool(start) or end is not None
+            self.send_response(206 if partial else 200)
+            if partial:
+                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{whole}")
+            if state.ranges:
+                self.send_header("Accept-Ranges", "bytes")
+            for name, value in state.extra.items():
+                self.send_header(name, value)
             if state.etag:
                 self.send_header("ETag", state.etag)
             if state.modified:
@@ -105,6 +134,8 @@ def serving(content: bytes, certificate: Path | None = None, key: Path | None = 
                     self.close_connection = True
                     return
                 state.sent_bytes += len(piece)
+                if state.bytes_s is not None:
+                    time.sleep(len(piece) / state.bytes_s)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class says so)
             pass
