@@ -32,7 +32,14 @@ def build_loops(
     settings: Settings,
 ) -> list[Loop]:
     """One loop for each kind."""
-    imports = ImageImport(board, registry, Origins(cluster, registry), settings.uploader, utc_now)
+    imports = ImageImport(
+        board,
+        registry,
+        Origins(cluster, registry),
+        settings.uploader,
+        utc_now,
+        retry_failed_s=settings.controller.retry_failed_s,
+    )
     launcher = settings.controller
     setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client)
     return [

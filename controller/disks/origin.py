@@ -8,6 +8,7 @@ from controller.api.resource import CLUSTER_IMAGE, IMAGE
 from controller.disks.claim import DiskOrigin
 from controller.images.existing import NotThere, find_image
 from controller.images.importing import ImageImport, ImportState, ImportTarget
+from controller.images.retrying import tell_retrying
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
@@ -27,7 +28,7 @@ class Waiting:
 
 def import_target(disk: Subject[DiskStatus]) -> ImportTarget:
     """Where the artifact of a disk that imports for itself is kept."""
-    return ImportTarget(f"vmd/{disk.namespace}/{disk.name}", disk.uid)
+    return ImportTarget(f"vmd/{disk.namespace}/{disk.name}", disk.uid, disk.namespace or "")
 
 
 def find_origin(
@@ -38,6 +39,7 @@ def find_origin(
         return _existing(cluster, imports, disk, source)
     target = import_target(disk)
     outcome = imports.advance(target, source, disk.status, disk.namespace)
+    tell_retrying(disk, outcome)
     if outcome.image is not None:
         return _origin(outcome.image, target.repository)
     return Waiting(

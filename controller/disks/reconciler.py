@@ -14,6 +14,7 @@ from controller.disks.claim import (
 )
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.images.importing import READY, ImageImport
+from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.errors import ClusterError
 from controller.runtime.informer import Key, Object
@@ -43,7 +44,9 @@ class DiskReconciler:
         if disk.deleting:
             return self._remove(disk)
         disk.hold()
-        if disk.status.phase is DiskPhase.FAILED and disk.status.failure_reason != _SMALLER:
+        if disk.status.phase is DiskPhase.FAILED and not (
+            disk.status.failure_reason == _SMALLER or is_retrying(disk.status.conditions)
+        ):
             return None
         spec = DiskSpec.read(disk.obj["spec"])
         claim = self._cluster.get(PVC, claim_name(disk.name), disk.namespace)
@@ -119,7 +122,8 @@ class DiskReconciler:
     def _wait(self, disk: Subject[DiskStatus], waiting: Waiting) -> float | None:
         if waiting.failed:
             self._fail(disk, waiting.reason, waiting.message)
-            return None
+            return waiting.again_s
+        disk.status.failure_reason = disk.status.failure_message = None
         disk.status.phase = DiskPhase.PENDING
         if waiting.upload:
             disk.status.phase = DiskPhase.WAIT_FOR_USER_UPLOAD

@@ -19,7 +19,7 @@ from controller.runtime.conditions import Clock, find_condition, read_time
 from dvcr.artifact.store import StoredImage
 from dvcr.config import UploaderSettings
 from dvcr.jobs.board import JobBoard
-from dvcr.jobs.job import BlobOrigin, ImportJob, JobState, Origin, UploadState, UploadTicket
+from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState, Origin, UploadState, UploadTicket
 
 FindOrigin = Callable[[], Origin | NotThere]
 
@@ -30,6 +30,13 @@ _STALE_AFTER = timedelta(seconds=60)
 """A worker that runs a job reports more often than this."""
 _QUEUE_LOST_AFTER = timedelta(minutes=10)
 """A job that waits longer may have been lost; sending it twice does no harm."""
+_STAGES = {
+    None: "a worker has taken the import",
+    ImportStage.FETCHING: "a worker fetches the image",
+    ImportStage.CONVERTING: "a worker fetches and converts the image",
+    ImportStage.STORING: "a worker stores the last of the image",
+    ImportStage.VERIFYING: "a worker fetches what is left and checks the image",
+}
 
 
 class ImportState(StrEnum):
@@ -58,19 +65,29 @@ class ImportTarget:
 
     repository: str
     uid: str
+    namespace: str = ""
+    """Of the resource; imports of different ones take turns."""
 
 
 class ImageImport:
     """Brings imports forward, one look at a time."""
 
     def __init__(
-        self, board: JobBoard, registry: ImageRegistry, origins: Origins, uploader: UploaderSettings, clock: Clock
+        self,
+        board: JobBoard,
+        registry: ImageRegistry,
+        origins: Origins,
+        uploader: UploaderSettings,
+        clock: Clock,
+        *,
+        retry_failed_s: float,
     ) -> None:
         self._board = board
         self.registry = registry
         self._origins = origins
         self._uploader = uploader
         self._clock = clock
+        self._retry_failed = timedelta(seconds=retry_failed_s)
 
     def advance(
         self, target: ImportTarget, source: DataSource, status: ImportStatus, namespace: str | None
@@ -113,12 +130,13 @@ class ImageImport:
         self, target: ImportTarget, find_origin: FindOrigin, source: DataSource, status: ImportStatus
     ) -> ImportOutcome:
         progress = self._board.progress(target.uid)
-        if progress is None or self._lost(progress.state, progress.updated_at):
+        if progress is None or self._is_due(progress):
             origin = find_origin()
             if isinstance(origin, NotThere):
                 return ImportOutcome(ImportState.WAITING, origin.reason, origin.message, again_s=origin.again_s)
             job = ImportJob(
                 id=target.uid,
+                namespace=target.namespace,
                 repository=target.repository,
                 tag=target.uid,
                 origin=origin,
@@ -128,19 +146,40 @@ class ImageImport:
             _advance_progress(status, progress.percent if progress else 0)
             return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
         if progress.state is JobState.FAILED:
-            return ImportOutcome(ImportState.FAILED, progress.reason, progress.message, again_s=None)
+            return self._failed(progress)
         _advance_progress(status, progress.percent)
         if progress.state is JobState.QUEUED:
             return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
+        if progress.state is JobState.WAITING:
+            status.download_speed = None
+            return ImportOutcome(ImportState.RUNNING, progress.reason, progress.message)
         status.download_speed = _speed(progress.average_speed, progress.current_speed)
-        return ImportOutcome(ImportState.RUNNING, "Importing", "a worker fetches and converts the image")
+        return ImportOutcome(ImportState.RUNNING, "Importing", _STAGES[progress.stage])
 
-    def _lost(self, state: JobState, updated_at: datetime) -> bool:
-        age = self._clock() - updated_at
-        if state is JobState.FAILED:
-            return False
-        # Succeeded, yet the registry has no artifact: it was lost since, or is not visible yet.
-        return age > (_QUEUE_LOST_AFTER if state is JobState.QUEUED else _STALE_AFTER)
+    def _is_due(self, progress: JobProgress) -> bool:
+        """Whether the job is to be sent again: it seems lost, or failed a while ago for a cause that may be gone."""
+        now = self._clock()
+        match progress.state:
+            case JobState.FAILED:
+                return progress.retryable and now >= self._retry_at(progress)
+            case JobState.QUEUED:
+                return now > progress.updated_at + _QUEUE_LOST_AFTER
+            case JobState.WAITING:
+                return now > (progress.retry_at or progress.updated_at) + _QUEUE_LOST_AFTER
+            case _:
+                # Succeeded, yet the registry has no artifact: it was lost since, or is not visible yet.
+                return now > progress.updated_at + _STALE_AFTER
+
+    def _retry_at(self, progress: JobProgress) -> datetime:
+        return (progress.finished_at or progress.updated_at) + self._retry_failed
+
+    def _failed(self, progress: JobProgress) -> ImportOutcome:
+        if not progress.retryable:
+            return ImportOutcome(ImportState.FAILED, progress.reason, progress.message, again_s=None)
+        at = self._retry_at(progress)
+        message = f"{progress.message}; the import starts anew at {at:%Y-%m-%d %H:%M:%S} UTC"
+        again_s = (at - self._clock()).total_seconds()
+        return ImportOutcome(ImportState.FAILED, progress.reason, message, again_s=max(again_s, _POLL_S))
 
     def _follow_upload(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
         ticket = self._open_ticket(target, source, status)

@@ -7,6 +7,7 @@ from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
 from controller.images.existing import repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
+from controller.images.retrying import is_retrying, tell_retrying
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.informer import Key
 from controller.runtime.port import ClusterPort
@@ -29,11 +30,13 @@ class ImageReconciler:
         if obj is None:
             return None
         image = Subject(self._cluster, self._resource, obj, ImageStatus, self._clock)
-        target = ImportTarget(repository_of(self._resource, image.name, image.namespace), image.uid)
+        target = ImportTarget(
+            repository_of(self._resource, image.name, image.namespace), image.uid, image.namespace or ""
+        )
         if image.deleting:
             return self._remove(image, target)
         image.hold()
-        if image.status.phase is ImagePhase.FAILED:
+        if image.status.phase is ImagePhase.FAILED and not is_retrying(image.status.conditions):
             return None
         try:
             return self._bring_forward(image, target)
@@ -75,7 +78,11 @@ class ImageReconciler:
     def _tell(self, image: Subject[ImageStatus], outcome: ImportOutcome) -> float | None:
         if outcome.state is ImportState.FAILED:
             self._fail(image, outcome.reason, outcome.message)
-        elif outcome.image is not None:
+            tell_retrying(image, outcome)
+            return outcome.again_s
+        tell_retrying(image, outcome)
+        image.status.failure_reason = image.status.failure_message = None
+        if outcome.image is not None:
             self._tell_ready(image, outcome.image)
         else:
             image.status.phase = {

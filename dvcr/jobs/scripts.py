@@ -51,6 +51,7 @@ SUBMIT = (
     _PRELUDE
     + """
 local id, key = ARGV[1], job_key(ARGV[1])
+line_up_due()
 redis.call('HDEL', key, 'forgotten')
 local known = redis.call('HEXISTS', key, 'job') == 1
 redis.call('HSET', key, 'job', ARGV[2], 'namespace', ARGV[3])

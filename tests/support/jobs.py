@@ -39,6 +39,7 @@ class MemoryJobBoard:
     def submit(self, job: ImportJob) -> None:
         with self._lock:
             self.submitted.append(job)
+            self._line_up_due()
             self._forgotten.discard(job.id)
             known = self._entries.get(job.id)
             self._entries[job.id] = known or _Entry(job, self._clock() + _handicap_s(job))

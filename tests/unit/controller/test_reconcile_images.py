@@ -114,7 +114,7 @@ def test_an_upload_waits_for_the_user_then_is_imported_as_a_blob() -> None:
     world.settle()
     (job,) = world.board.submitted
     assert job.origin.model_dump() == {
-        "kind": "blob", "repository": "vmi/default/up", "digest": "sha256:d", "size_bytes": 50,
+        "kind": "blob", "repository": "vmi/default/up", "digest": "sha256:d", "size_bytes": 50, "verified": False,
     }  # fmt: skip
     world.registry.add("vmi/default/up", uid)
     world.settle()
@@ -157,3 +157,71 @@ def test_sources_and_storages_that_are_not_there_yet_say_so() -> None:
     assert world.condition(IMAGE, "a", "Ready")["reason"] == "SourceTypeNotSupported"
     world.apply(IMAGE, "b", {**HTTP, "storage": "PersistentVolumeClaim"})
     assert world.condition(IMAGE, "b", "Ready")["reason"] == "StorageNotSupported"
+
+
+def test_a_waiting_attempt_says_what_is_tried_again_and_when() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    message = "attempt 1 of 6 failed, the next one is at 12:00:05 UTC: connection refused"
+    at = world.now + timedelta(seconds=300)
+    waiting = JobProgress(
+        state=JobState.WAITING, reason="SourceUnavailable", message=message, retry_at=at, updated_at=world.now
+    )
+    world.board.report(uid, waiting)
+    world.pass_time(300)
+    world.settle()
+    ready = world.condition(IMAGE, "a", "Ready")
+    assert (world.status(IMAGE, "a")["phase"], ready["reason"], ready["message"]) == (
+        "Provisioning",
+        "SourceUnavailable",
+        message,
+    )
+    assert len(world.board.submitted) == 1
+
+
+def test_an_import_that_failed_for_a_cause_that_may_go_away_starts_anew() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    failed = JobProgress(
+        state=JobState.FAILED, reason="SourceUnavailable", message="refused", retryable=True, finished_at=world.now
+    )
+    world.board.report(uid, failed)
+    assert world.reconcilers[IMAGE].reconcile(("default", "a")) == 600
+    status = world.status(IMAGE, "a")
+    assert (status["phase"], status["failureReason"]) == ("Failed", "SourceUnavailable")
+    assert status["failureMessage"] == "refused; the import starts anew at 2026-01-01 12:10:00 UTC"
+    assert world.condition(IMAGE, "a", "Retrying")["status"] == "True"
+    world.pass_time(599)
+    world.settle()
+    assert len(world.board.submitted) == 1
+    world.pass_time(1)
+    world.settle()
+    status = world.status(IMAGE, "a")
+    assert len(world.board.submitted) == 2
+    assert (status["phase"], "failureReason" in status) == ("Provisioning", False)
+    assert world.condition(IMAGE, "a", "Retrying")["status"] == "False"
+    world.board.report(uid, JobProgress(state=JobState.FAILED, reason="InvalidImage", message="no disk"))
+    world.settle()
+    world.pass_time(10_000)
+    world.settle()
+    assert world.status(IMAGE, "a")["phase"] == "Failed"
+    assert len(world.board.submitted) == 2, "a permanent failure stays one"
+
+
+def test_an_import_that_is_to_start_anew_does_so_though_the_board_lost_everything() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    failed = JobProgress(state=JobState.FAILED, reason="X", message="x", retryable=True, finished_at=world.now)
+    world.board.report(uid, failed)
+    world.settle()
+    world.board.lose()
+    world.settle()
+    assert world.status(IMAGE, "a")["phase"] == "Provisioning"
+    assert len(world.board.submitted) == 2
+
+
+def test_jobs_name_their_namespace() -> None:
+    world = World()
+    world.apply(IMAGE, "a", HTTP)
+    world.apply(CLUSTER_IMAGE, "a", HTTP)
+    assert [job.namespace for job in world.board.submitted] == ["default", ""]

@@ -71,7 +71,7 @@ class World:
 
     def __post_init__(self) -> None:
         origins = Origins(self.cluster, self.registry)
-        imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock)
+        imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
         start = MachineStart(self.cluster, self.registry, setup)
         self.reconcilers: dict[Resource, Reconciler] = {
