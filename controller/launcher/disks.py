@@ -104,7 +104,7 @@ def _prepare(disk: DiskSpec, root: Path, export_of: Callable[[ImageReference], W
     if not path.exists():
         _create(disk, path, export_of)
     header = qcow2.read_header(path)
-    reference = _parse_backing(path, header.backing)
+    reference = parse_backing(path, header.backing)
     grow_to = disk.size_bytes if disk.size_bytes > header.virtual_size_bytes else None
     if reference is None:
         return PreparedDisk(disk.name, Drive(node, path, None, disk.cdrom), None, grow_to)
@@ -129,7 +129,8 @@ def _backing(image: ImageReference) -> str:
     return f"{BACKING_SCHEME}{image.repository}@{image.digest}"
 
 
-def _parse_backing(path: Path, backing: str | None) -> ImageReference | None:
+def parse_backing(path: Path, backing: str | None) -> ImageReference | None:
+    """The artifact that a disk's header names; ImageError `BackingFileRefused` for anything else."""
     if backing is None:
         return None
     repository, separator, digest = backing.removeprefix(BACKING_SCHEME).partition("@")

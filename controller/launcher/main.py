@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from controller.launcher import argv
 from controller.launcher.accel import choose_accelerator
+from controller.launcher.capturing import run_capture
 from controller.launcher.cloudinit import seed_iso
 from controller.launcher.console import Console
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
@@ -32,6 +33,7 @@ from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     SPEC_PATH,
     STATUS_PORT,
+    CaptureEnd,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -52,8 +54,12 @@ log = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Run the machine and exit."""
+    """Run the machine, or capture a disk (`dvcr-launcher capture SPEC`), and exit."""
     root = Path(os.environ.get("DVCR_POD_ROOT", "/"))
+    if sys.argv[1:2] == ["capture"]:
+        end = run_capture("".join(sys.argv[2:]), root, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES))
+        _leave(end, root)
+        sys.exit(1 if end.reason else 0)
     try:
         settings = load_settings()
         configure_logging(settings.log.level, settings.log.style)
@@ -192,7 +198,7 @@ def _read_spec(root: Path) -> MachineSpec:
         raise ConfigError(f"wrong specification {path}: {exc}") from exc
 
 
-def _leave(termination: Termination, root: Path) -> None:
+def _leave(termination: Termination | CaptureEnd, root: Path) -> None:
     path = Path(os.environ.get("DVCR_TERMINATION_LOG", root / "dev/termination-log"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(termination.model_dump_json())

@@ -1,16 +1,20 @@
-"""The little that the launcher does to a qcow2 itself: make one, and read what its header says."""
+"""The little that the launcher does to a qcow2 itself: make one, read its header, and find what it has of its own."""
 
+import json
 import os
 import struct
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvcr.errors import ImageError, NoSpaceError, StorageError
+from dvcr.errors import ImageError, NoSpaceError, ResourceError, StorageError
 
 MAGIC = b"QFI\xfb"
 # QEMU's docs/interop/qcow2.txt: magic, version, offset and length of the backing file's name, cluster bits, size.
 _HEADER = struct.Struct(">4sIQIIQ")
+BACKING_FIELDS = range(8, 20)
+"""Where the header says that there is a backing file."""
 MAX_BACKING_BYTES = 1023
 
 
@@ -63,6 +67,30 @@ def create(path: Path, virtual_size_bytes: int, backing: str | None) -> None:
         raise StorageError(f"cannot make the disk {path}: {exc.strerror}", retryable=False) from exc
     finally:
         partial.unlink(missing_ok=True)
+
+
+def allocated(path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and length of each run that the qcow2 at `path` has of its own, zeroes too, whatever lies below it.
+
+    Raises ImageError for a broken file, ResourceError `DiskInUse`, retryable, while something writes to it.
+    """
+    options = {"driver": "qcow2", "file": {"driver": "file", "filename": str(path)}, "backing": None}
+    command = ["qemu-img", "map", "--output=json", f"json:{json.dumps(options)}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # An object a line, in a list: a disk of many pieces is never held as a whole.
+        for line in process.stdout:
+            text = line.strip().lstrip("[").rstrip(",]")
+            if text:
+                extent = json.loads(text)
+                if extent["present"]:
+                    yield extent["start"], extent["length"]
+        message = process.stderr.read().strip()
+    if process.returncode:
+        if "lock" in message:
+            raise ResourceError(f"the disk {path} is being written to: {message}", reason="DiskInUse", retryable=True)
+        raise ImageError(f"the disk {path} cannot be read: {message}", reason="CorruptImage")
 
 
 def _sync(path: Path) -> None:

@@ -112,3 +112,29 @@ class Termination(_Message):
 
     reason: TerminationReason
     message: str = ""
+
+
+class CaptureSpec(_Message):
+    """The image that `dvcr-launcher capture` is to make of a disk that nobody writes to: its only argument, as JSON."""
+
+    repository: str
+    tags: tuple[str, ...]
+    """Set in that order; the last means that all is done."""
+    origin: str
+    """What the image tells people of where it came from."""
+    disk: DiskSpec
+
+
+class CaptureStatus(_Message):
+    """What `GET /status` answers during a capture."""
+
+    percent: int = 0
+
+
+class CaptureEnd(_Message):
+    """The last word of a capture, as JSON in the container's termination message."""
+
+    reason: str = ""
+    """Of the error; empty: the image is in the registry."""
+    message: str = ""
+    retryable: bool = False
