@@ -63,11 +63,11 @@ class Product:
     def import_all(self, urls: Sequence[str]) -> "Import":
         """Import at the same time, each into a repository of its own name."""
         before = cpu_seconds(self.worker_pid) + cpu_seconds(self.registry_pid)
-        jobs = [
-            ImportJob(id=str(uuid.uuid4()), repository=f"cvmi/bench-{number}", tag="v1", origin=HttpOrigin(url=url))
-            for number, url in enumerate(urls)
-        ]
-        jobs = [job.model_copy(update={"tag": job.id}) for job in jobs]
+        jobs = []
+        for url in urls:
+            # A repository for each: what another one holds already has to be found there.
+            uid = str(uuid.uuid4())
+            jobs.append(ImportJob(id=uid, repository=f"cvmi/{uid}", tag=uid, origin=HttpOrigin(url=url)))
         with peaks(self.worker_pid, self.scratch) as highest:
             begin = time.perf_counter()
             for job in jobs:

@@ -23,6 +23,7 @@ from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
 from importer.dispatcher import Dispatcher
 from importer.kept import sweep
+from importer.recall import RedisChunkIndex
 from importer.tasks import run_import
 
 log = structlog.get_logger(__name__)
@@ -47,18 +48,23 @@ def build_app(settings: Settings) -> Any:
     )
 
     @functools.cache
-    def connections() -> tuple[RedisJobBoard, RegistryClient]:
+    def connections() -> tuple[RedisJobBoard, RegistryClient, RedisChunkIndex | None]:
         # Made in the pool's child: sockets do not survive a fork.
-        return RedisJobBoard.from_settings(settings.broker), RegistryClient.from_settings(settings.client)
+        remembered_s = settings.importer.recall_chunks_s
+        return (
+            RedisJobBoard.from_settings(settings.broker),
+            RegistryClient.from_settings(settings.client),
+            RedisChunkIndex.from_settings(settings.broker, remembered_s) if remembered_s else None,
+        )
 
     @app.task(name=IMPORT_TASK)  # type: ignore[untyped-decorator]
     def import_next() -> None:
-        board, client = connections()
+        board, client, index = connections()
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         taken = board.take(owner, settings.importer.lease_s)
         if taken is not None:
             with _given_back_on_sigterm(board, taken.job.id, owner):
-                run_import(taken, owner, board, client, settings.importer)
+                run_import(taken, owner, board, client, settings.importer, index)
 
     return app
 

@@ -16,6 +16,7 @@ from dvcr.config import ImporterSettings
 from dvcr.errors import DvcrError, ImageError
 from dvcr.jobs.job import ImportStage
 from importer.disk_copy import DiskCopy
+from importer.recall import ChunkIndex, RecalledChunks
 from importer.sources.source import ImportSource
 from importer.staging import StagedChunks
 from importer.unwrap import unwrapped
@@ -57,9 +58,11 @@ def import_disk(
     checksums: dict[str, str],
     settings: ImporterSettings,
     watch: ImportWatch,
+    index: ChunkIndex | None = None,
 ) -> DiskImage:
     """Make the disk that `source` holds an image of `repository` under `tags`, set in that order.
 
+    Chunks that `index` knows and the registry has are neither compressed nor sent.
     A DiskCopy is not converted: its chunks are taken over, and only the config is written anew.
 
     Nothing is visible before every promised checksum and the conversion proved good. Raises SourceError, ImageError,
@@ -79,7 +82,7 @@ def import_disk(
         disk = convert(
             unpacked,
             info,
-            staged,
+            staged if index is None else RecalledChunks(staged, repository, index),
             on_progress=watch.converted,
             max_virtual_size_bytes=settings.max_virtual_size_bytes,
         )

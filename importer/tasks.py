@@ -20,6 +20,7 @@ from importer.disk_copy import DiskCopy
 from importer.heartbeat import ForgottenError, Heartbeat
 from importer.pipeline import ImportWatch, TakenOverError, import_disk
 from importer.progress import ProgressMeter
+from importer.recall import ChunkIndex
 from importer.sources.opening import describe, open_source
 from importer.sources.source import ImportSource
 
@@ -30,7 +31,12 @@ log = structlog.get_logger(__name__)
 
 
 def run_import(
-    taken: TakenJob, owner: str, board: JobBoard, client: RegistryClient, settings: ImporterSettings
+    taken: TakenJob,
+    owner: str,
+    board: JobBoard,
+    client: RegistryClient,
+    settings: ImporterSettings,
+    index: ChunkIndex | None = None,
 ) -> None:
     """Run a job that `owner` has taken from the board. Idempotent by job id, and by the tag in the registry.
 
@@ -38,7 +44,7 @@ def run_import(
     `importer.attempts`; everything else ends it. Raises DvcrError only where Redis did not answer for a minute.
     """
     job = taken.job
-    run = _Run()
+    run = _Run(index)
     try:
         _check_crashes(taken, settings)
         run.make(job, board, client, settings, owner)
@@ -100,8 +106,9 @@ def _tell(speak: Callable[[], bool]) -> bool:
 class _Run(ImportWatch):
     """The state of one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: ChunkIndex | None) -> None:
         self._meter = ProgressMeter(time.monotonic)
+        self._index = index
         self._source: ImportSource | DiskCopy | None = None
         self._heartbeat: Heartbeat | None = None
         self._stage = ImportStage.FETCHING
@@ -143,6 +150,7 @@ class _Run(ImportWatch):
                 checksums=job.checksums,
                 settings=settings,
                 watch=self,
+                index=self._index,
             )
         except DvcrError:
             self._check()  # an import that was stopped fails in many ways; this is the true one

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
+
+from blake3 import blake3
 
 from converter.nbd.export import Extent
-from dvcr.artifact.chunk import encode_chunk
+from dvcr.artifact.chunk import encode_chunk, is_zero
 from dvcr.artifact.image import Chunk, chunk_size_bytes
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
@@ -29,6 +31,19 @@ class ChunkStore(Protocol):
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """Store the blob, durably. Idempotent; called from several threads."""
+        ...
+
+
+@runtime_checkable
+class RecallingStore(ChunkStore, Protocol):
+    """A store that may have a chunk already, and finds it by the BLAKE3 hash of the chunk's bytes."""
+
+    def recall(self, fingerprint: bytes) -> Descriptor | None:
+        """The blob that holds the chunk, stored as if it had been put; None where it is not there."""
+        ...
+
+    def remember(self, fingerprint: bytes, descriptor: Descriptor) -> None:
+        """The chunk was put as that blob. May be forgotten."""
         ...
 
 
@@ -195,20 +210,38 @@ class ChunkSink:
     def _deliver(self, index: int, content: Callable[[], Content], buffer: _Buffer | None) -> None:
         try:
             if self.error is None and not self._stopped:
-                encoded = encode_chunk(content())
-                self._return_room(buffer)
-                if encoded is not None:
-                    if encoded.descriptor.digest not in self._known:
-                        self._store.put(encoded.descriptor, encoded.data)
+                stored = self._stored(content(), buffer)
+                if stored is not None:
                     with self._changed:
-                        self._known.add(encoded.descriptor.digest)
-                        self._chunks.append(Chunk(index, encoded.descriptor))
+                        self._known.add(stored.digest)
+                        self._chunks.append(Chunk(index, stored))
         except BaseException as exc:  # noqa: BLE001  # kept, and raised to whoever writes next
             self.error = self.error or exc
         finally:
             with self._changed:
                 self._pending -= 1
                 self._changed.notify_all()
+
+    def _stored(self, content: Content, buffer: _Buffer | None) -> Descriptor | None:
+        """The blob that holds the bytes, stored; None where they are all zero. The room is given back in between."""
+        if is_zero(content):
+            self._return_room(buffer)
+            return None
+        fingerprint = b""
+        if isinstance(self._store, RecallingStore):
+            fingerprint = blake3(content).digest()
+            recalled = self._store.recall(fingerprint)
+            if recalled is not None:
+                self._return_room(buffer)
+                return recalled
+        encoded = encode_chunk(content)
+        assert encoded is not None
+        self._return_room(buffer)
+        if encoded.descriptor.digest not in self._known:
+            self._store.put(encoded.descriptor, encoded.data)
+        if isinstance(self._store, RecallingStore):
+            self._store.remember(fingerprint, encoded.descriptor)
+        return encoded.descriptor
 
     def _refuse_final(self, index: int) -> None:
         if index in self._final:

@@ -9,7 +9,7 @@ from importer.checksums import Checksums
 from importer.spool import Spool
 from importer.window import Window
 
-WINDOW_BYTES = 32 * 2**20
+WINDOW_BYTES = 16 * 2**20
 _EVERYTHING = 2**63
 _REREAD_BYTES = 2**20
 
