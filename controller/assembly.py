@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATION, POD, PVC, Resource
 from controller.disks.claim import disk_name
 from controller.disks.reconciler import DiskReconciler
+from controller.images.capture import DiskCapture, HttpCaptureProgress
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
@@ -42,12 +43,14 @@ def build_loops(
     )
     launcher = settings.controller
     setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client)
+    captures = DiskCapture(cluster, HttpCaptureProgress(), setup)
     return [
         *(
             Loop(
                 resource,
-                ImageReconciler(cluster, resource, imports),
+                ImageReconciler(cluster, resource, imports, captures),
                 triggers=(
+                    (DISK, _referring(resource, "virtualMachineDisk", namespaced=True)),
                     (IMAGE, _referring(resource, "virtualMachineImage", namespaced=True)),
                     (CLUSTER_IMAGE, _referring(resource, "clusterVirtualMachineImage", namespaced=False)),
                 ),

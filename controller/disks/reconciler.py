@@ -3,7 +3,7 @@
 from controller.api.disk import DiskPhase, DiskSpec, DiskStatus
 from controller.api.image import Target
 from controller.api.quantity import format_bytes, parse_bytes
-from controller.api.resource import DISK, POD, PVC
+from controller.api.resource import DISK, PVC
 from controller.disks.claim import (
     DiskOrigin,
     build_claim,
@@ -13,6 +13,7 @@ from controller.disks.claim import (
     requested_bytes,
 )
 from controller.disks.origin import Waiting, find_origin, import_target
+from controller.disks.usage import pods_using
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, utc_now
@@ -141,13 +142,9 @@ class DiskReconciler:
         if disk.finalized:
             return None
         disk.status.phase = DiskPhase.TERMINATING
-        users = [
-            pod["metadata"]["name"]
-            for pod in self._cluster.list(POD, disk.namespace)
-            if claim_name(disk.name) in _claims(pod)
-        ]
+        users = [pod["metadata"]["name"] for pod in pods_using(self._cluster, claim_name(disk.name), disk.namespace)]
         if users:
-            disk.condition(READY, False, "InUse", f"waits for {', '.join(sorted(users))} to stop using the disk")
+            disk.condition(READY, False, "InUse", f"waits for {', '.join(users)} to stop using the disk")
             disk.save()
             return 5
         disk.save()
@@ -156,9 +153,3 @@ class DiskReconciler:
             self._imports.forget(import_target(disk), disk.status)
         disk.let_go()
         return None
-
-
-def _claims(pod: Object) -> set[str]:
-    return {
-        v["persistentVolumeClaim"]["claimName"] for v in pod["spec"].get("volumes", []) if "persistentVolumeClaim" in v
-    }

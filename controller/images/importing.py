@@ -40,7 +40,6 @@ _STAGES = {
 
 
 class ImportState(StrEnum):
-    UNSUPPORTED = "Unsupported"
     WAITING = "Waiting"
     WAIT_FOR_UPLOAD = "WaitForUpload"
     RUNNING = "Running"
@@ -100,16 +99,20 @@ class ImageImport:
         def find_origin() -> Origin | NotThere:
             return self._origins.find(source, namespace)
 
-        if source.type == SourceType.DISK:
-            message = f"sources of type {source.type.value} cannot be imported yet; use another type"
-            return ImportOutcome(ImportState.UNSUPPORTED, "SourceTypeNotSupported", message, again_s=None)
-        image = self.registry.find(target.repository, target.uid)
-        if image is not None:
-            self._tell_done(target, image, status)
-            return ImportOutcome(ImportState.DONE, READY, "the image is in the registry", image, None)
+        done = self.done(target, status)
+        if done is not None:
+            return done
         if source.type == SourceType.UPLOAD:
             return self._follow_upload(target, source, status)
         return self._follow_job(target, find_origin, source, status)
+
+    def done(self, target: ImportTarget, status: ImportStatus) -> ImportOutcome | None:
+        """The outcome, told in `status`, where the artifact exists."""
+        image = self.registry.find(target.repository, target.uid)
+        if image is None:
+            return None
+        self._tell_done(target, image, status)
+        return ImportOutcome(ImportState.DONE, READY, "the image is in the registry", image, None)
 
     def find(self, target: ImportTarget) -> StoredImage | None:
         """The artifact, if it exists."""
@@ -143,11 +146,11 @@ class ImageImport:
                 checksums=source.checksums,
             )
             self._board.submit(job)
-            _advance_progress(status, progress.percent if progress else 0)
+            advance_progress(status, progress.percent if progress else 0)
             return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
         if progress.state is JobState.FAILED:
             return self._failed(progress)
-        _advance_progress(status, progress.percent)
+        advance_progress(status, progress.percent)
         if progress.state is JobState.QUEUED:
             return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
         if progress.state is JobState.WAITING:
@@ -190,7 +193,7 @@ class ImageImport:
             return ImportOutcome(ImportState.FAILED, ticket.reason, ticket.message, again_s=None)
         if ticket.state is UploadState.RECEIVING:
             percent = 100 * ticket.received_bytes // ticket.total_bytes if ticket.total_bytes else 0
-            _advance_progress(status, percent // 2)
+            advance_progress(status, percent // 2)
             return ImportOutcome(ImportState.RUNNING, "Uploading", f"{human_bytes(ticket.received_bytes)} received")
         if self._clock() > self._upload_deadline(status):
             self._board.close_ticket(ticket.token)
@@ -247,7 +250,8 @@ def _token(status: ImportStatus) -> str:
     return status.image_upload_urls.external.rpartition("/")[2] if status.image_upload_urls else ""
 
 
-def _advance_progress(status: ImportStatus, percent: int) -> None:
+def advance_progress(status: ImportStatus, percent: int) -> None:
+    """Tell a percentage of what goes on: never less than before, and not yet 100."""
     reached = int(status.progress.rstrip("%")) if status.progress else 0
     status.progress = f"{min(99, max(reached, percent))}%"
 

@@ -2,9 +2,11 @@
 
 from pydantic import ValidationError
 
+from controller.api.data_source import ImageDataSource, SourceType
 from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Storage
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
+from controller.images.capture import DiskCapture
 from controller.images.existing import repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.images.retrying import is_retrying, tell_retrying
@@ -19,10 +21,18 @@ from dvcr.errors import DvcrError
 class ImageReconciler:
     """Makes the artifact of an image exist in the registry, and notices when it is lost."""
 
-    def __init__(self, cluster: ClusterPort, resource: Resource, imports: ImageImport, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        cluster: ClusterPort,
+        resource: Resource,
+        imports: ImageImport,
+        captures: DiskCapture,
+        clock: Clock = utc_now,
+    ) -> None:
         self._cluster = cluster
         self._resource = resource
         self._imports = imports
+        self._captures = captures
         self._clock = clock
 
     def reconcile(self, key: Key) -> float | None:
@@ -63,7 +73,16 @@ class ImageReconciler:
         was_ready = image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST)
         if was_ready:
             return self._check_kept(image, target)
+        if spec.data_source.type is SourceType.DISK:
+            return self._tell(image, self._capture(image, target, spec.data_source))
         return self._tell(image, self._imports.advance(target, spec.data_source, image.status, image.namespace))
+
+    def _capture(self, image: Subject[ImageStatus], target: ImportTarget, source: ImageDataSource) -> ImportOutcome:
+        done = self._imports.done(target, image.status)
+        if done is None:
+            return self._captures.advance(image, target, source)
+        self._captures.clear(image, source)
+        return done
 
     def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
         stored = self._imports.find(target)
@@ -86,7 +105,6 @@ class ImageReconciler:
             self._tell_ready(image, outcome.image)
         else:
             image.status.phase = {
-                ImportState.UNSUPPORTED: ImagePhase.PENDING,
                 ImportState.WAITING: ImagePhase.PENDING,
                 ImportState.WAIT_FOR_UPLOAD: ImagePhase.WAIT_FOR_USER_UPLOAD,
                 ImportState.RUNNING: ImagePhase.PROVISIONING,
@@ -118,6 +136,12 @@ class ImageReconciler:
         if image.status.phase is not ImagePhase.TERMINATING:
             image.status.phase = ImagePhase.TERMINATING
             image.save()
+        try:
+            source = (ImageSpec if self._resource == IMAGE else ClusterImageSpec).read(image.obj["spec"]).data_source
+        except ValidationError:
+            source = None  # nothing was ever begun for it
+        if source is not None and not self._captures.clear(image, source):
+            return 1  # it must not publish what is removed here
         self._imports.forget(target, image.status)
         image.let_go()
         return None

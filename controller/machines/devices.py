@@ -8,6 +8,7 @@ from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, is_bound, pinned_image, requested_bytes
+from controller.disks.usage import captured_for, is_over, pods_using
 from controller.images.existing import repository_of
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
@@ -68,6 +69,10 @@ def _disk(cluster: ClusterPort, namespace: str, device: BlockDevice) -> Device |
     claim = cluster.get(PVC, claim_name(device.name), namespace)
     if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None or not is_bound(claim):
         return NotReady("DiskNotReady", f"waits for {label}, which is {phase}")
+    for pod in pods_using(cluster, claim_name(device.name), namespace):
+        captured = captured_for(pod)
+        if captured and not is_over(pod):
+            return NotReady("DiskInUse", f"waits until {captured} is made of {label}")
     image = pinned_image(claim)
     size_bytes = requested_bytes(claim)
     spec = DiskSpec(

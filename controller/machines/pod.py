@@ -122,7 +122,7 @@ def build_pod(
         "command": list(setup.command),
         "env": [
             {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            *_registry_environment(setup.registry),
+            *registry_environment(setup.registry),
         ],
         "resources": {
             "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
@@ -181,7 +181,8 @@ def termination_of(pod: Object) -> Termination:
     return Termination(reason=TerminationReason.FAILED, message=message)
 
 
-def _registry_environment(settings: ClientSettings) -> list[Object]:
+def registry_environment(settings: ClientSettings) -> list[Object]:
+    """The variables that tell a launcher where the registry is."""
     values = settings.model_dump(exclude_defaults=True, exclude={"password"})
     if settings.password:
         values["password"] = settings.password.get_secret_value()

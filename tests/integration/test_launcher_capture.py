@@ -42,7 +42,7 @@ class Case:
         """What a guest would do to the disk, with the artifact below it."""
         socket = self.root / "nbd.sock"
         name = qcow2.read_header(self.file).backing
-        rebase = ["qemu-img", "rebase", "-u", "-F", "raw", self.file, "-b"]
+        rebase = ["qemu-img", "rebase", "-u", "-F", "raw", str(self.file), "-b"]
         arguments = [argument for command in commands for argument in ("-c", command)]
         with (
             ImageReader(self.origin, fetch(self.origin, "latest").image) as reader,

@@ -150,11 +150,8 @@ def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
     assert world.board.ticket(ticket.token) is None
 
 
-def test_sources_and_storages_that_are_not_there_yet_say_so() -> None:
+def test_storages_that_are_not_there_yet_say_so() -> None:
     world = World()
-    world.apply(IMAGE, "a", {"dataSource": {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "x"}}})
-    assert world.status(IMAGE, "a")["phase"] == "Pending"
-    assert world.condition(IMAGE, "a", "Ready")["reason"] == "SourceTypeNotSupported"
     world.apply(IMAGE, "b", {**HTTP, "storage": "PersistentVolumeClaim"})
     assert world.condition(IMAGE, "b", "Ready")["reason"] == "StorageNotSupported"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, IMAGE, MACHINE, OPERATION, POD, PVC, VERSION, Resource
 from controller.disks.reconciler import DiskReconciler
+from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
@@ -59,6 +60,14 @@ class MemoryLaunchers:
         return self.status
 
 
+class MemoryCaptureProgress:
+    def __init__(self) -> None:
+        self.told: int | None = None
+
+    def percent(self, address: str) -> int | None:
+        return self.told
+
+
 @dataclass
 class World:
     """Everything; `settle` reconciles until nothing changes any more."""
@@ -67,16 +76,18 @@ class World:
     board: MemoryJobBoard = field(default_factory=MemoryJobBoard)
     registry: MemoryImageRegistry = field(default_factory=MemoryImageRegistry)
     launchers: MemoryLaunchers = field(default_factory=MemoryLaunchers)
+    capture_progress: MemoryCaptureProgress = field(default_factory=MemoryCaptureProgress)
     now: datetime = NOW
 
     def __post_init__(self) -> None:
         origins = Origins(self.cluster, self.registry)
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
+        captures = DiskCapture(self.cluster, self.capture_progress, setup)
         start = MachineStart(self.cluster, self.registry, setup)
         self.reconcilers: dict[Resource, Reconciler] = {
-            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, self.clock),
-            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, self.clock),
+            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
+            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.launchers, self.clock),
             OPERATION: OperationReconciler(self.cluster, self.clock),
