@@ -92,7 +92,13 @@ def running_product(data: Path) -> Iterator[Product]:
     data.parent.mkdir(parents=True, exist_ok=True)
     log = data.parent / f"{data.name}.up.log"
     with log.open("w") as output:
-        process = subprocess.Popen([BIN / "dvcr", "up", "--data", data], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [BIN / "dvcr", "up", "--data", data],
+            # An import that fails for good takes seconds, not the minutes that a source may be away for.
+            env=os.environ | {"DVCR__IMPORTER__ATTEMPTS": "2", "DVCR__IMPORTER__RETRY_WAIT_S": "0.5"},
+            stdout=output,
+            stderr=output,
+        )
     try:
 
         def is_up() -> bool:

@@ -91,7 +91,11 @@ def make_plan(data: Path, ports: Ports) -> Plan:
             "client": {"url": registry_url},
             "broker": {"url": f"redis://:{password}@{LOOPBACK}:{ports.redis}/0"},
             # For whoever runs everything on their own machine, there is nothing behind a source to protect from them.
-            "importer": {"scratch_dir": data / "scratch", "source_addresses": "any"},
+            "importer": {
+                "scratch_dir": data / "scratch",
+                "source_addresses": "any",
+                "plain_http_registries": json.dumps([f"{LOOPBACK}:{ports.registry}", f"localhost:{ports.registry}"]),
+            },
             "uploader": {
                 "host": LOOPBACK,
                 "port": ports.uploader,
