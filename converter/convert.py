@@ -12,7 +12,7 @@ from converter.inspect import ImageFormat, ImageInfo
 from converter.nbd.server import NbdServer
 from converter.nbd.sink import ChunkSink, ChunkStore
 from converter.nbd.source import SourceExport
-from converter.qcow2 import Qcow2Disk
+from converter.qcow2 import Qcow2Disk, TableCheck
 from converter.qemu_img import QemuImg
 from converter.raw import copy_raw, sink_size_bytes
 from converter.source import ByteSource
@@ -93,6 +93,9 @@ def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_pro
     held: dict[int, list[memoryview]] = {}
     for number, step in enumerate(steps):
         source.release(step.release_offset)
+        if isinstance(step, TableCheck):
+            disk.check_table(step.number)
+            continue
         pieces = disk.pieces(step.index)
         data = held.setdefault(step.index, [])
         data += disk.read(pieces[step.first : step.end])

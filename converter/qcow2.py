@@ -17,6 +17,7 @@ import zstandard
 from converter.headers import refuse
 from converter.nbd.source import SourceExport
 from converter.source import ByteSource, StreamingSource
+from dvcr.errors import SourceError
 
 MIN_CLUSTER_BITS = 12
 MAX_TABLES_BYTES = 64 * 2**20
@@ -67,6 +68,14 @@ class Step:
     """Nothing before that offset of the file is read in this step or a later one."""
 
 
+@dataclass(frozen=True, slots=True)
+class TableCheck:
+    """A table passes by that was read ahead: nothing may be made of bytes that the checksums do not cover."""
+
+    number: int
+    release_offset: int
+
+
 class Qcow2Disk:
     """The disk in a qcow2, chunk by chunk. Not for several threads, but for `assemble`.
 
@@ -109,15 +118,21 @@ class Qcow2Disk:
         """Chunks of the disk, with those that are all zero."""
         return -(-self._size_bytes // self._chunk_bytes)
 
-    def streaming_order(self) -> list[Step] | None:
+    def streaming_order(self) -> list[Step | TableCheck] | None:
         """The steps in which one pass over the file gives every chunk that is not a hole; None where none does.
 
         Needs a source that reads the tables ahead, and a file that is more or less in the order of the disk: the bytes
         between what is read next and what was not read yet must fit the source's window, and the pieces of chunks that
         are not complete yet `MAX_HELD_BYTES`.
         """
-        source = self._source
-        if not isinstance(source, StreamingSource) or self._tables_bytes > MAX_TABLES_BYTES:
+        steps = self._planned(self._source) if isinstance(self._source, StreamingSource) else None
+        if steps is None:
+            # What was read ahead is not covered by the checksums.
+            self._tables, self._referred_bytes = {}, 0
+        return steps
+
+    def _planned(self, source: StreamingSource) -> list[Step | TableCheck] | None:
+        if self._tables_bytes > MAX_TABLES_BYTES:
             return None
         for number, entry in enumerate(self._l1):
             offset, length = entry & _OFFSET_MASK, self._table_bytes(number)
@@ -126,7 +141,18 @@ class Qcow2Disk:
                 if data is None or len(data) < length:
                     return None
                 self._tables[number] = self._checked(offset, data)
-        spans: list[tuple[int, int, int, int, int, bool]] = []
+        # End, start, index of the chunk (negative: a table), first and last of the pieces, whether it is complete then.
+        spans = [
+            (
+                (self._l1[number] & _OFFSET_MASK) + self._table_bytes(number),
+                self._l1[number] & _OFFSET_MASK,
+                ~number,
+                0,
+                0,
+                True,
+            )
+            for number in self._tables
+        ]
         for index in range(self.chunk_count):
             pieces = self.pieces(index)
             first = 0
@@ -140,19 +166,28 @@ class Qcow2Disk:
         held: Counter[int] = Counter()
         for end, start, index, _, _, last in spans:
             if last:
-                del held[index]
+                held.pop(index, None)
             else:
                 held[index] += end - start
                 if held.total() > MAX_HELD_BYTES:
                     return None
-        steps: list[Step] = []
+        steps: list[Step | TableCheck] = []
         needed = source.size_bytes()
         for end, start, index, first, count, last in reversed(spans):
             needed = min(needed, start)
             if end - needed > source.window_bytes:
                 return None
-            steps.append(Step(index, first, count, last, needed))
+            steps.append(TableCheck(~index, needed) if index < 0 else Step(index, first, count, last, needed))
         return steps[::-1]
+
+    def check_table(self, number: int) -> None:
+        """SourceError `SourceChanged` if a table that was read ahead is not what the source has in its turn."""
+        offset = self._l1[number] & _OFFSET_MASK
+        if _numbers(self._export.read(offset, self._table_bytes(number))) != self._tables[number]:
+            raise SourceError(
+                "the source gave other bytes when it was asked for a part than it gave as a whole; try again",
+                reason="SourceChanged",
+            )
 
     def pieces(self, index: int) -> list[Piece]:
         """What chunk `index` consists of, by rising offset in the file; what is in no piece is zero."""

@@ -13,7 +13,7 @@ from converter.convert import convert
 from converter.inspect import inspect
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
-from dvcr.errors import ImageError
+from dvcr.errors import ImageError, SourceError
 from tests.support.images import MemoryChunkStore, MemorySource, build_image, qemu_img, reference
 
 MIB = 2**20
@@ -76,6 +76,21 @@ def test_a_stray_cluster_is_held_until_its_chunk_is_complete(tmp_path: Path) -> 
     source = WindowSource(data, 6 * MIB)
     assert converted(source) == reference(tmp_path, data, "qcow2")
     assert source.streaming
+
+
+def test_tables_that_were_read_ahead_must_be_those_of_the_file(tmp_path: Path) -> None:
+    data = build_image(tmp_path, noise(12 * MIB), "qcow2")
+    table, _, found = entries(data)
+
+    class Deceiving(WindowSource):
+        def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+            if offset_bytes != table:
+                return super().read_ahead(offset_bytes, length_bytes)
+            return struct.pack(">2Q", found[1], found[0]) + self.data[table + 16 : table + length_bytes]
+
+    with pytest.raises(SourceError) as caught:
+        converted(Deceiving(data, 8 * MIB))
+    assert caught.value.reason == "SourceChanged"
 
 
 def test_a_source_that_cannot_read_ahead_is_read_in_the_order_of_the_disk(tmp_path: Path) -> None:
