@@ -1,9 +1,9 @@
 """What a worker that was killed had fetched, kept for the next delivery of its job on the same machine.
 
-Two files in the scratch folder: `resume-<hash of the job's id>.data`, the bytes from the first on, and `.json` beside it,
-what proves whose they are. The bytes are written in order, so the file's length tells how many there are. They are in the
-page cache as soon as they are written, and outlive the process there; after a crash of the machine they may not be on
-the disk, so the journal names the boot that it belongs to. Whoever uses the files holds a lock on them.
+Two files in the scratch folder: `resume-<hash of the job's id>.data`, the bytes from the first on, and `.json` beside
+it, what proves whose they are. The bytes are written in order, so the file's length tells how many there are. They are
+in the page cache as soon as they are written, and outlive the process there; after a crash of the machine they may not
+be on the disk, so the journal names the boot that it belongs to. Whoever uses the files holds a lock on them.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -26,8 +26,9 @@ log = structlog.get_logger(__name__)
 class KeptFile:
     """The file of one job, opened and locked by `open`."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file: IO[bytes], job_id: str) -> None:
         self.file = file
+        self._job_id = job_id
         self._path = path
         self.identity = _read(_journal(path))
         """As `note` was told, if it was since the machine was started."""
@@ -39,13 +40,13 @@ class KeptFile:
         """The job's file, a new one where there is none; None while another process uses it. OSError."""
         path = _path(folder, job_id)
         file = _locked(path, os.O_RDWR | os.O_CREAT)
-        return cls(path, file) if file else None
+        return cls(path, file, job_id) if file else None
 
     def note(self, identity: Mapping[str, Any]) -> None:
         """Record what the bytes are of. Atomic."""
         journal = _journal(self._path)
         new = journal.with_suffix(".new")
-        new.write_text(json.dumps({"boot": _boot_id(), "identity": dict(identity)}))
+        new.write_text(json.dumps({"boot": _boot_id(), "job": self._job_id, "identity": dict(identity)}))
         new.replace(journal)
 
     def forget(self) -> None:
@@ -56,6 +57,15 @@ class KeptFile:
 def discard(folder: Path, job_id: str) -> None:
     """Remove what was kept for a job that nobody wants any more, unless it is in use: then its user removes it."""
     _remove_unused(_path(folder, job_id), before=float("inf"))
+
+
+def jobs(folder: Path) -> Iterator[str]:
+    """The ids of the jobs for which something is kept."""
+    for path in folder.glob(_PATTERN):
+        try:
+            yield str(json.loads(_journal(path).read_text())["job"])
+        except (FileNotFoundError, ValueError, KeyError):
+            continue  # nothing was noted yet; `sweep` takes it
 
 
 def sweep(folder: Path, keep_s: float) -> None:

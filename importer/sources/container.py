@@ -117,7 +117,10 @@ class ContainerImage:
         """What the registry refused, in words for whoever named the image."""
         name = str(self.reference)
         if exc.reason == "RegistryUntrusted":
-            message = f"the certificate of {self.reference.host} is not trusted; give the authority in caBundle"
+            message = (
+                f"there is no TLS connection to {self.reference.host} that can be trusted; give its authority in "
+                "caBundle (--ca-file), or, if it has no TLS, list it in importer.plain_http_registries (--plain-http)"
+            )
             return SourceError(message, reason="SourceUntrusted")
         if exc.status in (401, 403):
             return SourceError(

@@ -121,7 +121,8 @@ class HttpRequests:
             yield
         except requests.exceptions.SSLError as exc:
             raise SourceError(
-                f"the certificate of {self.shown} is not trusted ({_cause(exc)}); give the authority in caBundle",
+                f"the certificate of {self.shown} is not trusted ({_cause(exc)}); give its authority in caBundle "
+                "(--ca-file)",
                 reason="SourceUntrusted",
             ) from exc
         except requests.exceptions.ProxyError as exc:
