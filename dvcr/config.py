@@ -120,7 +120,7 @@ class RegistrySettings(_Section):
     """Size that clients which push in chunks are asked to give each but the last (OCI-Chunk-Min-Length); smaller ones
     are taken too, and cost a request each. 0 asks for nothing."""
     verify_interval_s: float = Field(3600, ge=0)
-    """A blob that this process found whole is not hashed again when it is pulled, for this long and while its file
+    """A blob that this server found whole is not hashed again when it is pulled, for this long and while its file
     does not change; 0 hashes it at every pull."""
     upload_idle_timeout_s: float = Field(120, gt=0)
     """A request body that brings no byte for this long is given up; its upload session stays resumable."""
