@@ -6,7 +6,8 @@ write no access log, while ours does. Rounds alternate; medians are told, the be
 the same client against a server that does nothing, and a file written and synced. zot is left out.
 
 Durability is the same where it costs: all `fsync` a blob's file before they answer 201. Ours also syncs folders that
-got new names; distribution v3 does so too (strace), but not after it moved a finished blob to its place. Pulls read what was just pushed, from the page cache.
+got new names; distribution v3 does so too (strace), but not where it moves the finished blob. Pulls read what was just
+pushed, from the page cache.
 """
 
 import argparse
