@@ -18,6 +18,7 @@ from dvcr.jobs.board import JobBoard, TakenJob
 from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState
 from importer.disk_copy import DiskCopy
 from importer.heartbeat import ForgottenError, Heartbeat
+from importer.kept import discard
 from importer.pipeline import ImportWatch, TakenOverError, import_disk
 from importer.progress import ProgressMeter
 from importer.recall import ChunkIndex
@@ -45,6 +46,7 @@ def run_import(
     """
     job = taken.job
     run = _Run(index)
+    ended = True
     try:
         _check_crashes(taken, settings)
         run.make(job, board, client, settings, owner)
@@ -52,7 +54,7 @@ def run_import(
         log.info("import stopped", job=job.id, why=stopped.message)
     except DvcrError as error:
         log.warning("import failed", job=job.id, reason=error.reason, error=error.message)
-        _tell_failure(taken, owner, board, settings, run, error)
+        ended = _tell_failure(taken, owner, board, settings, run, error)
     except Exception as error:
         log.exception("import failed unexpectedly", job=job.id)
         message = f"the importer failed unexpectedly ({type(error).__name__}: {error}); this is a bug, see its log"
@@ -63,6 +65,8 @@ def run_import(
     finally:
         # Last: it may take the file system a second to free what was fetched, and nobody needs to wait for that.
         run.close()
+        if ended:
+            discard(settings.scratch_dir, job.id)
 
 
 def _check_crashes(taken: TakenJob, settings: ImporterSettings) -> None:
@@ -76,11 +80,12 @@ def _check_crashes(taken: TakenJob, settings: ImporterSettings) -> None:
 
 def _tell_failure(
     taken: TakenJob, owner: str, board: JobBoard, settings: ImporterSettings, run: "_Run", error: DvcrError
-) -> None:
+) -> bool:
+    """Tell the error; whether it ends the job."""
     job_id, attempt = taken.job.id, taken.failures + 1
     if not error.retryable or attempt >= settings.attempts:
         _tell(lambda: board.finish(job_id, owner, run.failed(error)))
-        return
+        return True
     wait_s = min(settings.retry_wait_s * 2 ** (attempt - 1), _LONGEST_WAIT_S)
     retry_at = datetime.now(UTC) + timedelta(seconds=wait_s)
     message = (
@@ -88,6 +93,7 @@ def _tell_failure(
     )
     waiting = run.stopped({"state": JobState.WAITING, "reason": error.reason, "message": message, "retry_at": retry_at})
     _tell(lambda: board.postpone(job_id, owner, wait_s, waiting))
+    return False
 
 
 def _tell(speak: Callable[[], bool]) -> bool:
