@@ -77,7 +77,8 @@ def run_worker(settings: Settings) -> None:
     app = build_app(settings)
     setup_logging.connect(_keep_logging, weak=False)
     worker_ready.connect(_tell_ready, weak=False)
-    dispatcher = Dispatcher(RedisJobBoard.from_settings(settings.broker), settings.importer.lease_s / 3)
+    board = RedisJobBoard.from_settings(settings.broker)
+    dispatcher = Dispatcher(board, settings.importer.scratch_dir, settings.importer.lease_s / 3)
     worker_ready.connect(dispatcher.start, weak=False)
     app.Worker(
         queues=[IMPORT_QUEUE],

@@ -281,7 +281,7 @@ class HttpDownload:
         attempts = f"{self._retries + 1} attempts in a row"
         if not self._position:
             message = f"{self._url} cannot be fetched after {attempts}: {why}"
-            raise SourceError(message, reason=why.reason or None)
+            raise SourceError(message, reason=why.reason or None, retryable=True)
         raise SourceError(
             f"the download of {self._url} stopped after {self._position} of "
             f"{'unknown' if self.total_bytes is None else self.total_bytes} bytes; {attempts} brought no more: {why}",

@@ -1,4 +1,4 @@
-"""A real redis-server for tests, on a unix socket, in memory only."""
+"""A real redis-server for tests, on a unix socket; in memory only, unless it is to keep what it is told."""
 
 import shutil
 import subprocess
@@ -17,10 +17,11 @@ from dvcr.config import BrokerSettings
 class RedisServer:
     """A running redis-server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, persistent: bool = False) -> None:
         self.socket = folder / "redis.sock"
         self.url = f"redis+socket://{self.socket}"
         self._folder = folder
+        self._kept = ("--appendonly", "yes", "--appendfsync", "always") if persistent else ()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -29,7 +30,7 @@ class RedisServer:
         if binary is None:
             pytest.skip("redis-server is not installed")
         self._process = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._folder)],
+            [binary, "--port", "0", "--unixsocket", self.socket, "--dir", self._folder, "--save", "", *self._kept],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
@@ -37,7 +38,7 @@ class RedisServer:
             try:
                 self.client().ping()
                 return
-            except redis.ConnectionError:
+            except redis.ConnectionError:  # not listening, or still loading what it kept
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
@@ -51,7 +52,7 @@ class RedisServer:
         return BrokerSettings(url=SecretStr(self.url), visibility_timeout_s=visibility_timeout_s)
 
     def stop(self) -> None:
-        """Kill it: it keeps nothing."""
+        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
