@@ -17,7 +17,7 @@ from dvcr.client.retry import RetryPolicy
 from dvcr.client.transport import Transport
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest, Hasher
-from dvcr.errors import IntegrityError, RegistryError
+from dvcr.errors import RegistryError
 from tests.support.artifacts import CHUNK, image_of, noise, push, text
 from tests.support.registry import RegistryServer
 
@@ -87,7 +87,7 @@ def test_a_chunk_damaged_in_the_store_is_never_read(fresh_registry: RegistryServ
     (path,) = (path for path in fresh_registry.root.rglob("*") if path.is_file() and _holds(path, digest))
     path.write_bytes(bytes(CHUNK))
     reader = ImageReader(repository, image)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(RegistryError, match="corrupt: push it again"):
         reader.read_at(image.chunks[1].index * CHUNK, 1)
 
 

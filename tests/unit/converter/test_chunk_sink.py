@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.convert import ConvertedDisk
+from converter.inspect import ImageFormat
 from converter.nbd.sink import BUFFERED_BYTES, ChunkSink
 from dvcr.descriptor import Descriptor
 from dvcr.errors import ImageError, RegistryError
@@ -18,7 +19,7 @@ CHUNK = 4 * MIB
 
 
 def finish(sink: ChunkSink, store: MemoryChunkStore) -> bytes:
-    return store.disk(ConvertedDisk(sink.size_bytes, sink.chunk_size_bytes, sink.finish()))
+    return store.disk(ConvertedDisk(ImageFormat.RAW, sink.size_bytes, sink.chunk_size_bytes, sink.finish()))
 
 
 def test_unwritten_and_zero_bytes_cost_nothing() -> None:
