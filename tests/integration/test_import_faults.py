@@ -1,0 +1,242 @@
+"""What dies under an import, and what becomes of it: every import ends, once, and nothing is left behind."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dvcr.errors import DvcrError
+from dvcr.jobs.job import ImportJob, JobState
+from dvcr.jobs.redis import RedisJobBoard
+from tests.support.file_server import serving
+from tests.support.images import build_image
+from tests.support.imports import MIB, World, disk, half_way
+from tests.support.redis import RedisServer
+from tests.support.registry import RegistryServer
+from tests.support.waiting import eventually
+from tests.support.worker import Worker, children
+
+LEASE_S = 1.5
+LOOK_S = LEASE_S / 3
+
+
+@pytest.fixture
+def redis(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A Redis of the test's own, which keeps what it is told if the test's parameter says so."""
+    server = RedisServer(tmp_path_factory.mktemp("r"), persistent=getattr(request, "param", False))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def world(redis: RedisServer, fresh_registry: RegistryServer) -> Iterator[World]:
+    with serving(b"") as server:
+        yield World(RedisJobBoard.from_settings(redis.settings()), fresh_registry, server)
+
+
+@pytest.fixture
+def worker(world: World, redis: RedisServer, tmp_path: Path) -> Iterator[Worker]:
+    with new_worker(world, redis, tmp_path) as worker:
+        yield worker
+        eventually(lambda: not worker.scratch.exists() or not list(worker.scratch.iterdir()), "the scratch is empty")
+
+
+def new_worker(world: World, redis: RedisServer, tmp_path: Path) -> Worker:
+    return Worker(
+        redis.url,
+        world.registry.url,
+        tmp_path / "scratch",
+        importer__lease_s=LEASE_S,
+        importer__concurrency=1,
+        importer__retries=0,
+        importer__attempts=5,
+        importer__retry_wait_s=0.3,
+        broker__visibility_timeout_s=2,
+    )
+
+
+def gated(world: World, tmp_path: Path, image_format: str = "qcow2") -> bytes:
+    """Let the server stop in the middle of an image; its disk."""
+    raw = disk(data_mib=20)
+    world.server.content = build_image(tmp_path, raw, image_format)
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    return raw
+
+
+def descendants(pid: int) -> list[int]:
+    # Of each thread: whatever a thread starts is a child of that thread.
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(word) for text in lists for word in text.split()]
+    return found + [each for child in found for each in descendants(child)]
+
+
+def qemu_imgs(worker: Worker) -> list[int]:
+    def name(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/comm").read_text().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
+    return [pid for pid in descendants(worker.pid) if name(pid) == "qemu-img"]
+
+
+def state(world: World, job: ImportJob) -> JobState | None:
+    progress = world.board.progress(job.id)
+    return progress and progress.state
+
+
+def follow(world: World, job: ImportJob) -> None:
+    """What the controller does: send a job again of which the board knows nothing."""
+    if world.board.progress(job.id) is None:
+        world.board.submit(job)
+
+
+def test_dead_worker_is_replaced_as_soon_as_its_lease_ends(
+    world: World, worker: Worker, redis: RedisServer, tmp_path: Path
+) -> None:
+    raw = gated(world, tmp_path)
+    job = world.submit()
+    half_way(world, job)
+    with new_worker(world, redis, tmp_path):
+        before = len(world.server.requests)
+        worker.kill()
+        died = time.monotonic()
+        eventually(lambda: len(world.server.requests) > before, "the import was taken over")
+        took_s = time.monotonic() - died
+        # The rest is for a machine under load. By default: a lease of 15 s, and a look every 5 s.
+        assert took_s < LEASE_S + LOOK_S + 5
+        world.server.gate.set()
+        assert world.succeeded(job) == raw
+
+
+def test_only_the_parent_of_a_worker_is_killed(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = gated(world, tmp_path)
+    job = world.submit()
+    half_way(world, job)
+    pids = descendants(worker.pid)
+    os.kill(worker.pid, signal.SIGKILL)
+    world.server.gate.set()
+    worker._process.wait()  # type: ignore[union-attr]
+    worker.start()
+    assert world.succeeded(job) == raw
+    eventually(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "no process is left")
+
+
+def test_job_that_kills_its_workers_fails_and_others_go_on(world: World, worker: Worker, tmp_path: Path) -> None:
+    gated(world, tmp_path)
+    job = world.submit()
+    for attempt in range(1, 4):
+        eventually(lambda n=attempt: len(world.server.requests) == n, "the job runs")  # type: ignore[misc]
+        eventually(lambda: children(worker.pid), "there is a child")
+        for child in children(worker.pid):
+            os.kill(child, signal.SIGKILL)
+    progress = world.finished(job)
+    assert (progress.state, progress.reason) == (JobState.FAILED, "WorkerCrashed")
+    assert len(world.server.requests) == 3
+    world.nothing_left(job)
+    world.board.forget(job.id)
+    world.server.gate.set()
+    world.server.content = raw = disk(2, 2, 4)
+    assert world.succeeded(world.submit()) == raw
+
+
+def test_qemu_img_is_killed(world: World, worker: Worker, tmp_path: Path) -> None:
+    gated(world, tmp_path, "vdi")
+    job = world.submit()
+    eventually(lambda: qemu_imgs(worker), "qemu-img runs")
+    for pid in qemu_imgs(worker):
+        os.kill(pid, signal.SIGKILL)
+    world.server.gate.set()
+    progress = world.finished(job)
+    assert (progress.state, progress.reason) == (JobState.FAILED, "ConversionFailed")
+    assert "signal 9" in progress.message
+    world.nothing_left(job)
+
+
+def test_registry_is_killed_and_comes_back(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = gated(world, tmp_path)
+    job = world.submit()
+    half_way(world, job)
+    world.registry.kill()
+    world.server.gate.set()
+    time_out = time.monotonic() + 20
+    while (progress := world.board.progress(job.id)) and progress.state is not JobState.WAITING:
+        assert progress.state is JobState.RUNNING
+        assert time.monotonic() < time_out
+        time.sleep(0.02)
+    assert progress is not None
+    assert progress.message.startswith("attempt 1 of 5 failed, the next one is at ")
+    world.registry.start_at(int(world.registry.url.rpartition(":")[2]))
+    assert world.succeeded(job) == raw
+    world.board.forget(job.id)
+
+
+@pytest.mark.parametrize(
+    ("redis", "fault"),
+    [(True, "restart"), (False, "restart"), (False, "flush")],
+    indirect=["redis"],
+    ids=["restart of one that persists", "restart of one that does not", "flush"],
+)
+def test_redis_fails_under_a_running_and_a_waiting_import(
+    world: World, worker: Worker, redis: RedisServer, fault: str, tmp_path: Path
+) -> None:
+    raw = gated(world, tmp_path)
+    running = world.submit()
+    half_way(world, running)
+    queued = world.submit()
+    if fault == "flush":
+        redis.client().flushall()
+    else:
+        redis.stop()
+        with pytest.raises(DvcrError) as caught:
+            world.submit()
+        assert (caught.value.reason, caught.value.retryable) == ("BrokerUnavailable", True)
+        redis.start()
+    eventually(lambda: world.board.progress(running.id) is not None, "the worker tells of it again")
+    follow(world, queued)
+    world.server.gate.set()
+    assert world.succeeded(running) == raw
+    assert world.succeeded(queued) == raw
+    assert len(world.server.requests) == 2, "each was run once"
+
+
+@pytest.mark.parametrize("when", ["converting", "queued", "waiting for another attempt"])
+def test_deleted_import_leaves_nothing(world: World, worker: Worker, when: str, tmp_path: Path) -> None:
+    gated(world, tmp_path, "vdi")
+    first = world.submit()
+    half_way(world, first)
+    if when == "converting":
+        eventually(lambda: qemu_imgs(worker), "qemu-img runs")
+    if when == "queued":
+        world.board.forget(world.submit().id)
+    if when == "waiting for another attempt":
+        world.board.forget(first.id)
+        world.server.statuses = [503] * 9
+        first = world.submit()
+        eventually(lambda: state(world, first) is JobState.WAITING, "the job waits")
+    world.board.forget(first.id)
+    eventually(lambda: not qemu_imgs(worker), "qemu-img is gone", timeout_s=5)
+    eventually(lambda: not list(worker.scratch.iterdir()), "the scratch is empty", timeout_s=5)
+    world.server.gate.set()
+    asked = len(world.server.requests)
+    world.nothing_left(first)
+    assert world.board.wake() == 0
+    assert len(world.server.requests) == asked
+
+
+def test_source_that_fails_for_a_while_is_asked_again(world: World, worker: Worker) -> None:
+    world.server.content = raw = disk(2, 2, 4)
+    world.server.statuses = [503, 503]
+    job = world.submit()
+    assert world.succeeded(job) == raw
+    assert len(world.server.requests) == 3
+    world.server.statuses = [503] * 9
+    progress = world.finished(failed := world.submit())
+    assert (progress.state, progress.reason, progress.retryable) == (JobState.FAILED, "SourceUnavailable", True)
+    assert len(world.server.requests) == 3 + 5
+    world.board.forget(failed.id)
