@@ -34,6 +34,7 @@ class KeptFile:
         """As `note` was told, if it was since the machine was started."""
         if self.identity is None:
             file.truncate(0)
+            self._write(None)  # whose file it is, before it is known of what
 
     @classmethod
     def open(cls, folder: Path, job_id: str) -> Self | None:
@@ -44,9 +45,12 @@ class KeptFile:
 
     def note(self, identity: Mapping[str, Any]) -> None:
         """Record what the bytes are of. Atomic."""
+        self._write(dict(identity))
+
+    def _write(self, identity: Mapping[str, Any] | None) -> None:
         journal = _journal(self._path)
         new = journal.with_suffix(".new")
-        new.write_text(json.dumps({"boot": _boot_id(), "job": self._job_id, "identity": dict(identity)}))
+        new.write_text(json.dumps({"boot": _boot_id(), "job": self._job_id, "identity": identity}))
         new.replace(journal)
 
     def forget(self) -> None:

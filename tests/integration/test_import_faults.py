@@ -87,7 +87,7 @@ def qemu_imgs(worker: Worker) -> list[int]:
 
 def state(world: World, job: ImportJob) -> JobState | None:
     progress = world.board.progress(job.id)
-    return progress and progress.state
+    return progress.state if progress else None
 
 
 def follow(world: World, job: ImportJob) -> None:
