@@ -82,8 +82,3 @@ class StagedChunks:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
-
-    def add(self, digest: Digest) -> None:
-        """Take a blob that something else may push into account."""
-        with self._changed:
-            self._put.add(digest)
