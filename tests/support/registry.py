@@ -41,10 +41,14 @@ class RegistryServer:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the server and wait until it listens."""
+        """Start the server on a free port and wait until it listens."""
+        return self.start_at(0)
+
+    def start_at(self, port: int) -> Self:
+        """As `start`, on this port."""
         environment = os.environ | {"DVCR__STORAGE__FILESYSTEM__ROOT": str(self.root), "DVCR__LOG__LEVEL": "warning"}
         self._process = subprocess.Popen(
-            [*self._command, sys.executable, "-c", _SERVE, "serve", "--host", "127.0.0.1", "--port", "0"],
+            [*self._command, sys.executable, "-c", _SERVE, "serve", "--host", "127.0.0.1", "--port", str(port)],
             env=environment | self._environment,
             stdout=subprocess.PIPE,
             text=True,
