@@ -89,7 +89,7 @@ class TlsSettings(_Section):
     certificate_file: Path | None = None
     """PEM file with the server's certificate and its chain; without one it speaks plain HTTP."""
     key_file: Path | None = None
-    """PEM file with the certificate's key. Both are read again when they change."""
+    """PEM file with the certificate's key. This, the certificate and the authorities are read again when they change."""
     client_ca_file: Path | None = None
     """PEM file with the authorities whose client certificates name users; without one no certificate is asked for."""
     client_certificates: Literal["optional", "required"] = "optional"

@@ -38,7 +38,8 @@ class BlobUpload:
         """Add `data` at the end; returns once the registry acknowledged all of it.
 
         After a failure in between, the registry is asked how much arrived and only the rest is sent again. Raises
-        RegistryError with status 404 where the session is gone.
+        RegistryError with status 404 where the session is gone, and 507, not retryable, where the registry is full,
+        which may end the session.
         """
         view = memoryview(data).cast("B")
         start, end = self.size_bytes, self.size_bytes + len(view)
@@ -56,7 +57,12 @@ class BlobUpload:
                     status=416,
                 )
             if self.size_bytes < end:
-                self._patch(bytes(view[self.size_bytes - start :]))
+                try:
+                    self._patch(bytes(view[self.size_bytes - start :]))
+                except RegistryError as error:
+                    if error.status == 507:
+                        raise RegistryError(error.message, code=error.code, status=507, retryable=False) from error
+                    raise
 
         while self.size_bytes < end:
             self.retry.run(send)

@@ -1,5 +1,6 @@
 """The upload service with a real curl, Redis and registry."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from dvcr.artifact.staged import read_parts
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest
@@ -26,24 +28,53 @@ from tests.support.registry import RegistryServer
 from tests.support.waiting import eventually
 
 MIB = 2**20
-CONTENT = random.Random(4).randbytes(11 * MIB + 5)
+# A disk, as far as its first sector tells.
+CONTENT = bytes(510) + b"\x55\xaa" + random.Random(4).randbytes(11 * MIB + 5 - 512)
 _UPLOADER = "from dvcr.cli.main import app; from uploader import commands; commands.register(app); app()"
 
 
 class Uploads:
     """A running uploader and what is behind it."""
 
-    def __init__(self, url: str, board: RedisJobBoard, registry: RegistryServer) -> None:
-        self.url = url
+    def __init__(self, environment: dict[str, str], board: RedisJobBoard, registry: RegistryServer) -> None:
+        self.url = ""
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
         self.board = board
         self.registry = registry
         self.client = RegistryClient.from_settings(ClientSettings(url=registry.url))
 
-    def ticket(self, expires_in_s: float = 900) -> UploadTicket:
+    def start(self) -> None:
+        """Start the uploader, on a free port."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _UPLOADER, "uploader"],
+            env=os.environ | self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> int:
+        """End it with SIGTERM; its exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=20)
+        return self._process.wait()
+
+    def ticket(self, expires_in_s: float = 900, checksums: dict[str, str] | None = None) -> UploadTicket:
         token = uuid.uuid4().hex
         ticket = UploadTicket(
             token=token,
             repository=f"vmi/default/{token}",
+            checksums=checksums or {},
             expires_at=datetime.now(UTC) + timedelta(seconds=expires_in_s),
         )
         self.board.open_ticket(ticket)
@@ -62,8 +93,15 @@ class Uploads:
         told = self.told(ticket)
         assert told.state is UploadState.COMPLETE
         assert told.received_bytes == told.total_bytes == len(CONTENT)
-        assert told.digest == str(Digest.of(CONTENT))
-        assert self.client.repository(ticket.repository).read_blob(Digest.of(CONTENT)) == CONTENT
+        repository = self.client.repository(ticket.repository)
+        parts = read_parts(repository, Digest.parse(told.digest))
+        assert parts == told.parts
+        assert b"".join(repository.read_blob(part.digest) for part in parts) == CONTENT
+
+    def links(self, ticket: UploadTicket) -> list[Path]:
+        """The blobs that the ticket's repository has."""
+        folder = self.registry.root / "repositories" / ticket.repository / "blobs"
+        return [path for path in folder.rglob("*") if path.is_file()]
 
     def sessions(self) -> list[Path]:
         """Files of upload sessions in the registry's store."""
@@ -78,15 +116,10 @@ def uploads(redis_server: RedisServer, fresh_registry: RegistryServer) -> Iterat
         "DVCR__UPLOADER__PORT": "0",
         "DVCR__UPLOADER__IDLE_TIMEOUT_S": "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", _UPLOADER, "uploader"], env=os.environ | environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    url = process.stdout.readline().split()[-1]
-    yield Uploads(url, RedisJobBoard.from_settings(redis_server.settings()), fresh_registry)
-    process.terminate()
-    assert process.wait(10) == 0
-    process.stdout.close()
+    uploads = Uploads(environment, RedisJobBoard.from_settings(redis_server.settings()), fresh_registry)
+    uploads.start()
+    yield uploads
+    assert uploads.stop() == 0
 
 
 @pytest.fixture
@@ -109,7 +142,7 @@ def test_curl_uploads_a_file(uploads: Uploads, file: Path) -> None:
     ticket = uploads.ticket()
     status, body = curl(uploads.address(ticket), "-T", file)
     assert status == 201
-    assert json.loads(body)["digest"] == str(Digest.of(CONTENT))
+    assert json.loads(body) == {"state": "Complete", "receivedBytes": len(CONTENT)}
     uploads.complete(ticket)
     response = requests.head(uploads.address(ticket), timeout=10)
     assert response.headers["Upload-Offset"] == str(len(CONTENT))
@@ -159,10 +192,9 @@ def test_one_writer_and_a_cut_upload_is_free_again(uploads: Uploads, file: Path)
     assert curl(uploads.address(ticket), "-T", file)[0] == 409
     connection.close()
     eventually(lambda: uploads.told(ticket).state is UploadState.WAITING, "the ticket is free again")
-    assert uploads.told(ticket).received_bytes == 0
+    assert uploads.told(ticket).offset_bytes == 6 * MIB, "what has arrived is safe"
     assert uploads.sessions() == []
-    assert uploads.registry.stored_bytes() == 0
-    assert curl(uploads.address(ticket), "-T", file)[0] == 201
+    assert curl(uploads.address(ticket), "-T", file)[0] == 201, "a whole file starts over"
     uploads.complete(ticket)
 
 
@@ -186,4 +218,127 @@ def test_closed_ticket_ends_the_upload(uploads: Uploads, file: Path) -> None:
     connection.close()
     assert uploads.board.ticket(ticket.token) is None
     eventually(lambda: uploads.sessions() == [], "the session is gone")
-    assert uploads.registry.stored_bytes() == 0
+    assert uploads.links(ticket) == []
+
+
+def test_an_upload_goes_on_where_it_was_cut(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket()
+    begun(uploads, ticket).close()
+    eventually(lambda: uploads.told(ticket).state is UploadState.WAITING, "the ticket is free again")
+    address, offset = uploads.address(ticket), 6 * MIB
+    assert requests.get(address, timeout=10).json()["offset"] == offset
+    status, body = curl(address, "-C", offset + 1, "-T", file)
+    assert (status, f"-C {offset} " in body) == (416, True)
+    assert curl(address, "-C", offset, "-T", file)[0] == 201
+    uploads.complete(ticket)
+
+
+def test_curl_that_begins_anew_with_a_range_is_compared_with_what_is_here(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket()
+    begun(uploads, ticket).close()
+    eventually(lambda: uploads.told(ticket).state is UploadState.WAITING, "the ticket is free again")
+    other = file.with_name("other")
+    other.write_bytes(CONTENT[:MIB] + bytes(1) + CONTENT[MIB + 1 :])
+    status, body = curl(uploads.address(ticket), "-C", "-", "-T", other)
+    assert (status, "not the file that was begun" in body) == (409, True)
+    assert uploads.told(ticket).offset_bytes == 6 * MIB
+    assert curl(uploads.address(ticket), "-C", "-", "-T", file)[0] == 201
+    uploads.complete(ticket)
+
+
+def test_pieces_that_are_many_become_few_parts(uploads: Uploads) -> None:
+    ticket = uploads.ticket()
+    piece = len(CONTENT) // 23 + 1
+    for start in range(0, len(CONTENT), piece):
+        body = CONTENT[start : start + piece]
+        headers = {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}"}
+        response = requests.put(uploads.address(ticket), body, headers=headers, timeout=10)
+        assert response.status_code == (201 if start + len(body) == len(CONTENT) else 202)
+    uploads.complete(ticket)
+    assert len(uploads.told(ticket).parts) < 6
+
+
+def test_a_killed_uploader_loses_nothing_that_it_told(uploads: Uploads, file: Path, redis_server: RedisServer) -> None:
+    ticket = uploads.ticket()
+    half = len(CONTENT) // 2
+    headers = {"Content-Range": f"bytes 0-{half - 1}/{len(CONTENT)}"}
+    assert requests.put(uploads.address(ticket), CONTENT[:half], headers=headers, timeout=10).status_code == 202
+    uploads.kill()
+    redis_server.client().flushall()
+    uploads.board.update_ticket(ticket.model_copy(update={"parts": ()}))
+    uploads.start()
+    assert requests.get(uploads.address(ticket), timeout=10).json()["offset"] == 0, "Redis lost it: from the beginning"
+    assert requests.put(uploads.address(ticket), CONTENT[:half], headers=headers, timeout=10).status_code == 202
+    uploads.kill()
+    uploads.start()
+    assert curl(uploads.address(ticket), "-C", half, "-T", file)[0] == 201
+    uploads.complete(ticket)
+
+
+def test_an_upload_outlives_a_restart_of_the_registry(uploads: Uploads) -> None:
+    ticket = uploads.ticket()
+    connection = begun(uploads, ticket)
+    port = urlsplit(uploads.registry.url).port or 0
+    uploads.registry.kill()
+    uploads.registry.start_at(port)
+    connection.sendall(CONTENT[6 * MIB :])
+    connection.settimeout(30)
+    assert b"201" in connection.recv(100)
+    connection.close()
+    uploads.complete(ticket)
+
+
+def test_sigterm_makes_safe_what_has_arrived(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket()
+    connection = begun(uploads, ticket)
+    assert uploads.stop() == 0
+    connection.settimeout(15)
+    assert b"503" in connection.recv(100)
+    connection.close()
+    offset = uploads.told(ticket).offset_bytes
+    assert (uploads.told(ticket).state, offset >= 4 * MIB) == (UploadState.WAITING, True)
+    uploads.start()
+    assert curl(uploads.address(ticket), "-C", offset, "-T", file)[0] == 201
+    uploads.complete(ticket)
+
+
+def test_what_is_no_image_fails_early_with_its_reason(uploads: Uploads, tmp_path: Path) -> None:
+    ticket = uploads.ticket()
+    pdf = tmp_path / "report.iso"
+    pdf.write_bytes(b"%PDF-1.7\n" + random.Random(1).randbytes(5 * MIB))
+    status, body = curl(uploads.address(ticket), "-T", pdf)
+    assert (status, "a PDF document" in body) == (422, True)
+    told = uploads.told(ticket)
+    assert (told.state, told.reason, told.parts) == (UploadState.FAILED, "UnknownFormat", ())
+    assert uploads.links(ticket) == []
+    assert curl(uploads.address(ticket), "-T", pdf)[0] == 410
+
+
+def test_wrong_checksum_is_told_at_the_end(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket(checksums={"md5": "0" * 32})
+    status, body = curl(uploads.address(ticket), "-T", file)
+    assert (status, body.startswith("ChecksumMismatch: ")) == (422, True)
+    assert (uploads.told(ticket).reason, uploads.links(ticket)) == ("ChecksumMismatch", [])
+
+
+def test_right_checksum_need_not_be_checked_again(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket(checksums={"sha256": hashlib.sha256(CONTENT).hexdigest()})
+    assert curl(uploads.address(ticket), "-T", file)[0] == 201
+    assert uploads.told(ticket).verified
+
+
+def test_bad_ranges_and_sizes(uploads: Uploads, file: Path) -> None:
+    address = uploads.address(uploads.ticket())
+    for content_range in ("bytes 5-2/9", "bytes 0-9/9", "lines 0-1/2", "bytes 0-3/9"):
+        response = requests.put(address, b"12345", headers={"Content-Range": content_range}, timeout=10)
+        assert response.status_code == 400, content_range
+    huge = {"Content-Range": f"bytes 0-4/{2**42}"}
+    assert requests.put(address, b"12345", headers=huge, timeout=10).status_code == 413
+
+
+def test_metrics_tell_no_token(uploads: Uploads, file: Path) -> None:
+    ticket = uploads.ticket()
+    curl(uploads.address(ticket), "-T", file)
+    text = requests.get(f"{uploads.url}/metrics", timeout=10).text
+    assert 'dvcr_uploader_uploads_total{result="complete"} 1.0' in text
+    assert ticket.token not in text
