@@ -89,7 +89,7 @@ class TlsSettings(_Section):
     certificate_file: Path | None = None
     """PEM file with the server's certificate and its chain; without one it speaks plain HTTP."""
     key_file: Path | None = None
-    """PEM file with the certificate's key. This, the certificate and the authorities are read again when they change."""
+    """PEM file with the certificate's key. All three files are read again when they change."""
     client_ca_file: Path | None = None
     """PEM file with the authorities whose client certificates name users; without one no certificate is asked for."""
     client_certificates: Literal["optional", "required"] = "optional"
@@ -226,8 +226,8 @@ class ImporterSettings(_Section):
     retry_wait_s: float = Field(5, gt=0)
     """Wait before the second attempt; it doubles before each further one, up to five minutes."""
     source_addresses: Literal["public", "private", "any"] = "private"
-    """Where sources may be fetched from: `public` addresses; `private` networks too; or `any`, also loopback, link-local,
-    multicast and the metadata services of clouds. `dvcr up` and `dvcr image import` use `any`: see security.md."""
+    """Where sources may be fetched from: `public` addresses; `private` networks too; or `any`, also loopback,
+    link-local, multicast and the metadata services of clouds. `dvcr up` and `dvcr image import` use `any`: see security.md."""
     redirect_to_http: bool = False
     """Follow redirects from https:// to http://."""
     connections: int = Field(4, gt=0, le=16)

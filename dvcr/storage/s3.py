@@ -8,6 +8,7 @@ Any number of servers may use one bucket at the same time; all they share is in 
 """
 
 import io
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from dvcr.storage.s3_upload import ByteBudget, S3Session, SessionState, data_nam
 BURIAL_S = 5.0
 TAKE_OVER_S = 15.0
 PART_THREADS = 8
+
+_SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class S3Storage:
@@ -107,7 +110,7 @@ class S3Storage:
 
     def resume_upload(self, session_id: str) -> UploadSession:
         """See StorageDriver."""
-        if len(session_id) != 32 or not session_id.isalnum():
+        if not _SESSION_ID.fullmatch(session_id):
             raise NotFoundError(f"{session_id!r} is no upload session")
         session = S3Session(self, session_id)
         session.load()
