@@ -3,11 +3,14 @@
 import re
 
 _AT_START = {
-    b"\x1f\x8b": "a gzip file; images in a compressed wrapper are not supported yet: unpack it first",
-    b"\xfd7zXZ\0": "an xz file; images in a compressed wrapper are not supported yet: unpack it first",
-    b"\x28\xb5\x2f\xfd": "a zstd file; images in a compressed wrapper are not supported yet: unpack it first",
-    b"BZh": "a bzip2 file; images in a compressed wrapper are not supported yet: unpack it first",
-    b"\x04\x22\x4d\x18": "an lz4 file; images in a compressed wrapper are not supported yet: unpack it first",
+    b"\x1f\x8b": "a gzip file that cannot be unpacked; pack it again",
+    b"\xfd7zXZ\0": "an xz file; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
+    b"BZh": "a bzip2 file that cannot be unpacked; pack it again",
+    b"\x04\x22\x4d\x18": "an lz4 file, which is not supported; pack it with gzip, xz, zstd or bzip2",
+    b"\x5d\0\0": "an lzma file, which is not supported; pack it with gzip, xz, zstd or bzip2",
+    b"LZIP": "an lzip file, which is not supported; pack it with gzip, xz, zstd or bzip2",
+    b"\x1f\x9d": "a file of compress, which is not supported; pack it with gzip, xz, zstd or bzip2",
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first",
     b"Rar!\x1a\x07": "a rar archive; unpack it first",
