@@ -227,7 +227,8 @@ class ImporterSettings(_Section):
     """Wait before the second attempt; it doubles before each further one, up to five minutes."""
     source_addresses: Literal["public", "private", "any"] = "private"
     """Where sources may be fetched from: `public` addresses; `private` networks too; or `any`, also loopback,
-    link-local, multicast and the metadata services of clouds. `dvcr up` and `dvcr image import` use `any`: see security.md."""
+    link-local, multicast and the metadata services of clouds. `dvcr up` and `dvcr image import` use
+    `any`: see security.md."""
     redirect_to_http: bool = False
     """Follow redirects from https:// to http://."""
     connections: int = Field(4, gt=0, le=16)
