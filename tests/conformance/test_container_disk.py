@@ -45,7 +45,16 @@ def test_the_image_holds_one_disk_that_qemu_may_read(
     assert (inspected["Architecture"], inspected["Os"], len(inspected["Layers"])) == ("arm64", "linux", 1)
 
     layout = tmp_path / "layout"
-    run("skopeo", "copy", "-q", "--preserve-digests", "--override-arch=arm64", "--src-tls-verify=false", remote, f"oci:{layout}:x")
+    run(
+        "skopeo",
+        "copy",
+        "-q",
+        "--preserve-digests",
+        "--override-arch=arm64",
+        "--src-tls-verify=false",
+        remote,
+        f"oci:{layout}:x",
+    )
     stored = blobs(layout)
     layer = stored[inspected["Layers"][0].partition(":")[2]]
     manifest = json.loads(stored[inspected["Digest"].partition(":")[2]])
@@ -58,7 +67,7 @@ def test_the_image_holds_one_disk_that_qemu_may_read(
     assert told == [("disk", 107, 107, "0o555", 0), (file, 107, 107, "0o440", 0)]
     source = tmp_path / "source.raw"
     source.write_bytes(DISK)
-    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, source, tmp_path / "root" / file]
+    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, str(source), str(tmp_path / "root" / file)]
     subprocess.run(command, check=True)
 
 
