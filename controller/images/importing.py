@@ -38,6 +38,8 @@ _STAGES = {
     ImportStage.VERIFYING: "a worker fetches what is left and checks the image",
 }
 
+_TICKET_LEASE_S = 15.0
+
 
 class ImportState(StrEnum):
     WAITING = "Waiting"
@@ -124,9 +126,8 @@ class ImageImport:
         token = _token(status)
         if token:
             ticket = self._board.ticket(token)
-            if ticket is not None and ticket.digest:
-                self.registry.remove_blob(ticket.repository, ticket.digest)
             self._board.close_ticket(token)
+            self.registry.remove_upload(target.repository, ticket.parts if ticket else ())
         self.registry.remove(target.repository, target.uid)
 
     def _follow_job(
@@ -187,21 +188,47 @@ class ImageImport:
     def _follow_upload(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
         ticket = self._open_ticket(target, source, status)
         if ticket.state is UploadState.COMPLETE:
-            origin = BlobOrigin(repository=ticket.repository, digest=ticket.digest, size_bytes=ticket.received_bytes)
+            origin = BlobOrigin(
+                repository=ticket.repository,
+                digest=ticket.digest,
+                size_bytes=ticket.received_bytes,
+                verified=ticket.verified,
+            )
             return self._follow_job(target, lambda: origin, source, status)
         if ticket.state is UploadState.FAILED:
             return ImportOutcome(ImportState.FAILED, ticket.reason, ticket.message, again_s=None)
-        if ticket.state is UploadState.RECEIVING:
+        idle = timedelta(seconds=self._uploader.idle_timeout_s)
+        if ticket.state is UploadState.RECEIVING and not ticket.dead_at(self._clock(), idle):
             percent = 100 * ticket.received_bytes // ticket.total_bytes if ticket.total_bytes else 0
             advance_progress(status, percent // 2)
             return ImportOutcome(ImportState.RUNNING, "Uploading", f"{human_bytes(ticket.received_bytes)} received")
-        if self._clock() > self._upload_deadline(status):
-            self._board.close_ticket(ticket.token)
-            minutes = round(self._uploader.first_byte_timeout_s / 60)
-            message = f"no upload began within {minutes} minutes; delete the resource and create it again"
-            return ImportOutcome(ImportState.FAILED, "UploadTimeout", message, again_s=None)
+        if self._clock() >= ticket.expires_at:
+            return self._end_upload(ticket)
+        if ticket.state is UploadState.RECEIVING or ticket.received_bytes:
+            message = (
+                f"the upload stopped after {human_bytes(ticket.offset_bytes)} ({ticket.message or 'no more came'}); "
+                f"go on from byte {ticket.offset_bytes} at the same address before {ticket.expires_at:%H:%M:%S} UTC"
+            )
+            return ImportOutcome(ImportState.WAIT_FOR_UPLOAD, "UploadInterrupted", message)
         message = "upload the image with the command in status.uploadCommand"
         return ImportOutcome(ImportState.WAIT_FOR_UPLOAD, WAITING_FOR_UPLOAD, message)
+
+    def _end_upload(self, ticket: UploadTicket) -> ImportOutcome:
+        """Fail an upload that came too late, unless somebody is writing it just now."""
+        owner = secrets.token_hex(8)
+        if not self._board.lease(ticket.lease_id, owner, _TICKET_LEASE_S):
+            return ImportOutcome(ImportState.RUNNING, "Uploading", f"{human_bytes(ticket.received_bytes)} received")
+        if ticket.received_bytes or ticket.state is UploadState.RECEIVING:
+            why = f"the upload stopped after {human_bytes(ticket.offset_bytes)} and did not go on in time"
+        else:
+            minutes = round(self._uploader.first_byte_timeout_s / 60)
+            why = f"no upload began within {minutes} minutes"
+        message = f"{why}; delete the resource and create it again"
+        failed = {"state": UploadState.FAILED, "reason": "UploadTimeout", "message": message, "parts": ()}
+        self.registry.remove_upload(ticket.repository, ticket.parts)
+        self._board.update_ticket(ticket.model_copy(update=failed))
+        self._board.release(ticket.lease_id, owner)
+        return ImportOutcome(ImportState.FAILED, "UploadTimeout", message, again_s=None)
 
     def _open_ticket(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> UploadTicket:
         token = _token(status)

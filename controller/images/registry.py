@@ -1,11 +1,12 @@
 """What the reconcilers ask of the registry, where Ready is decided."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
+from dvcr.artifact.staged import Part, discard
 from dvcr.artifact.store import StoredImage, fetch, remove
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
-from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 
@@ -25,8 +26,8 @@ class ImageRegistry(Protocol):
         """Remove the artifact and the blobs that only it needs. Idempotent."""
         ...
 
-    def remove_blob(self, repository: str, digest: str) -> None:
-        """Remove a single blob. Idempotent."""
+    def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
+        """Remove what a user uploaded to become an image. Idempotent."""
         ...
 
 
@@ -54,5 +55,5 @@ class RemoteImageRegistry:
         if image is not None:
             remove(self._client.repository(repository), image.digest)
 
-    def remove_blob(self, repository: str, digest: str) -> None:
-        self._client.repository(repository).delete_blob(Digest.parse(digest))
+    def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
+        discard(self._client.repository(repository), parts)

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 from controller.api.resource import CLUSTER_IMAGE, EVENT, IMAGE
+from dvcr.artifact.staged import Part
+from dvcr.digest import Digest
 from dvcr.jobs.job import JobProgress, JobState, UploadState
 from tests.unit.controller.world import World
 
@@ -129,14 +131,43 @@ def test_an_upload_that_does_not_begin_in_time_fails() -> None:
     world.pass_time(899)
     world.settle()
     assert world.status(IMAGE, "up")["phase"] == "WaitForUserUpload"
-    world.board.close_ticket(token)
+    world.board.lose_ticket(token)
     world.settle()
     assert token_of(world) == token, "a lost ticket is opened again under the same URL"
     world.pass_time(2)
     world.settle()
     status = world.status(IMAGE, "up")
     assert (status["phase"], status["failureReason"]) == ("Failed", "UploadTimeout")
-    assert world.board.ticket(token) is None
+    ticket = world.board.ticket(token)
+    assert ticket is not None
+    assert (ticket.state, ticket.reason) == (UploadState.FAILED, "UploadTimeout"), "whoever comes late is told why"
+
+
+def test_an_upload_whose_uploader_died_waits_then_fails() -> None:
+    world = World()
+    world.apply(IMAGE, "up", UPLOAD)
+    ticket = world.board.ticket(token_of(world))
+    assert ticket is not None
+    part = Part(digest=Digest.of(b"part"), size_bytes=40)
+    update = {
+        "state": UploadState.RECEIVING, "received_bytes": 50, "total_bytes": 100, "parts": (part,),
+        "updated_at": world.now, "expires_at": world.now + timedelta(seconds=1920),
+    }  # fmt: skip
+    world.board.update_ticket(ticket.model_copy(update=update))
+    world.pass_time(119)
+    world.settle()
+    assert world.status(IMAGE, "up")["phase"] == "Provisioning"
+    world.pass_time(2)
+    world.settle()
+    assert world.status(IMAGE, "up")["phase"] == "WaitForUserUpload"
+    condition = world.condition(IMAGE, "up", "Ready")
+    assert condition["reason"] == "UploadInterrupted"
+    assert "from byte 40" in condition["message"]
+    world.pass_time(1800)
+    world.settle()
+    status = world.status(IMAGE, "up")
+    assert (status["phase"], status["failureReason"]) == ("Failed", "UploadTimeout")
+    assert world.registry.removed_uploads == [("vmi/default/up", (part,))]
 
 
 def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
@@ -144,9 +175,10 @@ def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
     world.apply(IMAGE, "up", UPLOAD)
     ticket = world.board.ticket(token_of(world))
     assert ticket is not None
-    world.board.update_ticket(ticket.model_copy(update={"state": UploadState.COMPLETE, "digest": "sha256:d"}))
+    part = Part(digest=Digest.of(b"part"), size_bytes=4)
+    world.board.update_ticket(ticket.model_copy(update={"state": UploadState.COMPLETE, "parts": (part,)}))
     world.delete(IMAGE, "up")
-    assert world.registry.removed_blobs == [("vmi/default/up", "sha256:d")]
+    assert world.registry.removed_uploads == [("vmi/default/up", (part,))]
     assert world.board.ticket(ticket.token) is None
 
 

@@ -1,5 +1,6 @@
 """A controller's surroundings in memory: cluster, job board, registry, launchers and a clock."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from controller.operations.reconciler import OperationReconciler
 from controller.runtime.controller import Reconciler
 from controller.runtime.informer import Object
 from dvcr.artifact.image import DiskImage, ImageSource
+from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
 from dvcr.config import ClientSettings, UploaderSettings
 from dvcr.digest import Digest
@@ -35,7 +37,7 @@ class MemoryImageRegistry:
 
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], StoredImage] = {}
-        self.removed_blobs: list[tuple[str, str]] = []
+        self.removed_uploads: list[tuple[str, tuple[Part, ...]]] = []
 
     def add(self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False) -> None:
         source = ImageSource(format="iso" if cdrom else "qcow2", size_bytes=MIB, checksums={}, origin="test")
@@ -48,8 +50,8 @@ class MemoryImageRegistry:
     def remove(self, repository: str, tag: str) -> None:
         self.images.pop((repository, tag), None)
 
-    def remove_blob(self, repository: str, digest: str) -> None:
-        self.removed_blobs.append((repository, digest))
+    def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
+        self.removed_uploads.append((repository, tuple(parts)))
 
 
 class MemoryLaunchers:
