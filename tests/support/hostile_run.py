@@ -55,8 +55,8 @@ def main(scratch: Path, images: Path, results: Path) -> None:
             os.write(write_end, json.dumps(attempt(file.read_bytes(), settings)).encode())
             os._exit(0)
         os.close(write_end)
-        said = b"".join(iter(lambda fd=read_end: os.read(fd, 65536), b""))
-        os.close(read_end)
+        with os.fdopen(read_end, "rb") as pipe:
+            said = pipe.read()
         _, status, usage = os.wait4(pid, 0)
         result = json.loads(said) if said else {"reason": f"died with status {status}", "message": ""}
         lines.append(json.dumps({"file": file.stem, "rss_kb": usage.ru_maxrss, **result}))
