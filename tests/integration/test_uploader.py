@@ -23,6 +23,7 @@ from dvcr.config import ClientSettings
 from dvcr.digest import Digest
 from dvcr.jobs.job import UploadState, UploadTicket
 from dvcr.jobs.redis import RedisJobBoard
+from dvcr.storage import paths
 from tests.support.redis import RedisServer
 from tests.support.registry import RegistryServer
 from tests.support.waiting import eventually
@@ -54,6 +55,12 @@ class Uploads:
         )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().split()[-1]
+
+    def point_at(self, registry: RegistryServer) -> None:
+        """Use another registry from the next start on."""
+        self._environment["DVCR__CLIENT__URL"] = registry.url
+        self.registry = registry
+        self.client = RegistryClient.from_settings(ClientSettings(url=registry.url))
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -100,7 +107,7 @@ class Uploads:
 
     def links(self, ticket: UploadTicket) -> list[Path]:
         """The blobs that the ticket's repository has."""
-        folder = self.registry.root / "repositories" / ticket.repository / "blobs"
+        folder = self.registry.root / paths.blob_links(ticket.repository)
         return [path for path in folder.rglob("*") if path.is_file()]
 
     def sessions(self) -> list[Path]:
@@ -342,3 +349,18 @@ def test_metrics_tell_no_token(uploads: Uploads, file: Path) -> None:
     text = requests.get(f"{uploads.url}/metrics", timeout=10).text
     assert 'dvcr_uploader_uploads_total{result="complete"} 1.0' in text
     assert ticket.token not in text
+
+
+def test_a_full_registry_is_told_and_the_upload_goes_on_later(
+    uploads: Uploads, file: Path, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    small = RegistryServer(tmp_path / "small", {"DVCR__REGISTRY__QUOTAS": json.dumps({"": 8 * MIB})})
+    with small:
+        uploads.stop()
+        uploads.point_at(small)
+        uploads.start()
+        ticket = uploads.ticket()
+        status, body = curl(uploads.address(ticket), "-T", file)
+        assert (status, "no room" in body) == (507, True)
+        assert (uploads.told(ticket).state, uploads.links(ticket)) == (UploadState.WAITING, [])
+        assert "no room" in uploads.told(ticket).message
