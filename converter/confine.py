@@ -28,11 +28,29 @@ LANDLOCK_READ = 1 | 4 | 8  # execute, read file, read directory
 LANDLOCK_ON_FILES = 1 | 2 | 4 | 1 << 14 | 1 << 15  # rights that a rule about one file may name
 NOBODY = 65534
 
-# System calls that a converter of images has no business with, by machine. Network first: socket, connect, bind,
-# listen, accept, accept4; then ptrace, mount, unshare, setns, bpf, io_uring_setup, keyctl, process_vm_readv/writev.
+# System calls that a converter of images has no business with, by machine, in three groups.
+# Network: socket, connect, bind, listen, accept, accept4.
+# Others' processes, whose user it may share: ptrace, process_vm_readv/writev, kill, tkill, tgkill, rt_sigqueueinfo,
+# rt_tgsigqueueinfo, pidfd_send_signal, pidfd_open, pidfd_getfd.
+# Corners of the kernel: mount, unshare, setns, bpf, io_uring_setup, add_key, request_key, keyctl, perf_event_open,
+# userfaultfd, open_by_handle_at.
 _DENIED = {
-    "x86_64": (0xC000003E, (41, 42, 49, 50, 43, 288, 101, 165, 272, 308, 321, 425, 250, 310, 311)),
-    "aarch64": (0xC00000B7, (198, 203, 200, 201, 202, 242, 117, 40, 97, 268, 280, 425, 219, 270, 271)),
+    "x86_64": (
+        0xC000003E,
+        (
+            *(41, 42, 49, 50, 43, 288),
+            *(101, 310, 311, 62, 200, 234, 129, 297, 424, 434, 438),
+            *(165, 272, 308, 321, 425, 248, 249, 250, 298, 323, 304),
+        ),
+    ),
+    "aarch64": (
+        0xC00000B7,
+        (
+            *(198, 203, 200, 201, 202, 242),
+            *(117, 270, 271, 129, 130, 131, 138, 240, 424, 434, 438),
+            *(40, 97, 268, 280, 425, 217, 218, 219, 241, 282, 265),
+        ),
+    ),
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -1,6 +1,7 @@
 """Images built by qemu-img, converted; every byte as qemu-img itself would give it, and every fault with its reason."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -442,6 +443,21 @@ def test_qemu_img_opens_no_connection() -> None:
             virtual_size_bytes=MIB,
             on_tick=lambda: None,
         )
+
+
+@pytest.mark.skipif("seccomp" not in sandbox_layers(), reason="the machine has no seccomp filters")
+def test_qemu_img_signals_no_process_of_its_user() -> None:
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        config = {"limits": {}, "layers": ["seccomp"], "parent_pid": os.getpid(), "environment": {}}
+        script = Path(sys.modules[QemuImg.__module__].__file__ or "").with_name("confine.py")
+        confined = [sys.executable, "-I", "-S", str(script), json.dumps(config)]
+        killed = subprocess.run(
+            [*confined, "/bin/sh", "-c", f"kill -9 {bystander.pid}"], capture_output=True, text=True, check=False
+        )
+        alive = bystander.poll() is None
+        bystander.kill()
+    assert alive
+    assert "Operation not permitted" in killed.stderr
 
 
 def with_footer(data: bytes) -> bytes:
