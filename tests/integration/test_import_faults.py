@@ -131,13 +131,13 @@ def test_job_that_kills_its_workers_fails_and_others_go_on(world: World, worker:
     gated(world, tmp_path)
     job = world.submit()
     for attempt in range(1, 4):
-        eventually(lambda n=attempt: len(world.server.requests) == n, "the job runs")  # type: ignore[misc]
+        eventually(lambda n=attempt: world.server.downloads == n, "the job runs")  # type: ignore[misc]
         eventually(lambda: children(worker.pid), "there is a child")
         for child in children(worker.pid):
             os.kill(child, signal.SIGKILL)
     progress = world.finished(job)
     assert (progress.state, progress.reason) == (JobState.FAILED, "WorkerCrashed")
-    assert len(world.server.requests) == 3
+    assert world.server.downloads == 3
     world.nothing_left(job)
     world.board.forget(job.id)
     world.server.gate.set()
@@ -202,7 +202,7 @@ def test_redis_fails_under_a_running_and_a_waiting_import(
     world.server.gate.set()
     assert world.succeeded(running) == raw
     assert world.succeeded(queued) == raw
-    assert len(world.server.requests) == 2, "each was run once"
+    assert world.server.downloads == 2, "each was run once"
 
 
 @pytest.mark.parametrize("when", ["converting", "queued", "waiting for another attempt"])

@@ -133,8 +133,9 @@ def test_a_request_with_two_meanings_is_refused_and_nothing_after_it_is_read(
     connect: Connect, lines: tuple[str, ...]
 ) -> None:
     with closing(connect()) as connection:
-        ask(connection, "POST /v2/a/blobs/uploads/ HTTP/1.1", *lines)
-        connection.sendall(b"0\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: smuggled\r\n\r\n")
+        # At once: a server that closes with bytes unread resets the connection, and its answer may be lost.
+        smuggled = "0\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: smuggled"
+        ask(connection, "POST /v2/a/blobs/uploads/ HTTP/1.1", *lines, "Host: registry", "", smuggled)
         answer = b""
         while data := connection.recv(65536):
             answer += data
