@@ -88,9 +88,11 @@ def _find(config: dict[str, Any], host: str) -> Login:
     if not auth:
         return Login()
     try:
-        username, _, password = base64.b64decode(auth).decode().partition(":")
+        username, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError) as exc:
         raise ValueError(f"the login for {host} is damaged") from exc
+    if not colon:
+        raise ValueError(f"the login for {host} has no password")
     return Login(username, password.rstrip("\0"))
 
 

@@ -145,7 +145,7 @@ def test_wrong_names_and_logins_are_one_line(registry_server: RegistryServer, tm
     for content, word in (
         ("{", "config.json"),
         ('{"auths": {"localhost:1": {"auth": "!"}}}', "log in again"),
-        ('{"credHelpers": {"localhost:1": "pass"}}', "helper 'pass'"),
+        ('{"credHelpers": {"localhost:1": "pass"}}', "'docker-credential-pass' not found"),
     ):
         logins.write_text(content)
         done = dvcr.run("copy", "localhost:1/x", "copy/x")
