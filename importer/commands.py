@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dvcr.cli.groups import image_group
 from dvcr.config import Settings
 from importer.exports import commands as exports
 
@@ -19,15 +20,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("worker")(worker)
-    image = typer.Typer(
-        no_args_is_help=True, help="Images of the registry: import, list, look at, export, copy, remove."
-    )
+    image = image_group(app)
     image.command("import")(import_)
     image.command("ls")(ls)
     image.command("inspect")(inspect)
     exports.register(image)
     image.command("rm")(rm)
-    app.add_typer(image, name="image")
 
 
 def worker(context: typer.Context) -> None:

@@ -7,12 +7,12 @@ from rich.progress import Progress
 
 from converter.inspect import ImageInfo
 from dvcr.artifact.store import fetch
+from dvcr.cli.bars import progress_bars
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.digest import Digest
 from dvcr.errors import ConfigError
 from dvcr.jobs.job import ContainerOrigin
-from importer.bars import progress_bars
 from importer.catalog import describe
 from importer.disk_copy import DiskCopy
 from importer.pipeline import ImportWatch, import_disk

@@ -15,12 +15,12 @@ from rich.progress import Progress
 
 from converter.export import READ_BYTES, Compression, ExportFormat, export_image
 from converter.nbd.image import ImageExport
+from dvcr.cli.bars import progress_bars
 from dvcr.client.repository import Repository
 from dvcr.config import Settings
 from dvcr.descriptor import IMAGE_CONFIG, IMAGE_MANIFEST, Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import ConfigError
-from importer.bars import progress_bars
 from importer.exports.file import opened, parse_compression, parse_format, scratch
 from importer.registries import Registries
 

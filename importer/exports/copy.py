@@ -3,10 +3,10 @@
 from rich.console import Console
 from rich.filesize import decimal
 
+from dvcr.cli.bars import progress_bars
 from dvcr.client.copy import copy, plan
 from dvcr.digest import Digest
 from dvcr.errors import ConfigError
-from importer.bars import progress_bars
 from importer.registries import Registries
 
 

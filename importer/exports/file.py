@@ -17,10 +17,10 @@ from converter.nbd.export import ReadableExport
 from converter.nbd.image import ImageExport
 from dvcr.artifact.reader import ImageReader
 from dvcr.artifact.store import fetch
+from dvcr.cli.bars import progress_bars
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.errors import ConfigError, StorageError
-from importer.bars import progress_bars
 from importer.reference import ImageReference
 
 STDOUT = Path("-")

@@ -1,0 +1,1 @@
+"""`dvcr image upload`: a file of the user's becomes an image."""
