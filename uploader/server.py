@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, printing the address when ready. Raises ConfigError if it cannot listen."""
     board = RedisJobBoard.from_settings(settings.broker)
     app, service = build_app(board, RegistryClient.from_settings(settings.client), settings)
-    tls = ServerTls.from_settings(settings.uploader.tls)
+    tls = ServerTls.from_settings(settings.uploader.tls, "uploader.tls")
     runner = web.AppRunner(
         app, access_log=None, auto_decompress=False, read_bufsize=READ_BUFFER_BYTES, shutdown_timeout=1
     )

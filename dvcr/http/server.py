@@ -37,7 +37,7 @@ async def serve(
     Raises ConfigError if it cannot listen, or may not: see `open_authority`.
     """
     app = build_app(registry, settings, open_authority(settings, access), access)
-    state, tls = app[STATE], ServerTls.from_settings(settings.tls)
+    state, tls = app[STATE], ServerTls.from_settings(settings.tls, "registry.tls")
     runner = web.AppRunner(
         app,
         access_log=None,

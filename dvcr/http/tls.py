@@ -17,8 +17,8 @@ _LOOK_INTERVAL_S = 1.0
 class ServerTls:
     """The TLS context of a server. Connections that are open keep what they began with."""
 
-    def __init__(self, certificate_file: Path, key_file: Path, settings: TlsSettings) -> None:
-        """Raises ConfigError where the files do not hold what they should."""
+    def __init__(self, certificate_file: Path, key_file: Path, settings: TlsSettings, section: str) -> None:
+        """`section` is where the settings stand. Raises ConfigError where the files do not hold what they should."""
         self._certificate = certificate_file, key_file
         self._client_ca_file = settings.client_ca_file
         self._required = settings.client_certificates == "required"
@@ -27,19 +27,19 @@ class ServerTls:
             self.context, self._newest = self._load(), self._load()
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(
-                f"registry.tls: certificate_file, key_file or client_ca_file cannot be used: {exc}; all are PEM, and "
+                f"{section}: certificate_file, key_file or client_ca_file cannot be used: {exc}; all are PEM, and "
                 "the key is that of the first certificate"
             ) from exc
         # A listening socket keeps its context, and a context its authorities: each handshake takes the newest one.
         self.context.sni_callback = self._take_newest
 
     @classmethod
-    def from_settings(cls, settings: TlsSettings) -> "ServerTls | None":
-        """None where the settings ask for plain HTTP; raises ConfigError where they contradict each other."""
+    def from_settings(cls, settings: TlsSettings, section: str) -> "ServerTls | None":
+        """None where the settings ask for plain HTTP; raises ConfigError, naming `section`, where they contradict."""
         if settings.certificate_file and settings.key_file:
-            return cls(settings.certificate_file, settings.key_file, settings)
+            return cls(settings.certificate_file, settings.key_file, settings, section)
         if settings != TlsSettings():
-            raise ConfigError("registry.tls: certificate_file and key_file belong together, and the others need both")
+            raise ConfigError(f"{section}: certificate_file and key_file belong together, and the others need both")
         return None
 
     async def watch(self) -> None:
