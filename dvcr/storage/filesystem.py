@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dvcr.errors import NoSpaceError, NotFoundError, StorageError
+from dvcr.storage import writeback
 from dvcr.storage.driver import SessionBusyError, Stat, UploadSession
 
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
@@ -199,6 +200,7 @@ class FilesystemSession:
             except OSError:
                 os.ftruncate(fd, begin)
                 raise
+            writeback.begin(fd, begin, begin + len(data))
 
     def flush(self) -> None:
         """See UploadSession."""
