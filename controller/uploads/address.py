@@ -42,6 +42,10 @@ class HttpAddress:
         body = _Body(self._file, offset_bytes, end_bytes, self._progress)
         return _answer(self._request("PUT", body, {"Content-Range": content_range}))
 
+    def close(self) -> None:
+        """Hang up."""
+        self._session.close()
+
     @property
     def _server(self) -> str:
         return self._url.partition("/upload/")[0]  # the rest is a secret

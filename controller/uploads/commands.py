@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,12 +85,12 @@ def _send(local: LocalFile, image: UploadedImage, ca_file: Path | None) -> None:
             bars.update(task, description="waiting")
             bars.console.print(f"{why}; trying again in {wait_s:g} s", highlight=False, markup=False, soft_wrap=True)
 
-        address = HttpAddress(url, local, progress, ca_file)
-        Sender(
-            address,
-            local.total_bytes,
-            wanted=image.waits_for_bytes,
-            progress=progress,
-            waiting=waiting,
-            patience_s=_PATIENCE_S,
-        ).send()
+        with closing(HttpAddress(url, local, progress, ca_file)) as address:
+            Sender(
+                address,
+                local.total_bytes,
+                wanted=image.waits_for_bytes,
+                progress=progress,
+                waiting=waiting,
+                patience_s=_PATIENCE_S,
+            ).send()

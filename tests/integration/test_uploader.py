@@ -56,6 +56,11 @@ class Uploads:
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().split()[-1]
 
+    def start_with(self, **environment: str) -> None:
+        """As `start`, with these variables from now on."""
+        self._environment |= environment
+        self.start()
+
     def point_at(self, registry: RegistryServer) -> None:
         """Use another registry from the next start on."""
         self._environment["DVCR__CLIENT__URL"] = registry.url

@@ -124,7 +124,13 @@ def test_without_progress_it_gives_up_in_time_and_says_why() -> None:
 
 
 def test_progress_gives_it_patience_again() -> None:
-    looks = [Reached(0), *[CUT] * 5, Reached(30 * MIB, TOTAL), *[CUT] * 5, Reached(60 * MIB, TOTAL)]
+    looks: list[Reached | Answer | CutError] = [
+        Reached(0),
+        *[CUT] * 5,
+        Reached(30 * MIB, TOTAL),
+        *[CUT] * 5,
+        Reached(60 * MIB, TOTAL),
+    ]
     script = Script(looks, [CUT, CUT, Answer(201)])
     script.send()
     assert script.slept == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0] * 2
@@ -160,8 +166,15 @@ def test_an_address_of_an_image_that_is_gone_ends_it() -> None:
     def gone() -> bool:
         raise ResourceError("vmi/x was deleted meanwhile")
 
+    told: list[int] = []
     sender = Sender(
-        Script([Answer(404)]), 5, wanted=gone, progress=int, waiting=lambda *_: None, patience_s=60, now=lambda: 0.0
+        Script([Answer(404)]),
+        5,
+        wanted=gone,
+        progress=told.append,
+        waiting=lambda *_: None,
+        patience_s=60,
+        now=lambda: 0.0,
     )
     with pytest.raises(ResourceError, match="was deleted meanwhile"):
         sender.send()
