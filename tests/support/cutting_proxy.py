@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -14,6 +14,7 @@ def cutting_proxy(host: str, port: int, after_bytes: int) -> Iterator[str]:
     """Address (`http://...`) of a running proxy in front of a server."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
+    clients: list[socket.socket] = []
 
     def accept() -> None:
         budget: int | None = after_bytes
@@ -22,6 +23,7 @@ def cutting_proxy(host: str, port: int, after_bytes: int) -> Iterator[str]:
                 client, _ = listener.accept()
             except OSError:
                 return  # closed: the end
+            clients.append(client)
             thread = threading.Thread(target=_relay, args=(client, host, port, budget))
             thread.start()
             threads.append(thread)
@@ -34,6 +36,9 @@ def cutting_proxy(host: str, port: int, after_bytes: int) -> Iterator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+        for client in clients:
+            with suppress(OSError):  # hung up already
+                client.shutdown(socket.SHUT_RDWR)
         for thread in (accepting, *threads):
             thread.join(10)
 
