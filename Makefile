@@ -39,7 +39,7 @@ lock: setup ## Resolve the dependencies anew into requirements.lock
 conformance: setup ## Run the official OCI conformance program (needs Go) against every storage
 	$(BIN)/python -m tests.conformance.official
 
-bench-pipeline: setup ## Import 4 GiB in four formats beside what users do today (20 minutes); writes bench/results/pipeline.json
+bench-pipeline: setup ## Import 4 GiB in five formats beside what users do today (25 minutes); writes bench/results/pipeline.json
 	$(BIN)/python -m bench.pipeline
 
 bench-registry: setup ## Push and pull beside docker-registry and distribution v3 (needs Go); writes bench/results/registry.json
