@@ -134,6 +134,14 @@ class Power(ApiModel):
     """UID of the operation that was carried out last."""
 
 
+class GuestInterface(ApiModel):
+    """A network card and its addresses as the guest sees them."""
+
+    name: str | None = None
+    mac_address: str | None = None
+    ip_addresses: list[str] | None = None
+
+
 class MachineStatus(ApiModel):
     phase: MachinePhase | None = None
     node_name: str | None = None
@@ -141,6 +149,7 @@ class MachineStatus(ApiModel):
     ip_address_claim: str | None = None
     guest_os_info: Preserved | None = Field(None, alias="guestOSInfo")
     block_devices_attached: list[AttachedDevice] | None = None
+    guest_interfaces: list[GuestInterface] | None = None
     restart_awaiting_changes: list[PendingChange] | None = None
     message: str | None = None
     conditions: list[Condition] = Field(default_factory=list)

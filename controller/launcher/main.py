@@ -21,11 +21,13 @@ from pydantic import ValidationError
 
 from controller.launcher import argv
 from controller.launcher.accel import choose_accelerator
+from controller.launcher.agent import GuestAgent
 from controller.launcher.capturing import run_capture
 from controller.launcher.cloudinit import seed_iso
 from controller.launcher.console import Console
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
 from controller.launcher.firmware import find_firmware
+from controller.launcher.guest import GuestWatcher
 from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
 from controller.launcher.qmp import Monitor
@@ -49,6 +51,7 @@ from dvcr.logging import configure_logging
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (of a pod that has a network of its own)
 # sockaddr_un holds 108 bytes; the longest name in the folder needs 12.
 MAX_RUN_DIR_LENGTH = 90
+AGENT_SOCKET = "agent.sock"
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +85,7 @@ class Launcher:
         self._settings = settings
         self._root = root
         self._machine: Machine | None = None
+        self._guest: GuestWatcher | None = None
         self._waiting_for = ""
         self._stop = asyncio.Event()
 
@@ -108,12 +112,16 @@ class Launcher:
             await asyncio.to_thread(server.__enter__)
             stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
             machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
+            self._guest = GuestWatcher(GuestAgent(folder / AGENT_SOCKET))
+            watching = asyncio.create_task(self._guest.run())
             reading = asyncio.create_task(console.run())
             try:
                 self._machine = machine
                 await self._accompany(machine)
             finally:
+                watching.cancel()
                 termination = await machine.close()
+                await asyncio.gather(watching, return_exceptions=True)
                 await reading
             return termination
 
@@ -149,7 +157,7 @@ class Launcher:
                 serial_fd=serial.fileno(),
                 nbd_socket=nbd_socket,
                 vnc_socket=folder / "vnc.sock",
-                agent_socket=folder / "agent.sock",
+                agent_socket=folder / AGENT_SOCKET,
                 drives=[disk.drive for disk in disks],
                 seed=seed,
                 firmware=None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd"),
@@ -184,7 +192,8 @@ class Launcher:
 
     async def _status(self) -> MachineStatus:
         if self._machine is not None:
-            return await self._machine.status()
+            guest = self._guest.status if self._guest is not None else None
+            return (await self._machine.status()).model_copy(update={"guest": guest})
         return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
 
 

@@ -84,6 +84,25 @@ class DiskStatus(_Message):
     """How much of the image has been copied to the disk; 100: the disk stands alone."""
 
 
+class GuestInterface(_Message):
+    """A network card as the guest sees it."""
+
+    name: str = ""
+    mac_address: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+class GuestStatus(_Message):
+    """What the guest's agent tells; a field that it does not tell is empty."""
+
+    agent_version: str = ""
+    host_name: str = ""
+    os: dict[str, str] = Field(default_factory=dict)
+    """As `guest-get-osinfo` names it: id, name, pretty-name, version, version-id, machine, kernel-release, ..."""
+    interfaces: tuple[GuestInterface, ...] = ()
+    """Those that have an address, without loopback."""
+
+
 class MachineStatus(_Message):
     """What `GET /status` answers."""
 
@@ -92,6 +111,8 @@ class MachineStatus(_Message):
     """kvm or tcg."""
     disks: tuple[DiskStatus, ...] = ()
     message: str = ""
+    guest: GuestStatus | None = None
+    """None: no guest agent answers."""
 
 
 class TerminationReason(StrEnum):

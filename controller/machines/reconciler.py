@@ -6,6 +6,7 @@ from controller.api.resource import MACHINE, POD
 from controller.launcher.spec import MachineState
 from controller.machines.changes import pending_changes
 from controller.machines.devices import NotReady
+from controller.machines.guest import forget_guest, show_guest
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import applied_spec, is_finished, is_ready, pod_name, restart_relevant, termination_of
 from controller.machines.power import after_termination, first_power, intent
@@ -95,6 +96,7 @@ class MachineReconciler:
         if pod is None:
             machine.status.node_name = machine.status.ip_address = None
             machine.status.restart_awaiting_changes = None
+            forget_guest(machine)
             if not wanted.on:
                 machine.status.phase = MachinePhase.STOPPED
                 self._tell_off(machine, spec)
@@ -145,11 +147,14 @@ class MachineReconciler:
         status.node_name = pod["spec"].get("nodeName")
         status.ip_address = (pod.get("status") or {}).get("podIP")
         if not is_ready(pod):
+            forget_guest(machine)
             status.phase = MachinePhase.STARTING if status.node_name else MachinePhase.SCHEDULING
             waits = "the launcher starts QEMU" if status.node_name else "waits for a node to run on"
             machine.condition(RUNNING, False, status.phase.value, waits)
             return None
         launcher = self._launchers.read(status.ip_address) if status.ip_address else None
+        if launcher is not None:
+            show_guest(machine, launcher.guest)
         if launcher is not None and launcher.state is MachineState.PAUSED:
             status.phase = MachinePhase.PAUSE
             machine.condition(RUNNING, False, "Paused", launcher.message or "the guest is paused")
