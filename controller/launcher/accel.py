@@ -14,11 +14,11 @@ from typing import Literal
 
 import structlog
 
-from controller.launcher.argv import QEMU
+from controller.launcher.argv import QEMU, file_set
+from controller.launcher.confinement import KVM_DEVICE, Confinement
 
 PROBE_TIMEOUT_S = 3.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-KVM_DEVICE = Path("/dev/kvm")
 # sti; three times hlt; mov al, 0x10; out 0xf4, al; then halt for ever. isa-debug-exit turns 0x10 into exit code 0x21.
 _PROBE_CODE = bytes((0xFB, 0xF4, 0xF4, 0xF4, 0xB0, 0x10, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD))
 PROBE_BOOT_SECTOR = _PROBE_CODE.ljust(510, b"\0") + b"\x55\xaa"
@@ -28,8 +28,13 @@ PROBE_DISK_SIZE_BYTES = 2**20
 log = structlog.get_logger(__name__)
 
 
-def choose_accelerator(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> Literal["kvm", "tcg"]:
-    """The accelerator to use; `auto` probes KVM once per boot of the host and keeps the answer there. Blocks."""
+def choose_accelerator(
+    wish: Literal["auto", "kvm", "tcg"], cache_dir: Path, confinement: Confinement
+) -> Literal["kvm", "tcg"]:
+    """The accelerator to use for a QEMU that is confined so; blocks.
+
+    `auto` probes KVM once per boot of the host and keeps the answer in `cache_dir`.
+    """
     if wish != "auto":
         return wish
     boot_id = BOOT_ID.read_text().strip()
@@ -38,7 +43,7 @@ def choose_accelerator(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> 
         kept = json.loads(cache.read_bytes())
         if kept["bootId"] == boot_id:
             return "kvm" if kept["kvm"] else "tcg"
-    trouble = probe("kvm") if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "no access to /dev/kvm"
+    trouble = probe("kvm", confinement) if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "no access to /dev/kvm"
     log.info("probed KVM", usable=trouble is None, why=trouble or "")
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cache_dir / f".accelerator.{os.getpid()}"
@@ -47,7 +52,7 @@ def choose_accelerator(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> 
     return "tcg" if trouble else "kvm"
 
 
-def probe(accelerator: Literal["kvm", "tcg"]) -> str | None:
+def probe(accelerator: Literal["kvm", "tcg"], confinement: Confinement) -> str | None:
     """None if a guest runs on the accelerator, else what went wrong. Blocks for at most PROBE_TIMEOUT_S."""
     with tempfile.NamedTemporaryFile(suffix=".probe") as disk:
         disk.write(PROBE_BOOT_SECTOR)
@@ -56,9 +61,20 @@ def probe(accelerator: Literal["kvm", "tcg"]) -> str | None:
         command = [QEMU, "-accel", accelerator, "-machine", "q35", "-cpu", "host" if accelerator == "kvm" else "max"]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-m", "16", "-no-reboot"]
         command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-        command += ["-drive", f"file={disk.name},format=raw,if=ide"]
+        command += [
+            "-add-fd",
+            f"fd={disk.fileno()},set=1",
+            "-drive",
+            f"file={file_set(1)},format=raw,if=ide,auto-read-only=off",
+        ]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                confinement.command(command),
+                capture_output=True,
+                timeout=PROBE_TIMEOUT_S,
+                check=False,
+                pass_fds=(disk.fileno(),),
+            )
         except subprocess.TimeoutExpired:
             return f"the probe guest did not run within {PROBE_TIMEOUT_S:g} s"
     if done.returncode == PROBE_EXIT_CODE:

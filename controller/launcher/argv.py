@@ -2,14 +2,17 @@
 
 The machine is a q35 without default devices. With paravirtualization disks are virtio-blk and CD-ROMs hang on a
 virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA and
-the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later.
+the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later. What a machine does not
+use it does not have: every emulated device is code that a guest can attack.
+
+QEMU is handed its disks as open files, each in a set of its own: it may not be allowed to open them itself.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -55,6 +58,8 @@ class Runtime:
     vnc_socket: Path
     agent_socket: Path
     drives: Sequence[Drive]
+    disk_fds: Mapping[str, int] = field(default_factory=dict)
+    """The open files of the drives that have a path, by the drives' nodes."""
     seed: Path | None = None
     """The NoCloud ISO."""
     firmware: Firmware | None = None
@@ -77,18 +82,19 @@ def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
     out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     # A reboot ends the process, so that the guest's wish is seen and a changed specification takes effect.
     out += ["-action", "reboot=shutdown"]
-    out += _board(spec, runtime)
+    block_devices = list(_block_devices(spec, runtime))
+    out += _board(spec, runtime, sata=any("bus=ide." in argument for argument in block_devices))
     out += ["-chardev", f"socket,id=qmp,fd={runtime.qmp_fd}", "-mon", "chardev=qmp,mode=control"]
     out += ["-chardev", f"socket,id=console,fd={runtime.serial_fd}", "-serial", "chardev:console"]
     out += ["-display", "none", "-vnc", f"unix:{_escape(runtime.vnc_socket)}", "-device", "VGA"]
-    out += ["-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0"]
+    out += _pointer(spec)
     out += ["-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=entropy"]
     out += ["-device", "virtio-serial-pci,id=channels"]
     out += ["-chardev", f"socket,id=agent,path={_escape(runtime.agent_socket)},server=on,wait=off"]
     out += ["-device", "virtserialport,bus=channels.0,chardev=agent,name=org.qemu.guest_agent.0"]
     card = "virtio-net-pci" if spec.paravirtualization else "e1000"
     out += ["-netdev", "user,id=network", "-device", f"{card},netdev=network,mac={mac_address(spec.uid)},romfile="]
-    out += _block_devices(spec, runtime)
+    out += block_devices
     out += _hotplug_ports()
     return out
 
@@ -99,9 +105,9 @@ def mac_address(uid: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def _board(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
+def _board(spec: MachineSpec, runtime: Runtime, *, sata: bool) -> Iterator[str]:
     firmware = runtime.firmware
-    machine = "q35,vmport=off"
+    machine = f"q35,vmport=off,smbus=off,sata={'on' if sata else 'off'}"
     if firmware:
         yield from (
             "-blockdev",
@@ -121,13 +127,23 @@ def _board(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
     yield from ("-rtc", "base=localtime" if spec.os_type == "Windows" else "base=utc")
 
 
+def _pointer(spec: MachineSpec) -> Iterator[str]:
+    """A tablet: a pointer that is where the viewer's is. Windows has no driver for the one that needs no USB."""
+    if spec.paravirtualization and spec.os_type != "Windows":
+        yield from ("-device", "virtio-tablet-pci")
+    else:
+        yield from ("-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0")
+
+
 def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
     scsi_cdrom = spec.paravirtualization and spec.os_type != "Windows"
     if scsi_cdrom and any(drive.cdrom for drive in runtime.drives):
         yield from ("-device", "virtio-scsi-pci,id=scsi")
     sata = _sata_ports()
     for index, drive in enumerate(runtime.drives, start=1):
-        for node in blockdev_nodes(drive, runtime.nbd_socket):
+        if drive.path is not None:
+            yield from ("-add-fd", f"fd={runtime.disk_fds[drive.node]},set={index}")
+        for node in blockdev_nodes(drive, runtime.nbd_socket, file_set(index)):
             yield from ("-blockdev", _json(**node))
         if drive.cdrom and scsi_cdrom:
             device = "scsi-cd,bus=scsi.0"
@@ -150,11 +166,16 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             yield from ("-device", f"ide-cd,bus={bus},id=device-seed,drive=seed")
 
 
-def blockdev_nodes(drive: Drive, nbd_socket: Path) -> Iterator[dict[str, Any]]:
+def file_set(number: int) -> str:
+    """The name by which QEMU opens the file that it was given in this set."""
+    return f"/dev/fdset/{number}"
+
+
+def blockdev_nodes(drive: Drive, nbd_socket: Path, file: str) -> Iterator[dict[str, Any]]:
     """The arguments of `-blockdev` or `blockdev-add` for the drive's nodes, the guest's own last.
 
-    `<node>-image` is the NBD view of the image, `<node>-file` the qcow2's file. The backing is always stated, so that
-    QEMU opens nothing that a header names.
+    `file` is what QEMU calls the file at the drive's path. `<node>-image` is the NBD view of the image, `<node>-file`
+    the qcow2's file. The backing is always stated, so that QEMU opens nothing that a header names.
     """
     if drive.export is not None:
         yield {
@@ -168,7 +189,7 @@ def blockdev_nodes(drive: Drive, nbd_socket: Path) -> Iterator[dict[str, Any]]:
         yield {
             "driver": "host_device" if drive.path.is_block_device() else "file",
             "node-name": f"{drive.node}-file",
-            "filename": drive.path,
+            "filename": file,
             "discard": "unmap",
         }
         yield {

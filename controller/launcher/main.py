@@ -12,7 +12,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from controller.launcher.accel import choose_accelerator
 from controller.launcher.agent import GuestAgent
 from controller.launcher.capturing import run_capture
 from controller.launcher.cloudinit import seed_iso
+from controller.launcher.confinement import Confinement
 from controller.launcher.console import Console
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
 from controller.launcher.firmware import find_firmware
@@ -45,7 +46,7 @@ from controller.launcher.spec import (
 from controller.launcher.status import build_app, serving
 from converter.nbd.server import NbdServer
 from dvcr.config import Settings, load_settings
-from dvcr.errors import ConfigError, DvcrError
+from dvcr.errors import ConfigError, DvcrError, StorageError
 from dvcr.logging import configure_logging
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (of a pod that has a network of its own)
@@ -88,6 +89,7 @@ class Launcher:
         self._guest: GuestWatcher | None = None
         self._waiting_for = ""
         self._stop = asyncio.Event()
+        self._confinement = Confinement.of(spec.uid)
 
     async def run(self) -> Termination:
         """Run the machine to its end; DvcrError if it cannot be started."""
@@ -95,14 +97,17 @@ class Launcher:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         async with AsyncExitStack() as stack:
-            folder = stack.enter_context(_private_folder(self._root))
+            folder = stack.enter_context(_private_folder(self._root, self._confinement))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
             console = Console(serial)
             app = build_app(self._status, console)
             await stack.enter_async_context(serving(app, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES), STATUS_PORT))
             accelerator = await asyncio.to_thread(
-                choose_accelerator, self._settings.launcher.accelerator, self._settings.launcher.cache_dir
+                choose_accelerator,
+                self._settings.launcher.accelerator,
+                self._settings.launcher.cache_dir,
+                self._confinement,
             )
             disks = await self._prepare_disks(stack.enter_context(images(self._settings)))
             if disks is None:
@@ -111,6 +116,7 @@ class Launcher:
             server = NbdServer(nbd_socket, exports(disks))
             await asyncio.to_thread(server.__enter__)
             stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+            self._confinement.give(nbd_socket)
             machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
             self._guest = GuestWatcher(GuestAgent(folder / AGENT_SOCKET))
             watching = asyncio.create_task(self._guest.run())
@@ -149,8 +155,12 @@ class Launcher:
         if spec.cloud_init is not None:
             seed = folder / "seed.iso"
             seed.write_bytes(seed_iso(spec.cloud_init))
+            self._confinement.give(seed)
+        firmware = None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd")
+        if firmware is not None:
+            self._confinement.give(firmware.variables)
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, opened({disk.drive.node: disk.drive.path for disk in disks if disk.drive.path}) as disk_fds:
             runtime = argv.Runtime(
                 accelerator=accelerator,
                 qmp_fd=theirs.fileno(),
@@ -159,16 +169,17 @@ class Launcher:
                 vnc_socket=folder / "vnc.sock",
                 agent_socket=folder / AGENT_SOCKET,
                 drives=[disk.drive for disk in disks],
+                disk_fds=disk_fds,
                 seed=seed,
-                firmware=None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd"),
+                firmware=firmware,
             )
-            # A process group of its own: a signal to the launcher's group must not reach the guest. The kernel kills
-            # QEMU when the launcher dies.
+            # A process group of its own: a signal to the launcher's group must not reach the guest.
             process = await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", "--", *argv.qemu_arguments(spec, runtime)),
+                *self._confinement.command(argv.qemu_arguments(spec, runtime)),
                 stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=(runtime.qmp_fd, runtime.serial_fd),
+                pass_fds=(runtime.qmp_fd, runtime.serial_fd, *disk_fds.values()),
                 process_group=0,
             )
         serial.close()
@@ -213,10 +224,11 @@ def _leave(termination: Termination | CaptureEnd, root: Path) -> None:
     path.write_text(termination.model_dump_json())
 
 
-def run_dir(root: Path) -> Path:
-    """The folder for the machine's sockets: in the pod, unless its path is too long for the address of a socket."""
+def run_dir(root: Path, confinement: Confinement) -> Path:
+    """The folder for the machine's sockets: in the pod, unless that is too long a path for the address of a socket, or
+    in a folder that QEMU's user may not enter."""
     folder = root / "run/dvcr"
-    if len(str(folder)) <= MAX_RUN_DIR_LENGTH:
+    if len(str(folder)) <= MAX_RUN_DIR_LENGTH and confinement.reaches(folder):
         return folder
     identity = hashlib.sha256(str(root).encode()).hexdigest()[:12]
     # Not TMPDIR, which may be as long.
@@ -224,20 +236,36 @@ def run_dir(root: Path) -> Path:
 
 
 @contextmanager
-def _private_folder(root: Path) -> Iterator[Path]:
-    """A folder for sockets that only this user can enter, emptied of what a killed predecessor left."""
-    folder = run_dir(root)
+def _private_folder(root: Path, confinement: Confinement) -> Iterator[Path]:
+    """A folder for sockets that only this user and QEMU's can enter, emptied of what a killed predecessor left."""
+    folder = run_dir(root, confinement)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to somebody else; remove it")
-    folder.chmod(0o700)
+    confinement.admit(folder)
     _empty(folder)
     try:
         yield folder
     finally:
         _empty(folder)
         folder.rmdir()
+
+
+@contextmanager
+def opened(paths: Mapping[str, Path]) -> Iterator[dict[str, int]]:
+    """The files, open for reading and writing under the names of their paths; StorageError if one cannot be opened."""
+    fds: dict[str, int] = {}
+    try:
+        for name, path in paths.items():
+            try:
+                fds[name] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as exc:
+                raise StorageError(f"cannot open the disk {path}: {exc.strerror}") from exc
+        yield fds
+    finally:
+        for fd in fds.values():
+            os.close(fd)
 
 
 def _empty(folder: Path) -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.events import EventListener
 
-from dvcr.errors import DvcrError
+from controller.launcher.argv import file_set
+from dvcr.errors import DvcrError, StorageError
 
 COMMAND_TIMEOUT_S = 30.0
 
@@ -60,6 +63,26 @@ class Monitor:
             raise MonitorError(f"QEMU refused {command}: {exc}") from exc
         except (QMPError, EOFError, OSError, TimeoutError) as exc:
             raise MonitorError(f"QEMU did not answer {command}: {exc or type(exc).__name__}") from exc
+
+    async def hand_over(self, path: Path) -> str:
+        """Give QEMU the file at `path`, open for reading and writing; returns the name by which it opens it.
+
+        Raises StorageError if the file cannot be opened. `take_back` is due once QEMU has closed it.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as exc:
+            raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
+        try:
+            self._client.send_fd_scm(fd)
+            answer = await self.execute("add-fd")
+        finally:
+            os.close(fd)
+        return file_set(answer["fdset-id"])
+
+    async def take_back(self, file: str) -> None:
+        """Have QEMU forget a file that it was given."""
+        await self.execute("remove-fd", fdset_id=int(file.rpartition("/")[2]))
 
     async def events(self) -> AsyncIterator[MonitorEvent]:
         """Every event since the session began, in order, up to the last before QEMU's end."""

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from controller.launcher import qcow2
+from controller.launcher.confinement import Confinement
 from controller.launcher.main import run_dir
 from controller.launcher.spec import ImageReference, MachineState, TerminationReason
 from dvcr.artifact.image import Chunk
@@ -83,7 +84,7 @@ def test_from_the_registry_to_a_disk_that_stands_alone_and_boots_again(
 
     assert "DVCR-GUEST boot=2" in console
     assert "DVCR-GUEST hostname=guest" in console
-    assert not run_dir(pod.root).exists()
+    assert not run_dir(pod.root, Confinement.of("7f4d3c1a-0000-4000-8000-000000000001")).exists()
 
 
 async def use_the_console(pod: LauncherPod) -> None:

@@ -12,6 +12,7 @@ import requests
 
 from controller.launcher import qcow2
 from controller.launcher.accel import probe
+from controller.launcher.confinement import Confinement
 from controller.launcher.spec import ImageReference, MachineState, TerminationReason
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, machine_spec
@@ -201,4 +202,4 @@ def test_a_wrong_specification_is_named(folder: Path, settings: dict[str, str]) 
 
 
 def test_a_guest_runs_on_software_emulation() -> None:
-    assert probe("tcg") is None
+    assert probe("tcg", Confinement.of("probe")) is None

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from controller.launcher.accel import BOOT_ID, PROBE_BOOT_SECTOR, choose_accelerator
+from controller.launcher.confinement import Confinement
 
 
 @pytest.mark.parametrize("wish", ["kvm", "tcg"])
 def test_a_forced_accelerator_is_taken_unseen(wish: str, tmp_path: Path) -> None:
-    assert choose_accelerator(wish, tmp_path) == wish  # type: ignore[arg-type]  # one of the two
+    assert choose_accelerator(wish, tmp_path, Confinement()) == wish  # type: ignore[arg-type]  # one of the two
     assert not list(tmp_path.iterdir())
 
 
@@ -17,7 +18,7 @@ def test_the_answer_of_this_boot_is_kept(usable: bool, chosen: str, tmp_path: Pa
     kept = {"bootId": BOOT_ID.read_text().strip(), "kvm": usable, "why": ""}
     (tmp_path / "accelerator.json").write_text(json.dumps(kept))
 
-    assert choose_accelerator("auto", tmp_path) == chosen
+    assert choose_accelerator("auto", tmp_path, Confinement()) == chosen
 
 
 def test_the_probe_is_a_boot_sector() -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from controller.launcher.argv import Drive, Firmware, Runtime, blockdev_nodes, mac_address, node_name, qemu_arguments
+from controller.launcher.argv import (
+    Drive,
+    Firmware,
+    Runtime,
+    blockdev_nodes,
+    file_set,
+    mac_address,
+    node_name,
+    qemu_arguments,
+)
 from controller.launcher.spec import MachineSpec
 
 RUN = Path("/run/dvcr")
@@ -28,6 +37,7 @@ def runtime(*drives: Drive, **changes: object) -> Runtime:
         "vnc_socket": RUN / "vnc.sock",
         "agent_socket": RUN / "agent.sock",
         "drives": drives,
+        "disk_fds": {drive.node: 10 + index for index, drive in enumerate(drives) if drive.path},
     }
     return Runtime(**(values | changes))  # type: ignore[arg-type]  # a table of fields
 
@@ -50,7 +60,7 @@ def test_the_whole_command_line_of_a_plain_machine() -> None:
         "-uuid", UID,
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-action", "reboot=shutdown",
-        "-machine", "q35,vmport=off",
+        "-machine", "q35,vmport=off,smbus=off,sata=off",
         "-accel", "tcg,thread=multi", "-cpu", "max",
         "-smp", "2,sockets=1,cores=2,threads=1",
         "-m", "1024M",
@@ -58,19 +68,19 @@ def test_the_whole_command_line_of_a_plain_machine() -> None:
         "-chardev", "socket,id=qmp,fd=5", "-mon", "chardev=qmp,mode=control",
         "-chardev", "socket,id=console,fd=6", "-serial", "chardev:console",
         "-display", "none", "-vnc", "unix:/run/dvcr/vnc.sock", "-device", "VGA",
-        "-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0",
+        "-device", "virtio-tablet-pci",
         "-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=entropy",
         "-device", "virtio-serial-pci,id=channels",
         "-chardev", "socket,id=agent,path=/run/dvcr/agent.sock,server=on,wait=off",
         "-device", "virtserialport,bus=channels.0,chardev=agent,name=org.qemu.guest_agent.0",
         "-netdev", "user,id=network", "-device", f"virtio-net-pci,netdev=network,mac={mac_address(UID)},romfile=",
+        "-add-fd", "fd=10,set=1",
         "-blockdev", (
             '{"driver": "nbd", "node-name": "system-image", "server": {"type": "unix", "path": "/run/dvcr/nbd.sock"}, '
             '"export": "sha256:aa", "read-only": true}'
         ),
         "-blockdev", (
-            '{"driver": "file", "node-name": "system-file", "filename": "/disks/system/disk.qcow2", '
-            '"discard": "unmap"}'
+            '{"driver": "file", "node-name": "system-file", "filename": "/dev/fdset/1", "discard": "unmap"}'
         ),
         "-blockdev", (
             '{"driver": "qcow2", "node-name": "system", "file": "system-file", "backing": "system-image", '
@@ -122,7 +132,9 @@ def test_secure_boot_locks_the_variables_behind_system_management_mode() -> None
 
     arguments = qemu_arguments(spec(bootloader="EFIWithSecureBoot"), runtime(firmware=firmware))
 
-    assert values_of(arguments, "-machine") == ["q35,vmport=off,pflash0=code,pflash1=variables,smm=on"]
+    assert values_of(arguments, "-machine") == [
+        "q35,vmport=off,smbus=off,sata=off,pflash0=code,pflash1=variables,smm=on"
+    ]
     assert "driver=cfi.pflash01,property=secure,value=on" in values_of(arguments, "-global")
     code, variables = (json.loads(value) for value in values_of(arguments, "-blockdev"))
     assert code["read-only"]
@@ -137,15 +149,25 @@ def test_kvm_gives_the_host_processor() -> None:
 
 
 def test_a_disk_that_stands_alone_names_no_backing() -> None:
-    *_, disk = blockdev_nodes(Drive("data", Path("/disks/data"), None), RUN / "nbd.sock")
+    *_, disk = blockdev_nodes(Drive("data", Path("/disks/data"), None), RUN / "nbd.sock", file_set(1))
 
     assert disk["backing"] is None
 
 
 def test_an_image_is_read_only_from_the_registry() -> None:
-    (node,) = blockdev_nodes(Drive("tools", None, "sha256:cc"), RUN / "nbd.sock")
+    (node,) = blockdev_nodes(Drive("tools", None, "sha256:cc"), RUN / "nbd.sock", file_set(1))
 
     assert (node["driver"], node["node-name"], node["read-only"]) == ("nbd", "tools", True)
+
+
+def test_what_needs_usb_or_sata_gets_it() -> None:
+    plain = qemu_arguments(spec(paravirtualization=False), runtime(SYSTEM))
+    windows = qemu_arguments(spec(os_type="Windows"), runtime(SYSTEM))
+
+    assert devices(plain, "usb-tablet")
+    assert values_of(plain, "-machine") == ["q35,vmport=off,smbus=off,sata=on"]
+    assert devices(windows, "usb-tablet")
+    assert values_of(windows, "-machine") == ["q35,vmport=off,smbus=off,sata=off"]
 
 
 def test_memory_is_rounded_up_to_what_qemu_takes() -> None:
