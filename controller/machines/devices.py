@@ -1,7 +1,5 @@
 """From the block devices of a machine's spec to disks that a launcher can open."""
 
-from dataclasses import dataclass
-
 from controller.api.disk import DiskPhase
 from controller.api.image import ImagePhase
 from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
@@ -12,9 +10,11 @@ from controller.disks.usage import captured_for, is_over, pods_using
 from controller.images.existing import repository_of
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
+from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
+from controller.machines.states import BLOCK_DEVICES_READY
+from controller.machines.visit import Visit
 from controller.runtime.port import ClusterPort
 
-DISKS_FOLDER = "/disks"
 _RESOURCES = {
     BlockDeviceType.DISK: DISK,
     BlockDeviceType.IMAGE: IMAGE,
@@ -23,22 +23,22 @@ _RESOURCES = {
 _PREFIXES = {BlockDeviceType.DISK: "vmd", BlockDeviceType.IMAGE: "vmi", BlockDeviceType.CLUSTER_IMAGE: "cvmi"}
 
 
-@dataclass(frozen=True)
-class Device:
-    """A block device that can be attached."""
+class BlockDevices:
+    """The prerequisite: every block device of the spec is there."""
 
-    disk: DiskSpec
-    attached: AttachedDevice
-    claim: str | None = None
-    """The PersistentVolumeClaim of a disk, mounted at the folder of `disk.path`."""
+    def __init__(self, registry: ImageRegistry) -> None:
+        self._registry = registry
 
-
-@dataclass(frozen=True)
-class NotReady:
-    """What a machine waits for."""
-
-    reason: str
-    message: str
+    def __call__(self, visit: Visit, launch: Launch) -> NotReady | None:
+        namespace = visit.machine.namespace or ""
+        devices = resolve_devices(visit.cluster, self._registry, namespace, visit.spec.block_devices)
+        if isinstance(devices, NotReady):
+            visit.machine.condition(BLOCK_DEVICES_READY, False, devices.reason, devices.message)
+            return devices
+        visit.machine.condition(BLOCK_DEVICES_READY, True, "Ready", "all block devices can be attached")
+        visit.status.block_devices_attached = [device.attached for device in devices]
+        launch.devices = devices
+        return None
 
 
 def resolve_devices(

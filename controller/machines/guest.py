@@ -4,9 +4,20 @@ from pydantic.alias_generators import to_camel
 
 from controller.api.machine import GuestInterface, MachineStatus
 from controller.launcher.spec import GuestStatus
+from controller.machines.pod import is_ready
+from controller.machines.visit import Flow, Visit
 from controller.runtime.subject import Subject
 
 AGENT_READY = "AgentReady"
+
+
+def guest_facts(visit: Visit) -> Flow:
+    """The step: show what the agent of a guest that runs tells; a launcher that does not answer changes nothing."""
+    if visit.launcher is not None:
+        show_guest(visit.machine, visit.launcher.guest)
+    elif visit.pod is None or not is_ready(visit.pod):
+        forget_guest(visit.machine)
+    return Flow.ON
 
 
 def show_guest(machine: Subject[MachineStatus], guest: GuestStatus | None) -> None:

@@ -6,6 +6,8 @@ import requests
 from pydantic import ValidationError
 
 from controller.launcher.spec import STATUS_PORT, MachineStatus
+from controller.machines.pod import is_ready
+from controller.machines.visit import Flow, Visit
 
 _TIMEOUT_S = 2
 
@@ -30,3 +32,17 @@ class HttpLauncherStatus:
         except (requests.RequestException, ValidationError):
             # A launcher that starts, stops or hangs: the pod's own state tells the rest.
             return None
+
+
+class Observe:
+    """The step that asks the launcher of a machine that runs."""
+
+    def __init__(self, launchers: LauncherStatus) -> None:
+        self._launchers = launchers
+
+    def __call__(self, visit: Visit) -> Flow:
+        pod = visit.pod or {}
+        address = (pod.get("status") or {}).get("podIP")
+        if address and is_ready(pod):
+            visit.launcher = self._launchers.read(address)
+        return Flow.ON

@@ -18,7 +18,7 @@ from controller.launcher.spec import (
     Termination,
     TerminationReason,
 )
-from controller.machines.devices import DISKS_FOLDER, Device
+from controller.machines.launch import DISKS_FOLDER, Launch
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, as_environment
 
@@ -66,11 +66,11 @@ def applied_spec(pod: Object) -> Object:
     return applied
 
 
-def launcher_spec(metadata: Object, spec: ApiMachineSpec, devices: list[Device], user_data: str | None) -> MachineSpec:
+def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> MachineSpec:
     """What the launcher is to run."""
     cloud_init = None
-    if user_data is not None:
-        cloud_init = CloudInit(user_data=user_data, instance_id=metadata["uid"], hostname=metadata["name"])
+    if launch.user_data is not None:
+        cloud_init = CloudInit(user_data=launch.user_data, instance_id=metadata["uid"], hostname=metadata["name"])
     return MachineSpec(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -81,7 +81,7 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, devices: list[Device],
         bootloader=spec.bootloader,
         os_type=spec.os_type,
         paravirtualization=spec.enable_paravirtualization,
-        disks=tuple(device.disk for device in devices),
+        disks=tuple(device.disk for device in launch.devices),
         cloud_init=cloud_init,
         grace_period_s=spec.termination_grace_period_seconds,
     )
@@ -102,12 +102,10 @@ def build_secret(metadata: Object, owner: Object, launcher: MachineSpec) -> Obje
     }
 
 
-def build_pod(
-    metadata: Object, owner: Object, spec: ApiMachineSpec, devices: list[Device], setup: LauncherSetup
-) -> Object:
+def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Launch, setup: LauncherSetup) -> Object:
     """The pod that runs the launcher."""
     name = metadata["name"]
-    claims = {device.claim: device.disk.path.rpartition("/")[0] for device in devices if device.claim}
+    claims = {device.claim: device.disk.path.rpartition("/")[0] for device in launch.devices if device.claim}
     volumes: list[Object] = [{"name": "machine", "secret": {"secretName": pod_name(name)}}]
     mounts: list[Object] = [{"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True}]
     for index, (claim, folder) in enumerate(sorted(claims.items())):

@@ -1,0 +1,26 @@
+"""The end of a machine's pod: what is remembered of it."""
+
+from controller.api.machine import MachinePhase
+from controller.machines.pod import is_finished, termination_of
+from controller.machines.power import after_termination
+from controller.machines.states import RUNNING
+from controller.machines.visit import Flow, Visit
+from controller.runtime.conditions import read_time
+
+
+def clear_up(visit: Visit) -> Flow:
+    """Remember how the machine ended, then remove its pod; what follows is decided when it is gone."""
+    pod = visit.pod
+    if pod is None or not is_finished(pod):
+        return Flow.ON
+    end = termination_of(pod)
+    started = (pod.get("status") or {}).get("startTime")
+    visit.status.power = after_termination(
+        visit.spec.run_policy, visit.power, end.reason, read_time(started) if started else None, visit.now
+    )
+    visit.status.phase = MachinePhase.STOPPED
+    visit.status.node_name = visit.status.ip_address = None
+    visit.machine.condition(RUNNING, False, end.reason.value, end.message)
+    visit.after_save.append(lambda: visit.delete_pod(pod, grace_period_s=0))
+    visit.look_again(1)
+    return Flow.END

@@ -1,0 +1,42 @@
+"""What a machine's pod is made from, gathered by the prerequisites of a start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from controller.api.machine import AttachedDevice
+from controller.launcher.spec import DiskSpec
+from controller.machines.visit import Visit
+
+DISKS_FOLDER = "/disks"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A block device that can be attached."""
+
+    disk: DiskSpec
+    attached: AttachedDevice
+    claim: str | None = None
+    """The PersistentVolumeClaim of a disk, mounted at the folder of `disk.path`."""
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """What a machine waits for."""
+
+    reason: str
+    message: str
+
+
+@dataclass
+class Launch:
+    """Filled in by the prerequisites, in order; then the Secret and the pod are made of it."""
+
+    devices: list[Device] = field(default_factory=list)
+    """In boot order."""
+    user_data: str | None = None
+    """For cloud-init."""
+
+
+Prerequisite = Callable[[Visit, Launch], NotReady | None]
+"""Adds its part to the launch and sets its condition, or says what the machine waits for."""

@@ -1,0 +1,19 @@
+"""Deleting a machine: its guest is powered off before it goes."""
+
+from controller.api.machine import MachinePhase
+from controller.machines.pod import is_finished
+from controller.machines.visit import Flow, Visit
+
+
+def remove(visit: Visit) -> Flow:
+    """Stop the pod of a machine that is being deleted; once it is gone, let the machine go."""
+    if not visit.machine.deleting:
+        return Flow.ON
+    visit.status.phase = MachinePhase.TERMINATING
+    if visit.pod is None:
+        visit.after_save.append(visit.machine.let_go)
+        return Flow.END
+    finished = is_finished(visit.pod)
+    if finished or "deletionTimestamp" not in visit.pod["metadata"]:
+        visit.delete_pod(visit.pod, grace_period_s=0 if finished else None)
+    return Flow.END

@@ -1,0 +1,95 @@
+"""The power switch: a pod where the machine is to run, none where it is not."""
+
+from controller.api.machine import MachinePhase
+from controller.api.operation import OperationType
+from controller.machines.changes import approved
+from controller.machines.launch import NotReady
+from controller.machines.pod import is_ready
+from controller.machines.power import intent
+from controller.machines.starting import MachineStart
+from controller.machines.states import POLL_S, RUNNING
+from controller.machines.visit import Flow, Step, Visit
+from controller.runtime.conditions import find_condition
+from controller.runtime.informer import Object
+
+_FORCED_GRACE_S = 1
+
+
+def take_over(visit: Visit) -> Flow:
+    """What an operation asks becomes part of the memory; once its effect is there, that is noted too."""
+    asked, power, pod = visit.asked, visit.power, visit.pod
+    if asked is None:
+        return Flow.ON
+    power.desired = "Off" if asked.type is OperationType.STOP else "On"
+    if asked.type is OperationType.STOP:
+        done = pod is None
+    else:
+        power.crashes = power.crashed_at = None
+        replaced = asked.type is OperationType.START or (pod or {}).get("metadata", {}).get("uid") != asked.pod
+        done = pod is not None and is_ready(pod) and replaced
+    if done:
+        power.operation = asked.uid
+    return Flow.ON
+
+
+def switch_off(visit: Visit) -> Flow:
+    """Stop a pod that is not to run, or that is to be replaced; tell of one that stops."""
+    pod = visit.pod
+    if pod is None:
+        return Flow.ON
+    if "deletionTimestamp" not in pod["metadata"]:
+        if intent(visit.spec.run_policy, visit.power).on and not _is_restart(visit, pod) and not approved(visit):
+            return Flow.ON
+        force = visit.asked is not None and visit.asked.force
+        visit.delete_pod(pod, grace_period_s=_FORCED_GRACE_S if force else None)
+    visit.status.phase = MachinePhase.STOPPING
+    visit.machine.condition(RUNNING, False, "Stopping", "the guest was asked to power off")
+    return Flow.END
+
+
+def switch_on(starting: MachineStart) -> Step:
+    """Make the pod that is to run, once everything that it needs is there."""
+
+    def step(visit: Visit) -> Flow:
+        if visit.pod is not None:
+            return Flow.ON
+        visit.status.node_name = visit.status.ip_address = None
+        wanted = intent(visit.spec.run_policy, visit.power)
+        if not wanted.on:
+            _tell_off(visit)
+            return Flow.END
+        if wanted.not_before is not None and visit.now < wanted.not_before:
+            _wait_after_crash(visit, (wanted.not_before - visit.now).total_seconds())
+            return Flow.END
+        pod = starting.start(visit)
+        if isinstance(pod, NotReady):
+            visit.status.phase = MachinePhase.PENDING
+            visit.machine.condition(RUNNING, False, pod.reason, pod.message)
+            visit.look_again(POLL_S)
+            return Flow.END
+        visit.pod = pod
+        return Flow.ON
+
+    return step
+
+
+def _is_restart(visit: Visit, pod: Object) -> bool:
+    asked = visit.asked
+    return asked is not None and asked.type is OperationType.RESTART and asked.pod == pod["metadata"]["uid"]
+
+
+def _tell_off(visit: Visit) -> None:
+    """Why it is off; the reason of its end stays if there is one."""
+    visit.status.phase = MachinePhase.STOPPED
+    last = find_condition(visit.status.conditions, RUNNING)
+    if last is None or last.status == "True" or last.reason in ("Stopping", "Starting", "Scheduling"):
+        policy = visit.spec.run_policy.value
+        visit.machine.condition(RUNNING, False, "Stopped", f"switched off (run policy {policy})")
+
+
+def _wait_after_crash(visit: Visit, pause_s: float) -> None:
+    visit.status.phase = MachinePhase.FAILED
+    last = find_condition(visit.status.conditions, RUNNING)
+    visit.status.message = f"crash number {visit.power.crashes} in a row; starts again after a pause"
+    visit.machine.condition(RUNNING, False, "CrashLoopBackOff", last.message if last else "")
+    visit.look_again(pause_s + 0.1)

@@ -1,0 +1,67 @@
+"""What the steps of one pass over a machine share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from controller.api.machine import MachineSpec, MachineStatus, Power
+from controller.api.resource import POD
+from controller.launcher.spec import MachineStatus as LauncherState
+from controller.machines.request import PowerRequest
+from controller.runtime.informer import Object
+from controller.runtime.port import ClusterPort
+from controller.runtime.subject import Subject
+
+
+class Flow(Enum):
+    """What comes after a step."""
+
+    ON = "on"
+    """The next step."""
+    END = "end"
+    """Nothing more in this pass: the status is written."""
+
+
+@dataclass
+class Visit:
+    """One pass over one machine: the world as read at its beginning, and the status that is written at its end."""
+
+    cluster: ClusterPort
+    machine: Subject[MachineStatus]
+    spec: MachineSpec
+    power: Power
+    """The memory, part of the status."""
+    pod: Object | None
+    """The pod that runs the machine."""
+    request: PowerRequest | None
+    """What an operation asks for."""
+    now: datetime
+    launcher: LauncherState | None = None
+    """What the launcher says of a machine that runs; None if it does not answer or there is none."""
+    again_s: float | None = None
+    """When to look again though nothing changed."""
+    after_save: list[Callable[[], None]] = field(default_factory=list)
+    """What may only happen once the status is written."""
+
+    @property
+    def status(self) -> MachineStatus:
+        return self.machine.status
+
+    @property
+    def asked(self) -> PowerRequest | None:
+        """The request, unless its effect is there already."""
+        return self.request if self.request is not None and self.power.operation != self.request.uid else None
+
+    def look_again(self, in_s: float) -> None:
+        """Have the machine visited again after that time at the latest."""
+        self.again_s = in_s if self.again_s is None else min(self.again_s, in_s)
+
+    def delete_pod(self, pod: Object, *, grace_period_s: int | None = None) -> None:
+        """Have the pod stopped, in its own grace period if none is given; never a successor of its name."""
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        self.cluster.delete(POD, name, self.machine.namespace, grace_period_s=grace_period_s, uid=uid)
+
+
+Step = Callable[[Visit], Flow]
+"""Looks at the visit, does its part, and says how the pass goes on. Idempotent: the next pass does it again."""
