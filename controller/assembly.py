@@ -76,7 +76,7 @@ def build_loops(
                 (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
             ),
         ),
-        Loop(OPERATION, OperationReconciler(cluster), triggers=((MACHINE, _operations_of),)),
+        Loop(OPERATION, OperationReconciler(cluster, launcher.operation_ttl_s), triggers=((MACHINE, _operations_of),)),
     ]
 
 

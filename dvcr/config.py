@@ -281,6 +281,8 @@ class ControllerSettings(_Section):
     """Every object is looked at again at least this often."""
     retry_failed_s: float = Field(600, gt=0)
     """An import that failed for a cause that may go away is started anew after this time."""
+    operation_ttl_s: float = Field(86400, ge=0)
+    """A VirtualMachineOperation that has ended is removed after this time."""
     launcher_command: tuple[str, ...] = ("dvcr-launcher",)
     """Command of the container in a virtual machine's pod."""
     launcher_image: str = "dvcr"

@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
+from controller.launcher.processor import processor_argument
 from controller.launcher.spec import MachineSpec
 
 QEMU = "qemu-system-x86_64"
@@ -51,7 +52,7 @@ class Firmware:
 class Runtime:
     """What QEMU is given besides the specification. File descriptors are inherited; sockets are in a private folder."""
 
-    accelerator: str
+    accelerator: Literal["kvm", "tcg"]
     qmp_fd: int
     serial_fd: int
     nbd_socket: Path
@@ -62,6 +63,8 @@ class Runtime:
     """The open files of the drives that have a path, by the drives' nodes."""
     seed: Path | None = None
     """The NoCloud ISO."""
+    sysprep: Path | None = None
+    """The CD-ROM of Windows' setup."""
     firmware: Firmware | None = None
 
 
@@ -81,7 +84,8 @@ def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
     out += ["-uuid", spec.uid] if _is_uuid(spec.uid) else []
     out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     # A reboot ends the process, so that the guest's wish is seen and a changed specification takes effect.
-    out += ["-action", "reboot=shutdown"]
+    # A kernel that panics says so through a device, and the process ends, as it does for a power-off.
+    out += ["-action", "reboot=shutdown,panic=shutdown", "-device", "pvpanic"]
     block_devices = list(_block_devices(spec, runtime))
     out += _board(spec, runtime, sata=any("bus=ide." in argument for argument in block_devices))
     out += ["-chardev", f"socket,id=qmp,fd={runtime.qmp_fd}", "-mon", "chardev=qmp,mode=control"]
@@ -119,12 +123,16 @@ def _board(spec: MachineSpec, runtime: Runtime, *, sata: bool) -> Iterator[str]:
             machine += ",smm=on"
             # Only code in system management mode may write the variables; sleep would leave that door open.
             yield from ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+    windows = spec.os_type == "Windows"
+    if windows:
+        # It counts its time by the processor's clock, and HPET interrupts only cost.
+        machine += ",hpet=off"
     yield from ("-machine", machine)
-    kvm = runtime.accelerator == "kvm"
-    yield from ("-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max")
+    yield from ("-accel", "kvm" if runtime.accelerator == "kvm" else "tcg,thread=multi")
+    yield from ("-cpu", processor_argument(spec.processor, runtime.accelerator, spec.os_type))
     yield from ("-smp", f"{spec.cores},sockets=1,cores={spec.cores},threads=1")
     yield from ("-m", f"{math.ceil(spec.memory_bytes / MIB)}M")
-    yield from ("-rtc", "base=localtime" if spec.os_type == "Windows" else "base=utc")
+    yield from ("-rtc", "base=localtime,driftfix=slew" if windows else "base=utc")
 
 
 def _pointer(spec: MachineSpec) -> Iterator[str]:
@@ -137,9 +145,9 @@ def _pointer(spec: MachineSpec) -> Iterator[str]:
 
 def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
     scsi_cdrom = spec.paravirtualization and spec.os_type != "Windows"
+    sata = _sata_ports()
     if scsi_cdrom and any(drive.cdrom for drive in runtime.drives):
         yield from ("-device", "virtio-scsi-pci,id=scsi")
-    sata = _sata_ports()
     for index, drive in enumerate(runtime.drives, start=1):
         if drive.path is not None:
             yield from ("-add-fd", f"fd={runtime.disk_fds[drive.node]},set={index}")
@@ -155,15 +163,17 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             device = f"{'ide-cd' if drive.cdrom else 'ide-hd'},bus={bus}"
         device += f",id=device-{drive.node},drive={drive.node},serial={drive.node},bootindex={index}"
         yield from ("-device", f"{device},werror=stop,rerror=stop")
-    if runtime.seed:
-        file = {"driver": "file", "filename": runtime.seed, "read-only": True}
-        yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": "seed", "read-only": True}))
-        if spec.paravirtualization:
+    for node, path in (("seed", runtime.seed), ("sysprep", runtime.sysprep)):
+        if path is None:
+            continue
+        file = {"driver": "file", "filename": path, "read-only": True}
+        yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": node, "read-only": True}))
+        if node == "seed" and scsi_cdrom:
             yield from ("-device", "virtio-blk-pci,id=device-seed,drive=seed")
         else:
             arguments, bus = next(sata)
             yield from arguments
-            yield from ("-device", f"ide-cd,bus={bus},id=device-seed,drive=seed")
+            yield from ("-device", f"ide-cd,bus={bus},id=device-{node},drive={node}")
 
 
 def file_set(number: int) -> str:

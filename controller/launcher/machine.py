@@ -125,6 +125,8 @@ class Machine:
             return Termination(reason=TerminationReason.GUEST_SHUTDOWN)
         if self._shutdown_reason == "guest-reset":
             return Termination(reason=TerminationReason.GUEST_RESET)
+        if self._shutdown_reason == "guest-panic":
+            return Termination(reason=TerminationReason.GUEST_PANIC, message="the guest's kernel panicked")
         code = self._process.returncode
         ended = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         why = self._shutdown_reason or " / ".join(self._stderr) or "it gave no reason"

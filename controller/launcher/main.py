@@ -44,6 +44,7 @@ from controller.launcher.spec import (
     TerminationReason,
 )
 from controller.launcher.status import build_app, serving
+from controller.launcher.sysprep import sysprep_iso
 from converter.nbd.server import NbdServer
 from dvcr.config import Settings, load_settings
 from dvcr.errors import ConfigError, DvcrError, StorageError
@@ -151,11 +152,15 @@ class Launcher:
         self, accelerator: str, disks: list[PreparedDisk], folder: Path, nbd_socket: Path, serial: socket.socket
     ) -> Machine:
         spec = self._spec
-        seed = None
+        seed = sysprep = None
         if spec.cloud_init is not None:
             seed = folder / "seed.iso"
             seed.write_bytes(seed_iso(spec.cloud_init))
             self._confinement.give(seed)
+        if spec.sysprep is not None:
+            sysprep = folder / "sysprep.iso"
+            sysprep.write_bytes(sysprep_iso(spec.sysprep))
+            self._confinement.give(sysprep)
         firmware = None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd")
         if firmware is not None:
             self._confinement.give(firmware.variables)
@@ -171,6 +176,7 @@ class Launcher:
                 drives=[disk.drive for disk in disks],
                 disk_fds=disk_fds,
                 seed=seed,
+                sysprep=sysprep,
                 firmware=firmware,
             )
             # A process group of its own: a signal to the launcher's group must not reach the guest.

@@ -9,7 +9,7 @@ its termination message. Paths are those inside the pod; where a pod is a proces
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 SPEC_PATH = "/etc/dvcr/machine.json"
 STATUS_PORT = 8080
@@ -53,6 +53,22 @@ class CloudInit(_Message):
     hostname: str
 
 
+class Sysprep(_Message):
+    """The CD-ROM for Windows' unattended setup."""
+
+    files: dict[str, Base64Bytes]
+    """By name, in the root folder."""
+
+
+class Processor(_Message):
+    """The processor that the guest sees."""
+
+    type: Literal["Host", "Model", "Features"] = "Host"
+    """That of the node, QEMU's model `model`, or a plain 64-bit one with `features`."""
+    model: str = ""
+    features: tuple[str, ...] = ()
+
+
 class MachineSpec(_Message):
     """Everything the launcher needs to run the machine."""
 
@@ -61,12 +77,14 @@ class MachineSpec(_Message):
     uid: str
     cores: int = Field(ge=1)
     core_percent: int = 100
+    processor: Processor = Processor()
     memory_bytes: int
     bootloader: Literal["BIOS", "EFI", "EFIWithSecureBoot"] = "BIOS"
     os_type: Literal["Generic", "Windows"] = "Generic"
     paravirtualization: bool = True
     disks: tuple[DiskSpec, ...]
     cloud_init: CloudInit | None = None
+    sysprep: Sysprep | None = None
     grace_period_s: int = 60
     """Time between the power button and the kill."""
 
@@ -120,12 +138,18 @@ class TerminationReason(StrEnum):
     """The guest powered itself off."""
     GUEST_RESET = "GuestReset"
     """The guest asked for a reboot (a new pod is to start at once)."""
+    GUEST_PANIC = "GuestPanic"
+    """The guest's kernel crashed."""
     STOPPED = "Stopped"
     """Powered off because the pod was asked to stop."""
     KILLED = "Killed"
     """As Stopped, but the guest did not obey within the grace period."""
     FAILED = "Failed"
     """The machine could not be started or crashed; `message` says why."""
+
+
+CRASHES = (TerminationReason.GUEST_PANIC, TerminationReason.FAILED)
+"""What nobody asked for."""
 
 
 class Termination(_Message):

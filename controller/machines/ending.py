@@ -1,11 +1,18 @@
 """The end of a machine's pod: what is remembered of it."""
 
 from controller.api.machine import MachinePhase
+from controller.launcher.spec import TerminationReason
 from controller.machines.pod import is_finished, termination_of
 from controller.machines.power import after_termination
 from controller.machines.states import RUNNING
 from controller.machines.visit import Flow, Visit
 from controller.runtime.conditions import read_time
+
+_TOLD = {
+    TerminationReason.GUEST_SHUTDOWN: "the guest powered itself off",
+    TerminationReason.GUEST_RESET: "the guest rebooted",
+    TerminationReason.STOPPED: "the guest powered off as it was asked to",
+}
 
 
 def clear_up(visit: Visit) -> Flow:
@@ -20,7 +27,7 @@ def clear_up(visit: Visit) -> Flow:
     )
     visit.status.phase = MachinePhase.STOPPED
     visit.status.node_name = visit.status.ip_address = None
-    visit.machine.condition(RUNNING, False, end.reason.value, end.message)
+    visit.machine.condition(RUNNING, False, end.reason.value, end.message or _TOLD.get(end.reason, ""))
     visit.after_save.append(lambda: visit.delete_pod(pod, grace_period_s=0))
     visit.look_again(1)
     return Flow.END

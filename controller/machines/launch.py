@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller.api.machine import AttachedDevice
-from controller.launcher.spec import DiskSpec
+from controller.launcher.spec import CloudInit, DiskSpec, Sysprep
 from controller.machines.visit import Visit
 
 DISKS_FOLDER = "/disks"
@@ -34,8 +34,8 @@ class Launch:
 
     devices: list[Device] = field(default_factory=list)
     """In boot order."""
-    user_data: str | None = None
-    """For cloud-init."""
+    cloud_init: CloudInit | None = None
+    sysprep: Sysprep | None = None
 
 
 Prerequisite = Callable[[Visit, Launch], NotReady | None]

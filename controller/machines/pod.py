@@ -13,7 +13,6 @@ from controller.launcher.spec import (
     CONTAINER_NAME,
     SPEC_PATH,
     STATUS_PORT,
-    CloudInit,
     MachineSpec,
     Termination,
     TerminationReason,
@@ -68,9 +67,6 @@ def applied_spec(pod: Object) -> Object:
 
 def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> MachineSpec:
     """What the launcher is to run."""
-    cloud_init = None
-    if launch.user_data is not None:
-        cloud_init = CloudInit(user_data=launch.user_data, instance_id=metadata["uid"], hostname=metadata["name"])
     return MachineSpec(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -82,7 +78,8 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
         os_type=spec.os_type,
         paravirtualization=spec.enable_paravirtualization,
         disks=tuple(device.disk for device in launch.devices),
-        cloud_init=cloud_init,
+        cloud_init=launch.cloud_init,
+        sysprep=launch.sysprep,
         grace_period_s=spec.termination_grace_period_seconds,
     )
 

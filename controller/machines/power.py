@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from controller.api.machine import Power, RunPolicy
-from controller.launcher.spec import TerminationReason
+from controller.launcher.spec import CRASHES, TerminationReason
 from controller.runtime.conditions import read_time, write_time
 
 _FIRST_PAUSE_S = 5
@@ -49,7 +49,7 @@ def after_termination(
     A guest that powers off leaves the machine off, one that reboots leaves it on, and a crash counts: only Manual stays
     off after it. A machine that was asked to stop stays as it was wanted.
     """
-    if reason is TerminationReason.FAILED:
+    if reason in CRASHES:
         calm = started is not None and now - started > CALM_AFTER
         crashes = 1 if calm else (power.crashes or 0) + 1
         desired: Literal["On", "Off"] = "Off" if policy is RunPolicy.MANUAL else power.desired

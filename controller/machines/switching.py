@@ -1,5 +1,7 @@
 """The power switch: a pod where the machine is to run, none where it is not."""
 
+from datetime import timedelta
+
 from controller.api.machine import MachinePhase
 from controller.api.operation import OperationType
 from controller.machines.changes import approved
@@ -9,7 +11,7 @@ from controller.machines.power import intent
 from controller.machines.starting import MachineStart
 from controller.machines.states import POLL_S, RUNNING
 from controller.machines.visit import Flow, Step, Visit
-from controller.runtime.conditions import find_condition
+from controller.runtime.conditions import find_condition, write_time
 from controller.runtime.informer import Object
 
 _FORCED_GRACE_S = 1
@@ -37,13 +39,16 @@ def switch_off(visit: Visit) -> Flow:
     pod = visit.pod
     if pod is None:
         return Flow.ON
-    if "deletionTimestamp" not in pod["metadata"]:
-        if intent(visit.spec.run_policy, visit.power).on and not _is_restart(visit, pod) and not approved(visit):
-            return Flow.ON
-        force = visit.asked is not None and visit.asked.force
+    stops = "deletionTimestamp" in pod["metadata"]
+    wanted = intent(visit.spec.run_policy, visit.power).on and not _is_restart(visit, pod) and not approved(visit)
+    if wanted and not stops:
+        return Flow.ON
+    force = not wanted and visit.asked is not None and visit.asked.force
+    if not stops or (force and pod["metadata"].get("deletionGracePeriodSeconds", 0) > _FORCED_GRACE_S):
         visit.delete_pod(pod, grace_period_s=_FORCED_GRACE_S if force else None)
     visit.status.phase = MachinePhase.STOPPING
-    visit.machine.condition(RUNNING, False, "Stopping", "the guest was asked to power off")
+    message = "the machine is switched off by force" if force else "the guest was asked to power off"
+    visit.machine.condition(RUNNING, False, "Stopping", message)
     return Flow.END
 
 
@@ -90,6 +95,7 @@ def _tell_off(visit: Visit) -> None:
 def _wait_after_crash(visit: Visit, pause_s: float) -> None:
     visit.status.phase = MachinePhase.FAILED
     last = find_condition(visit.status.conditions, RUNNING)
-    visit.status.message = f"crash number {visit.power.crashes} in a row; starts again after a pause"
+    again = write_time(visit.now + timedelta(seconds=pause_s))
+    visit.status.message = f"crash number {visit.power.crashes} in a row; starts again at {again}"
     visit.machine.condition(RUNNING, False, "CrashLoopBackOff", last.message if last else "")
     visit.look_again(pause_s + 0.1)

@@ -1,14 +1,16 @@
 """VirtualMachineOperation."""
 
 import copy
+from datetime import timedelta
 
 from controller.api.machine import MachinePhase, MachineSpec, MachineStatus
-from controller.api.operation import OperationPhase, OperationSpec, OperationStatus
+from controller.api.operation import OperationPhase, OperationSpec, OperationStatus, OperationType
 from controller.api.resource import MACHINE, OPERATION, POD
 from controller.machines.pod import pod_name
 from controller.machines.request import REQUEST_ANNOTATION, PowerRequest, read_request, write_request
-from controller.operations.table import refusal
-from controller.runtime.conditions import Clock, utc_now
+from controller.machines.states import RUNNING
+from controller.operations.table import displaces, refusal, refused_by_policy
+from controller.runtime.conditions import Clock, find_condition, read_time, utc_now
 from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -19,10 +21,11 @@ _POLL_S = 5.0
 
 
 class OperationReconciler:
-    """Hands operations to their machines one at a time, and waits for the effect."""
+    """Hands operations to their machines one at a time, waits for the effect, and removes them a while after."""
 
-    def __init__(self, cluster: ClusterPort, clock: Clock = utc_now) -> None:
+    def __init__(self, cluster: ClusterPort, ttl_s: float, clock: Clock = utc_now) -> None:
         self._cluster = cluster
+        self._ttl = timedelta(seconds=ttl_s)
         self._clock = clock
 
     def reconcile(self, key: Key) -> float | None:
@@ -36,13 +39,15 @@ class OperationReconciler:
             self._withdraw(operation, machine)
             if operation.deleting:
                 operation.let_go()
-            return None
+                return None
+            return self._remove_in_time(operation)
         # Deleted half-way, an operation must still take its request back.
         operation.hold()
         again_s = self._carry_out(operation, spec, machine)
         operation.save()
         if operation.status.phase in _ENDED:
             self._withdraw(operation, machine)
+            return self._ttl.total_seconds()
         return again_s
 
     def _carry_out(
@@ -50,28 +55,45 @@ class OperationReconciler:
     ) -> float | None:
         if machine is None or "deletionTimestamp" in machine["metadata"]:
             message = f"there is no VirtualMachine {spec.virtual_machine_name!r}"
-            self._fail(operation, "VirtualMachineNotFound", message)
-            return None
+            return self._fail(operation, "VirtualMachineNotFound", message)
         status = MachineStatus.read(machine.get("status"))
         if status.power is not None and status.power.operation == operation.uid:
-            operation.status.phase = OperationPhase.COMPLETED
-            operation.condition(COMPLETED, True, "Completed", f"{spec.type.value} is done")
-            return None
+            return self._complete(operation, "Completed", f"{spec.type.value} is done")
+        policy = MachineSpec.read(machine["spec"]).run_policy
         request = read_request(machine)
-        if request is not None and request.uid != operation.uid:
+        if request is not None and request.uid == operation.uid:
+            # The policy may have changed meanwhile: what it forbids now would never happen.
+            refused = refused_by_policy(spec.type, policy)
+            if refused is not None:
+                return self._fail(operation, refused.reason, refused.message)
+            return self._wait(operation, spec, status)
+        if request is not None and operation.status.phase is OperationPhase.IN_PROGRESS:
+            return self._give_way(operation, spec, request)
+        if request is not None and not displaces(spec.type, request, force=spec.force):
             operation.status.phase = OperationPhase.PENDING
             operation.condition(COMPLETED, False, "OtherOperationInProgress", f"waits for operation {request.name!r}")
             return _POLL_S
-        if request is None:
-            machine_spec = MachineSpec.read(machine["spec"])
-            refused = refusal(spec.type, machine_spec.run_policy, status.phase or MachinePhase.PENDING)
-            if refused is not None:
-                self._fail(operation, refused.reason, refused.message)
-                return None
-            self._hand_over(operation, spec, machine)
+        refused = refusal(spec.type, policy, status.phase or MachinePhase.PENDING, force=spec.force)
+        if refused is not None:
+            return self._fail(operation, refused.reason, refused.message)
+        self._hand_over(operation, spec, machine)
+        return self._wait(operation, spec, status)
+
+    def _wait(self, operation: Subject[OperationStatus], spec: OperationSpec, status: MachineStatus) -> float:
         operation.status.phase = OperationPhase.IN_PROGRESS
-        operation.condition(COMPLETED, False, "InProgress", f"waits for the machine to {spec.type.value.lower()}")
+        running = find_condition(status.conditions, RUNNING)
+        why = f" ({running.message})" if running is not None and running.status == "False" and running.message else ""
+        message = (
+            f"waits for the machine to {spec.type.value.lower()}; it is {status.phase or MachinePhase.PENDING}{why}"
+        )
+        operation.condition(COMPLETED, False, "InProgress", message)
         return _POLL_S
+
+    def _give_way(self, operation: Subject[OperationStatus], spec: OperationSpec, request: PowerRequest) -> None:
+        message = f"operation {request.name!r} took its place by force"
+        if spec.type is OperationType.STOP and request.type is OperationType.STOP:
+            return self._complete(operation, "Superseded", message)
+        return self._fail(operation, "Superseded", message)
 
     def _hand_over(self, operation: Subject[OperationStatus], spec: OperationSpec, machine: Object) -> None:
         pod = self._cluster.get(POD, pod_name(spec.virtual_machine_name), operation.namespace)
@@ -94,6 +116,18 @@ class OperationReconciler:
         changed = copy.deepcopy(machine)
         del changed["metadata"]["annotations"][REQUEST_ANNOTATION]
         self._cluster.update(MACHINE, changed)
+
+    def _remove_in_time(self, operation: Subject[OperationStatus]) -> float | None:
+        ended = find_condition(operation.status.conditions, COMPLETED)
+        left = read_time(ended.last_transition_time) + self._ttl - self._clock() if ended else timedelta()
+        if left > timedelta():
+            return left.total_seconds()
+        self._cluster.delete(OPERATION, operation.name, operation.namespace, uid=operation.uid)
+        return None
+
+    def _complete(self, operation: Subject[OperationStatus], reason: str, message: str) -> None:
+        operation.status.phase = OperationPhase.COMPLETED
+        operation.condition(COMPLETED, True, reason, message)
 
     def _fail(self, operation: Subject[OperationStatus], reason: str, message: str) -> None:
         operation.status.phase = OperationPhase.FAILED

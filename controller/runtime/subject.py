@@ -1,22 +1,22 @@
 """The object that a pass of a reconciler is about: its finalizer, its conditions, one status write, its events."""
 
 import copy
-import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from controller.api.model import ApiModel, Condition
-from controller.api.resource import EVENT, GROUP, Resource
+from controller.api.resource import GROUP, Resource
 from controller.runtime.conditions import Clock, set_condition, write_time
-from controller.runtime.errors import ClusterError, MissingError
+from controller.runtime.errors import MissingError
+from controller.runtime.events import record_event
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 
-_log = structlog.get_logger(__name__)
 FINALIZER = f"{GROUP}/dvcr"
 MAIN_CONDITIONS = ("Ready", "Running", "Completed")
 """Of each kind, the one that says what the phase says; events repeat its message."""
+_FAILED_PHASES = ("Failed", "ImageLost", "PVCLost")
 S = TypeVar("S", bound=ApiModel)
 
 
@@ -30,7 +30,6 @@ class Subject(Generic[S]):
         self.obj = obj
         self.status = status.read(obj.get("status"))
         self._conditions: list[Condition] = getattr(self.status, "conditions")  # noqa: B009  every status has them
-        self._phase = self._phase_now()
 
     @property
     def name(self) -> str:
@@ -94,51 +93,59 @@ class Subject(Generic[S]):
         )
 
     def save(self) -> None:
-        """Write the status if it changed. ConflictError if somebody else changed the object meanwhile."""
+        """Write the status if it changed, and tell of its transitions.
+
+        ConflictError if somebody else changed the object meanwhile.
+        """
         generation: Any = self.obj["metadata"].get("generation")
         setattr(self.status, "observed_generation", generation)  # noqa: B010  every status has it
         wire = self.status.write()
         if wire == self.obj.get("status"):
             return
+        before = self.obj.get("status") or {}
         self.obj = self._cluster.update_status(self._resource, {**self.obj, "status": wire})
-        if self._phase_now() != self._phase:
-            self._phase = self._phase_now()
-            self._record_event()
+        about = {"apiVersion": self._resource.api_version, "kind": self._resource.kind} | self.obj
+        for transition in transitions(before, wire):
+            record_event(
+                self._cluster,
+                about,
+                transition.reason,
+                transition.message,
+                warning=transition.warning,
+                now=write_time(self._clock()),
+            )
 
     def _write_finalizers(self, finalizers: list[str]) -> None:
         obj = copy.deepcopy(self.obj)
         obj["metadata"]["finalizers"] = finalizers
         self.obj = self._cluster.update(self._resource, obj)
 
-    def _phase_now(self) -> str:
-        return str(getattr(self.status, "phase", None) or "")
 
-    def _record_event(self) -> None:
-        main = next((c for c in self._conditions if c.type in MAIN_CONDITIONS), None)
-        failed = self._phase in ("Failed", "ImageLost", "PVCLost")
-        now = write_time(self._clock())
-        message = getattr(self.status, "failure_message", None) or (main.message if main else "")
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{self.name}.{uuid.uuid4().hex[:16]}", "namespace": self.namespace or "default"},
-            "involvedObject": {
-                "apiVersion": self._resource.api_version,
-                "kind": self._resource.kind,
-                "name": self.name,
-                "uid": self.uid,
-            }
-            | ({"namespace": self.namespace} if self.namespace else {}),
-            "type": "Warning" if failed else "Normal",
-            "reason": self._phase,
-            "message": message or f"the phase is now {self._phase}",
-            "source": {"component": "dvcr-controller"},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            self._cluster.create(EVENT, event)
-        except ClusterError as exc:
-            # The status says it all; an event is a convenience, and a namespace that is being deleted takes none.
-            _log.warning("cannot record an event", kind=self._resource.kind, name=self.name, error=exc.message)
+@dataclass(frozen=True)
+class Transition:
+    """Something in a status that became different."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def transitions(before: Object, after: Object) -> Iterator[Transition]:
+    """What the change from one status to the next is worth telling: its phase, and each condition that turned. Pure.
+
+    The main condition says what the phase says, so it is told only where the phase stays.
+    """
+    phase = after.get("phase", "")
+    moved = phase != before.get("phase", "")
+    conditions = {condition["type"]: condition for condition in after.get("conditions") or ()}
+    if moved:
+        main = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
+        message = after.get("failureMessage") or main.get("message") or f"the phase is now {phase}"
+        yield Transition(phase, message, phase in _FAILED_PHASES)
+    old = {condition["type"]: condition for condition in before.get("conditions") or ()}
+    for name, condition in conditions.items():
+        known = old.get(name, {})
+        if (moved and name in MAIN_CONDITIONS) or all(known.get(key) == condition[key] for key in ("status", "reason")):
+            continue
+        reason = name if condition["status"] == "True" else condition["reason"]
+        yield Transition(reason, condition.get("message") or f"{name} is now {condition['status']}")

@@ -97,6 +97,12 @@ class MemoryCluster:
             runs = resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]
             new = copy.deepcopy(obj)
             new["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+            if runs:
+                default_s = obj["spec"].get("terminationGracePeriodSeconds", 30)
+                new["metadata"]["deletionGracePeriodSeconds"] = min(
+                    default_s if grace_period_s is None else grace_period_s,
+                    new["metadata"].get("deletionGracePeriodSeconds", default_s),
+                )
             self._store(key, new, keep=runs)
 
     def set_status(self, resource: Resource, name: str, namespace: str | None, **status: Any) -> None:

@@ -59,7 +59,7 @@ def test_the_whole_command_line_of_a_plain_machine() -> None:
         "-name", "guest=prod/web",
         "-uuid", UID,
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-action", "reboot=shutdown",
+        "-action", "reboot=shutdown,panic=shutdown", "-device", "pvpanic",
         "-machine", "q35,vmport=off,smbus=off,sata=off",
         "-accel", "tcg,thread=multi", "-cpu", "max",
         "-smp", "2,sockets=1,cores=2,threads=1",
@@ -124,7 +124,26 @@ def test_windows_finds_its_cdrom_on_sata_and_its_clock_in_local_time() -> None:
     arguments = qemu_arguments(spec(os_type="Windows"), runtime(Drive("iso", None, "sha256:bb", cdrom=True)))
 
     assert devices(arguments, "ide-cd,bus=ide.0")
-    assert values_of(arguments, "-rtc") == ["base=localtime"]
+    assert values_of(arguments, "-rtc") == ["base=localtime,driftfix=slew"]
+    assert values_of(arguments, "-machine") == ["q35,vmport=off,smbus=off,sata=on,hpet=off"]
+
+
+def test_windows_finds_its_answer_file_on_a_cdrom_behind_the_installer() -> None:
+    iso = Drive("iso", None, "sha256:bb", cdrom=True)
+
+    arguments = qemu_arguments(spec(os_type="Windows"), runtime(iso, SYSTEM, sysprep=RUN / "sysprep.iso"))
+
+    assert devices(arguments, "ide-cd,bus=ide.1") == ["ide-cd,bus=ide.1,id=device-sysprep,drive=sysprep"]
+    assert devices(arguments, "virtio-blk-pci,id=device-system")
+
+
+def test_sixteen_sata_disks_fit() -> None:
+    drives = [Drive(f"d{n}", Path(f"/disks/{n}"), None) for n in range(16)]
+
+    arguments = qemu_arguments(spec(paravirtualization=False), runtime(*drives))
+
+    assert len(devices(arguments, "ide-hd")) == 16
+    assert devices(arguments, "ich9-ahci") == ["ich9-ahci,id=sata1", "ich9-ahci,id=sata2"]
 
 
 def test_secure_boot_locks_the_variables_behind_system_management_mode() -> None:
@@ -167,7 +186,7 @@ def test_what_needs_usb_or_sata_gets_it() -> None:
     assert devices(plain, "usb-tablet")
     assert values_of(plain, "-machine") == ["q35,vmport=off,smbus=off,sata=on"]
     assert devices(windows, "usb-tablet")
-    assert values_of(windows, "-machine") == ["q35,vmport=off,smbus=off,sata=off"]
+    assert values_of(windows, "-machine") == ["q35,vmport=off,smbus=off,sata=off,hpet=off"]
 
 
 def test_memory_is_rounded_up_to_what_qemu_takes() -> None:

@@ -2,21 +2,15 @@
 
 import base64
 import json
-from typing import Any
 
 import pytest
 
 from controller.api.resource import DISK, MACHINE, OPERATION, POD, SECRET
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
-from tests.unit.controller.world import World
+from tests.unit.controller.world import World, operate
 
-ON, UNLESS, MANUAL = "AlwaysOn", "AlwaysOnUnlessStoppedManually", "Manual"
-
-
-def operate(world: World, kind: str, name: str = "op", **spec: Any) -> dict[str, Any]:
-    world.apply(OPERATION, name, {"type": kind, "virtualMachineName": "web", **spec})
-    return world.status(OPERATION, name)
+ON, UNLESS = "AlwaysOn", "AlwaysOnUnlessStoppedManually"
 
 
 def test_the_launcher_is_told_everything() -> None:
@@ -74,38 +68,6 @@ def test_user_data_comes_from_a_secret() -> None:
     world.cluster.create(SECRET, {"metadata": {"name": "s", "namespace": "default"}, "data": data})
     world.settle()
     assert world.find(POD, "vm-web") is not None
-
-
-@pytest.mark.parametrize(
-    ("policy", "end", "runs"),
-    [
-        (ON, "GuestShutdown", True),
-        (ON, "GuestReset", True),
-        (ON, "Stopped", True),
-        (UNLESS, "GuestShutdown", False),
-        (UNLESS, "GuestReset", True),
-        (UNLESS, "Stopped", True),
-        (MANUAL, "GuestShutdown", False),
-        (MANUAL, "GuestReset", True),
-        (MANUAL, "Failed", False),
-        (MANUAL, "Killed", True),
-    ],
-)
-def test_what_follows_the_end_of_a_machine(policy: str, end: str, runs: bool) -> None:
-    world = World()
-    running_machine(world, runPolicy=policy)
-    if policy == MANUAL:
-        assert world.status(MACHINE, "web")["phase"] == "Stopped", "created off"
-        operate(world, "Start", "first")
-        world.run_pod()
-    before = world.get(POD, "vm-web")["metadata"]["uid"]
-    world.end_pod(end)
-    pod = world.find(POD, "vm-web")
-    assert (pod is not None) == runs
-    assert pod is None or pod["metadata"]["uid"] != before
-    if not runs:
-        assert world.status(MACHINE, "web")["phase"] == "Stopped"
-        assert world.condition(MACHINE, "web", "Running")["reason"] == end
 
 
 @pytest.mark.parametrize("policy", [ON, UNLESS])
@@ -196,53 +158,3 @@ def test_deleting_a_machine_powers_it_off_first() -> None:
     world.finish_deletion()
     assert world.find(MACHINE, "web") is None
     assert world.find(SECRET, "vm-web") is None
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind", "reason"),
-    [
-        (ON, "Stop", "NotAllowedByRunPolicy"),
-        (ON, "Start", "NotAllowedByRunPolicy"),
-        ("AlwaysOff", "Start", "NotAllowedByRunPolicy"),
-        ("AlwaysOff", "Restart", "NotAllowedByRunPolicy"),
-        (UNLESS, "Start", "NotAllowedInPhase"),
-        (MANUAL, "Stop", "NotAllowedInPhase"),
-        (UNLESS, "Migrate", "OperationNotSupported"),
-    ],
-)
-def test_operations_that_are_refused(policy: str, kind: str, reason: str) -> None:
-    world = World()
-    running_machine(world, runPolicy=policy)
-    status = operate(world, kind)
-    assert (status["phase"], status["failureReason"]) == ("Failed", reason)
-    assert status["failureMessage"]
-
-
-def test_an_operation_on_no_machine_fails() -> None:
-    assert operate(World(), "Stop")["failureReason"] == "VirtualMachineNotFound"
-
-
-def test_one_operation_at_a_time() -> None:
-    world = World()
-    running_machine(world)
-    operate(world, "Restart", "first")
-    assert operate(world, "Stop", "second")["phase"] == "Pending"
-    assert world.condition(OPERATION, "second", "Completed")["reason"] == "OtherOperationInProgress"
-    world.finish_deletion()
-    world.run_pod()
-    assert world.status(OPERATION, "first")["phase"] == "Completed"
-    assert world.status(OPERATION, "second")["phase"] == "InProgress"
-    world.finish_deletion()
-    assert world.status(OPERATION, "second")["phase"] == "Completed"
-    assert world.status(MACHINE, "web")["phase"] == "Stopped"
-
-
-def test_an_operation_that_is_deleted_takes_its_request_back() -> None:
-    world = World()
-    running_machine(world)
-    operate(world, "Restart", "first")
-    world.delete(OPERATION, "first")
-    assert world.find(OPERATION, "first") is None
-    world.finish_deletion()
-    world.run_pod()
-    assert operate(world, "Stop", "second")["phase"] == "InProgress"

@@ -27,6 +27,7 @@ from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
 
 MIB = 2**20
+OPERATION_TTL_S = 24 * 3600
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -92,7 +93,7 @@ class World:
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.launchers, self.clock),
-            OPERATION: OperationReconciler(self.cluster, self.clock),
+            OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),
         }
 
     def clock(self) -> datetime:
@@ -171,3 +172,9 @@ class World:
         """As the node agent does once the launcher of a deleted pod is gone."""
         self.cluster.delete(POD, pod, "default", grace_period_s=0)
         self.settle()
+
+
+def operate(world: World, kind: str, name: str = "op", **spec: Any) -> dict[str, Any]:
+    """An operation on the machine `web`; its status."""
+    world.apply(OPERATION, name, {"type": kind, "virtualMachineName": "web", **spec})
+    return world.status(OPERATION, name)

@@ -1,0 +1,133 @@
+"""Operations: refused with a reason, one at a time, pushed aside by force, and removed in time."""
+
+import pytest
+
+from controller.api.resource import MACHINE, OPERATION, POD
+from tests.unit.controller.test_reconcile_story import running_machine
+from tests.unit.controller.world import OPERATION_TTL_S, World, operate
+
+ON, UNLESS, MANUAL = "AlwaysOn", "AlwaysOnUnlessStoppedManually", "Manual"
+
+
+def message(world: World, name: str) -> str:
+    text: str = world.condition(OPERATION, name, "Completed")["message"]
+    return text
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "reason", "told"),
+    [
+        (ON, "Stop", "NotAllowedByRunPolicy", "only with AlwaysOnUnlessStoppedManually, Manual"),
+        (ON, "Start", "NotAllowedByRunPolicy", "run policy AlwaysOn"),
+        ("AlwaysOff", "Start", "NotAllowedByRunPolicy", "run policy AlwaysOff"),
+        ("AlwaysOff", "Restart", "NotAllowedByRunPolicy", "run policy AlwaysOff"),
+        (UNLESS, "Start", "NotAllowedInPhase", "while the machine is Running, only while it is Failed, Stopped"),
+        (MANUAL, "Stop", "NotAllowedInPhase", "while the machine is Stopped"),
+    ],
+)
+def test_operations_that_are_refused(policy: str, kind: str, reason: str, told: str) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    status = operate(world, kind)
+    assert (status["phase"], status["failureReason"]) == ("Failed", reason)
+    assert told in status["failureMessage"]
+
+
+def test_an_operation_on_no_machine_fails() -> None:
+    assert operate(World(), "Stop")["failureReason"] == "VirtualMachineNotFound"
+
+
+def test_one_operation_at_a_time() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    assert operate(world, "Stop", "second")["phase"] == "Pending"
+    assert world.condition(OPERATION, "second", "Completed")["reason"] == "OtherOperationInProgress"
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(OPERATION, "first")["phase"] == "Completed"
+    assert world.status(OPERATION, "second")["phase"] == "InProgress"
+    world.finish_deletion()
+    assert world.status(OPERATION, "second")["phase"] == "Completed"
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def test_an_operation_that_is_deleted_takes_its_request_back() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    world.delete(OPERATION, "first")
+    assert world.find(OPERATION, "first") is None
+    world.finish_deletion()
+    world.run_pod()
+    assert operate(world, "Stop", "second")["phase"] == "InProgress"
+
+
+def test_an_operation_says_what_it_waits_for() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Stop")
+    world.settle()
+    assert message(world, "op") == "waits for the machine to stop; it is Stopping (the guest was asked to power off)"
+
+
+@pytest.mark.parametrize(("waiting", "ends_as"), [("Stop", "Completed"), ("Restart", "Failed")])
+def test_a_forced_stop_takes_the_place_of_one_that_waits_for_the_guest(waiting: str, ends_as: str) -> None:
+    world = World()
+    running_machine(world)
+    operate(world, waiting, "patient")
+    assert operate(world, "Stop", "now", force=True)["phase"] == "InProgress"
+    status = world.status(OPERATION, "patient")
+    assert (status["phase"], world.condition(OPERATION, "patient", "Completed")["reason"]) == (ends_as, "Superseded")
+    assert message(world, "patient") == "operation 'now' took its place by force"
+    assert world.get(POD, "vm-web")["metadata"]["deletionGracePeriodSeconds"] == 1
+    world.finish_deletion()
+    assert world.status(OPERATION, "now")["phase"] == "Completed"
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def test_a_forced_restart_gives_the_guest_no_time() -> None:
+    world = World()
+    running_machine(world, runPolicy=ON)
+    before = world.get(POD, "vm-web")["metadata"]["uid"]
+    operate(world, "Restart", force=True)
+    assert world.get(POD, "vm-web")["metadata"]["deletionGracePeriodSeconds"] == 1
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert world.get(POD, "vm-web")["metadata"]["uid"] != before
+
+
+def test_a_start_ends_the_pause_after_a_crash() -> None:
+    world = World()
+    running_machine(world)
+    world.end_pod("Failed", "QEMU died")
+    assert world.find(POD, "vm-web") is None
+    operate(world, "Start")
+    world.run_pod()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert "crashes" not in world.status(MACHINE, "web")["power"]
+
+
+def test_an_operation_that_the_run_policy_forbids_meanwhile_fails() -> None:
+    world = World()
+    running_machine(world, runPolicy=MANUAL)
+    operate(world, "Start")
+    world.change(MACHINE, "web", {"runPolicy": "AlwaysOff"})
+    assert world.status(OPERATION, "op")["failureReason"] == "NotAllowedByRunPolicy"
+    assert world.get(MACHINE, "web")["metadata"]["annotations"] == {}
+
+
+def test_operations_that_ended_are_removed_after_a_day() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Start", "refused")
+    operate(world, "Restart", "waits")
+    operate(world, "Stop", "done", force=True)
+    world.finish_deletion()
+    world.pass_time(OPERATION_TTL_S - 1)
+    world.settle()
+    assert {o["metadata"]["name"] for o in world.cluster.list(OPERATION)} == {"waits", "refused", "done"}
+    world.pass_time(1)
+    world.settle()
+    assert world.cluster.list(OPERATION) == []
