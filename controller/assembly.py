@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATION, POD, PVC, Resource
+from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, NODE, OPERATION, POD, PVC, Resource
+from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.claim import disk_name
 from controller.disks.reconciler import DiskReconciler
 from controller.images.capture import DiskCapture, HttpCaptureProgress
@@ -76,6 +77,11 @@ def build_loops(
                 (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
             ),
         ),
+        Loop(
+            CPU_MODEL,
+            CpuModelReconciler(cluster),
+            triggers=((NODE, _every(CPU_MODEL)), (MACHINE, _every(CPU_MODEL, deleting=True))),
+        ),
         Loop(OPERATION, OperationReconciler(cluster, launcher.operation_ttl_s), triggers=((MACHINE, _operations_of),)),
     ]
 
@@ -102,6 +108,17 @@ def _referring(resource: Resource, block: str, *, namespaced: bool) -> KeysOf:
                 # Objects of the cluster name the namespace too.
                 if named.get("name") == key[1] and (not namespaced or named.get("namespace", namespace) == key[0]):
                     yield namespace, obj["metadata"]["name"]
+
+    return keys
+
+
+def _every(resource: Resource, *, deleting: bool = False) -> KeysOf:
+    """All objects of `resource`, or those that wait to be deleted: for kinds of which there are few."""
+
+    def keys(_key: Key, cached: Cached) -> Iterable[Key]:
+        for obj in cached(resource):
+            if not deleting or "deletionTimestamp" in obj["metadata"]:
+                yield obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
     return keys
 

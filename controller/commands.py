@@ -25,6 +25,7 @@ def controller(
     Example: `dvcr controller --no-leader-elect`
     """
     from controller.assembly import build_loops
+    from controller.cpumodels.default import ensure_default
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cluster import Cluster
@@ -46,6 +47,7 @@ def controller(
         signal.signal(number, lambda _number, _frame: stopping.set())
 
     def ready() -> None:
+        ensure_default(cluster)
         typer.echo(f"reconciling {cluster.server}")
 
     if not leader_elect:

@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controller.api.cpu_model import CpuModelSpec, CpuModelStatus, check_cpu_model
 from controller.api.disk import DiskSpec, DiskStatus, check_disk
 from controller.api.image import ClusterImageSpec, ImageSpec, ImageStatus, check_image
 from controller.api.machine import MachineSpec, MachineStatus, check_machine
 from controller.api.model import ApiModel, FieldError, field_errors
 from controller.api.operation import OperationSpec, OperationStatus, check_operation
-from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, IMAGE, MACHINE, OPERATION, VERSION, Resource
+from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, GROUP, IMAGE, MACHINE, OPERATION, VERSION, Resource
 from controller.api.schema import structural_schema
 
 __all__ = ["KINDS", "Column", "FieldError", "Kind", "admit", "crds"]
@@ -73,6 +74,7 @@ KINDS: tuple[Kind, ...] = (
         (_PHASE, Column("NodeName", ".status.nodeName"), Column("IPAddress", ".status.ipAddress"), _AGE),
         check_machine,
     ),
+    Kind(CPU_MODEL, CpuModelSpec, CpuModelStatus, (_PHASE, _AGE), check_cpu_model),
     Kind(
         OPERATION,
         OperationSpec,

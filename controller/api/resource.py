@@ -81,6 +81,15 @@ MACHINE = Resource(
     short_names=("vm", "vms"),
     categories=("virtualization", "all"),
 )
+CPU_MODEL = Resource(
+    GROUP,
+    VERSION,
+    "VirtualMachineCPUModel",
+    "virtualmachinecpumodels",
+    namespaced=False,
+    short_names=("vmcpu", "vmcpus"),
+    categories=("virtualization",),
+)
 OPERATION = Resource(
     GROUP,
     VERSION,

@@ -37,19 +37,24 @@ def choose_accelerator(
     """
     if wish != "auto":
         return wish
+    return "tcg" if kvm_trouble(cache_dir, confinement) else "kvm"
+
+
+def kvm_trouble(cache_dir: Path, confinement: Confinement) -> str | None:
+    """Why guests cannot run on KVM, None if they can; probed once per boot of the host and kept there. Blocks."""
     boot_id = BOOT_ID.read_text().strip()
     cache = cache_dir / "accelerator.json"
     if cache.exists():
         kept = json.loads(cache.read_bytes())
         if kept["bootId"] == boot_id:
-            return "kvm" if kept["kvm"] else "tcg"
+            return None if kept["kvm"] else str(kept["why"] or "it was not usable")
     trouble = probe("kvm", confinement) if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "no access to /dev/kvm"
     log.info("probed KVM", usable=trouble is None, why=trouble or "")
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cache_dir / f".accelerator.{os.getpid()}"
     partial.write_text(json.dumps({"bootId": boot_id, "kvm": trouble is None, "why": trouble or ""}))
     partial.replace(cache)
-    return "tcg" if trouble else "kvm"
+    return trouble
 
 
 def probe(accelerator: Literal["kvm", "tcg"], confinement: Confinement) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller.api.machine import AttachedDevice
-from controller.launcher.spec import CloudInit, DiskSpec, Sysprep
+from controller.launcher.spec import CloudInit, DiskSpec, Processor, Sysprep
 from controller.machines.visit import Visit
 
 DISKS_FOLDER = "/disks"
@@ -34,6 +34,7 @@ class Launch:
 
     devices: list[Device] = field(default_factory=list)
     """In boot order."""
+    processor: Processor = field(default_factory=Processor)
     cloud_init: CloudInit | None = None
     sysprep: Sysprep | None = None
 

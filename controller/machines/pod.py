@@ -18,6 +18,7 @@ from controller.launcher.spec import (
     TerminationReason,
 )
 from controller.machines.launch import DISKS_FOLDER, Launch
+from controller.machines.processor import on_capable_nodes
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, as_environment
 
@@ -73,6 +74,7 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
         uid=metadata["uid"],
         cores=spec.cpu.cores,
         core_percent=int(spec.cpu.core_fraction.rstrip("%")),
+        processor=launch.processor,
         memory_bytes=parse_bytes(spec.memory.size),
         bootloader=spec.bootloader,
         os_type=spec.os_type,
@@ -135,6 +137,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         "volumes": volumes,
     }
     wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_PLACEMENT))
+    wire["affinity"] = on_capable_nodes(spec.affinity, spec.cpu.model_name)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

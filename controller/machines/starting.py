@@ -5,6 +5,7 @@ from controller.images.registry import ImageRegistry
 from controller.machines.devices import BlockDevices
 from controller.machines.launch import Launch, NotReady, Prerequisite
 from controller.machines.pod import LauncherSetup, build_pod, build_secret, launcher_spec, pod_name
+from controller.machines.processor import processor
 from controller.machines.provisioning import provisioning
 from controller.machines.visit import Visit
 from controller.runtime.informer import Object
@@ -17,7 +18,7 @@ class MachineStart:
     def __init__(self, cluster: ClusterPort, registry: ImageRegistry, setup: LauncherSetup) -> None:
         self._cluster = cluster
         self._setup = setup
-        self._prerequisites: tuple[Prerequisite, ...] = (BlockDevices(registry), provisioning)
+        self._prerequisites: tuple[Prerequisite, ...] = (BlockDevices(registry), provisioning, processor)
 
     def start(self, visit: Visit) -> Object | NotReady:
         """The new pod, or what the machine waits for."""

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
         Example: `DVCR__CONTROLLER__KUBECONFIG=data/kubeconfig dvcr node`
         """
         from controller.local.node.agent import Agent
+        from controller.local.node.processor import announce_processor
         from controller.runtime.cluster import Cluster
 
         settings = context.obj
@@ -26,8 +27,10 @@ def register(app: typer.Typer) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: done.set())
         kubeconfig = settings.controller.kubeconfig or settings.cluster.kubeconfig
-        agent = Agent(settings.node, Cluster.connect(kubeconfig))
+        cluster = Cluster.connect(kubeconfig)
+        agent = Agent(settings.node, cluster)
         agent.start()
+        announce_processor(cluster, settings.node.name, settings.launcher, done)
         typer.echo(f"node {settings.node.name} ready")
         done.wait()
         agent.stop()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from controller.local.node.affinity import affinity_allows
 from controller.local.node.claims import node_of
 
 Object = dict[str, Any]
@@ -16,6 +17,8 @@ def misfit(pod: Object, node: Object, volume_of: Callable[[str], Object | None])
     for key, value in (pod["spec"].get("nodeSelector") or {}).items():
         if labels.get(key) != value:
             return f"the node does not have the label {key}={value}"
+    if not affinity_allows(pod, node):
+        return "the node does not match the pod's node affinity"
     for volume in pod["spec"].get("volumes") or ():
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         bound = volume_of(claim) if claim else None

@@ -5,7 +5,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, IMAGE, MACHINE, OPERATION, POD, PVC, VERSION, Resource
+from controller.api.resource import (
+    CLUSTER_IMAGE,
+    CPU_MODEL,
+    DISK,
+    GROUP,
+    IMAGE,
+    MACHINE,
+    OPERATION,
+    POD,
+    PVC,
+    VERSION,
+    Resource,
+)
+from controller.cpumodels.default import ensure_default
+from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.reconciler import DiskReconciler
 from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
@@ -93,8 +107,10 @@ class World:
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.launchers, self.clock),
+            CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
             OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),
         }
+        ensure_default(self.cluster)
 
     def clock(self) -> datetime:
         return self.now

@@ -1,0 +1,61 @@
+"""Telling the cluster what processors this node can give to guests."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import ValidationError
+
+from controller.api.resource import NODE
+from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
+from controller.launcher.accel import choose_accelerator, kvm_trouble
+from controller.launcher.capability import Capability, find_capability, qemu_stamp
+from controller.launcher.confinement import Confinement
+from controller.runtime.cluster import Cluster
+from dvcr.config import LauncherSettings
+from dvcr.errors import DvcrError
+
+_RETRY_S = 10.0
+_log = structlog.get_logger(__name__)
+
+
+def announce_processor(cluster: Cluster, node: str, settings: LauncherSettings, stopping: threading.Event) -> None:
+    """Annotate the Node, in a thread of its own; tries again until it is done or `stopping` is set."""
+
+    def work() -> None:
+        while not stopping.is_set():
+            try:
+                capability = known_capability(settings.accelerator, settings.cache_dir)
+                annotations = {CAPABILITY_ANNOTATION: capability.model_dump_json()}
+                cluster.patch(NODE, node, {"metadata": {"annotations": annotations}})
+                return
+            except DvcrError as exc:
+                _log.warning("cannot tell of the processor", error=exc.message)
+            stopping.wait(_RETRY_S)
+
+    threading.Thread(target=work, name="processor", daemon=True).start()
+
+
+def known_capability(wish: Literal["auto", "kvm", "tcg"], cache_dir: Path) -> Capability:
+    """The capability of this machine; found once for each QEMU and accelerator, then kept in `cache_dir`. Blocks."""
+    confinement = Confinement.of("processor")
+    accelerator = choose_accelerator(wish, cache_dir, confinement)
+    why = ""
+    if accelerator == "tcg":
+        why = "it is asked for" if wish == "tcg" else kvm_trouble(cache_dir, confinement) or ""
+    kept = cache_dir / "processor.json"
+    stamp = [qemu_stamp(), accelerator, why]
+    try:
+        found = json.loads(kept.read_bytes())
+        if found["stamp"] == stamp:
+            return Capability.model_validate(found["capability"])
+    except (FileNotFoundError, ValueError, KeyError, ValidationError):
+        _log.info("asking QEMU for processors")
+    capability = find_capability(accelerator, confinement, why)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_name(".processor.json")
+    partial.write_text(json.dumps({"stamp": stamp, "capability": capability.model_dump()}))
+    partial.replace(kept)
+    return capability
