@@ -12,6 +12,7 @@ import structlog
 
 from controller.api.resource import NODE, POD, PV, PVC
 from controller.local.node.addresses import AddressPool
+from controller.local.node.cgroups import CpuGroups
 from controller.local.node.claims import ClaimBinder
 from controller.local.node.events import NodeEvents
 from controller.local.node.heartbeat import INTERVAL_S, Heartbeat
@@ -46,11 +47,12 @@ class Agent:
         self._cluster = cluster
         self._events = NodeEvents(cluster, settings.name)
         addresses = AddressPool(settings.pod_cidr)
-        self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff())
+        cpu = CpuGroups.find(settings.name)
+        self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff(), cpu)
         self._claims = ClaimBinder(cluster, settings.name, self._node.volumes_dir, self._events, self._users_of_claim)
         self._server = LogServer(self._find_container, lambda run: Process(run).alive, HOST_IP)
         port = self._server.start()
-        self._heartbeat = Heartbeat(cluster, settings.name, settings.pod_cidr, data_dir, HOST_IP, port)
+        self._heartbeat = Heartbeat(cluster, settings.name, settings.pod_cidr, data_dir, HOST_IP, port, cpu.trouble)
         self._workers: dict[str, PodWorker] = {}
         self._workers_lock = threading.Lock()
         self._todo: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()

@@ -7,6 +7,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,7 @@ class Container:
         end = self.ended()
         run = prepare()
         folder = self.folder / str(self._number + 1)
-        run = Run(run.argv, run.env, run.cwd, str(folder / "log"), run.log_max_bytes, run.termination_log,
-                  self._pause_s(end) if end else 0)  # fmt: skip
+        run = replace(run, log=str(folder / "log"), backoff_s=self._pause_s(end) if end else 0)
         process = Process(folder)
         process.start(run)
         self._previous, self._process = end, process

@@ -15,18 +15,23 @@ Object = dict[str, Any]
 
 INTERVAL_S = 10.0
 MAX_PODS = 110
+CPU_WEIGHTS = "PodCPUWeights"
+"""Condition of the Node: whether pods get the share of the processors that they ask for."""
 
 
 class Heartbeat:
     """Keeps the Node object of this agent, whose logs are served at `host`:`log_port`."""
 
-    def __init__(self, cluster: Cluster, name: str, pod_cidr: str, data_dir: Path, host: str, log_port: int) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, pod_cidr: str, data_dir: Path, host: str, log_port: int, cpu_trouble: str
+    ) -> None:
         self._cluster = cluster
         self._name = name
         self._pod_cidr = pod_cidr
         self._data_dir = data_dir
         self._host = host
         self._log_port = log_port
+        self._cpu_trouble = cpu_trouble
 
     def register(self) -> None:
         """Make the Node object if there is none, and say that it is ready."""
@@ -46,22 +51,17 @@ class Heartbeat:
         """Write the status; returns the Node."""
         now = timestamp()
         old = self._cluster.get(NODE, self._name) or {}
-        status = "True" if ready else "False"
-        before: Object = next((c for c in old.get("status", {}).get("conditions") or () if c["type"] == "Ready"), {})
-        condition = {
-            "type": "Ready",
-            "status": status,
-            "reason": "NodeReady" if ready else "NodeShutdown",
-            "message": "the node agent runs" if ready else "the node agent was stopped",
-            "lastHeartbeatTime": now,
-            "lastTransitionTime": before["lastTransitionTime"] if before.get("status") == status else now,
-        }
+        told = ("True", "NodeReady", "the node agent runs") if ready else ("False", "NodeShutdown", "it was stopped")
+        weighs = ("True", "CgroupV2", "pods have CPU weights and limits")
+        if self._cpu_trouble:
+            weighs = ("False", "NoCgroup", f"pods have no CPU weights and limits: {self._cpu_trouble}")
+        conditions = [_condition(old, "Ready", *told, now), _condition(old, CPU_WEIGHTS, *weighs, now)]
         return self._cluster.patch(
             NODE,
             self._name,
             {
                 "status": {
-                    "conditions": [condition],
+                    "conditions": conditions,
                     "capacity": self._capacity(),
                     "allocatable": self._capacity(),
                     "addresses": [
@@ -94,6 +94,18 @@ class Heartbeat:
             "pods": str(MAX_PODS),
             "ephemeral-storage": str(shutil.disk_usage(self._data_dir).total),
         }
+
+
+def _condition(node: Object, kind: str, status: str, reason: str, message: str, now: str) -> Object:
+    before: Object = next((c for c in node.get("status", {}).get("conditions") or () if c["type"] == kind), {})
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": before["lastTransitionTime"] if before.get("status") == status else now,
+    }
 
 
 def _architecture() -> str:

@@ -22,6 +22,7 @@ import structlog
 
 from controller.api.resource import CONFIG_MAP, POD, SECRET
 from controller.local.node.addresses import AddressPool
+from controller.local.node.cgroups import CpuGroups
 from controller.local.node.clock import parse_timestamp, timestamp
 from controller.local.node.containers import Container
 from controller.local.node.environment import command_line, environment, termination_log
@@ -58,6 +59,7 @@ class Node:
     addresses: AddressPool
     events: NodeEvents
     backoff: Backoff
+    cpu: CpuGroups
 
     @property
     def pods_dir(self) -> Path:
@@ -235,7 +237,8 @@ class PodWorker:
         cwd.mkdir(parents=True, exist_ok=True)
         message = termination_log(container.spec, root)
         message.parent.mkdir(parents=True, exist_ok=True)
-        return Run(command_line(container.spec, env), env, str(cwd), "", LOG_MAX_BYTES, str(message))
+        return Run(command_line(container.spec, env), env, str(cwd), "", LOG_MAX_BYTES, str(message),
+                   cgroup=self._node.cpu.group_of(pod))  # fmt: skip
 
     def _entries(self, kind: str, name: str) -> Mapping[str, bytes] | None:
         assert self._pod is not None
@@ -344,6 +347,7 @@ class PodWorker:
             self._node.cluster.delete(POD, metadata["name"], metadata["namespace"], grace_period_s=0, uid=self.uid)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._node.addresses.release(self.uid)
+        self._node.cpu.remove(self.uid)
         return None
 
 

@@ -36,6 +36,8 @@ class Run:
     termination_log: str
     backoff_s: float = 0
     """How long the start of this run was held back."""
+    cgroup: str = ""
+    """Folder of the cgroup that it runs in; empty for the agent's own."""
 
 
 @dataclass(frozen=True)

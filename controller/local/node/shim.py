@@ -43,6 +43,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Processes whose parent died become ours, so that none of them is overlooked at the end.
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if run["cgroup"]:
+        _enter(Path(run["cgroup"]))
     started_at = _now()
     try:
         process = subprocess.Popen(
@@ -63,6 +65,14 @@ def main() -> None:
     log = Log(Path(run["log"]), run["log_max_bytes"])
     code = _attend(process, log, wake_read)
     _write_json(folder / "exit.json", _end(started_at, code, _message(Path(run["termination_log"]))))
+
+
+def _enter(cgroup: Path) -> None:
+    try:
+        (cgroup / "cgroup.procs").write_text("0")
+    except OSError as exc:
+        # The container matters more than its share of the processors.
+        print(f"cannot enter {cgroup}: {exc.strerror}", file=sys.stderr)
 
 
 def _attend(process: "subprocess.Popen[bytes]", log: "Log", wake_read: int) -> int:
