@@ -163,17 +163,17 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             device = f"{'ide-cd' if drive.cdrom else 'ide-hd'},bus={bus}"
         device += f",id=device-{drive.node},drive={drive.node},serial={drive.node},bootindex={index}"
         yield from ("-device", f"{device},werror=stop,rerror=stop")
-    for node, path in (("seed", runtime.seed), ("sysprep", runtime.sysprep)):
+    for name, path in (("seed", runtime.seed), ("sysprep", runtime.sysprep)):
         if path is None:
             continue
         file = {"driver": "file", "filename": path, "read-only": True}
-        yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": node, "read-only": True}))
-        if node == "seed" and scsi_cdrom:
+        yield from ("-blockdev", _json(driver="raw", file=file, **{"node-name": name, "read-only": True}))
+        if name == "seed" and scsi_cdrom:
             yield from ("-device", "virtio-blk-pci,id=device-seed,drive=seed")
         else:
             arguments, bus = next(sata)
             yield from arguments
-            yield from ("-device", f"ide-cd,bus={bus},id=device-{node},drive={node}")
+            yield from ("-device", f"ide-cd,bus={bus},id=device-{name},drive={name}")
 
 
 def file_set(number: int) -> str:

@@ -1,10 +1,11 @@
 """What processors QEMU can give to guests on this machine: a node tells it, CPU models are matched against it."""
 
 import asyncio
-import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -67,20 +68,18 @@ class Capability(BaseModel):
 
 def find_capability(accelerator: Literal["kvm", "tcg"], confinement: Confinement, why_emulated: str = "") -> Capability:
     """Ask QEMU; takes about a second. Raises ConfigError where it is not installed or does not answer."""
+    if not qemu_stamp():
+        raise ConfigError(f"{QEMU} is not installed", reason="QemuMissing")
     ours, theirs = socket.socketpair()
     command = [QEMU, "-machine", "none", "-accel", accelerator, "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
     with theirs:
-        try:
-            process = subprocess.Popen(
-                confinement.command(command),
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
-        except FileNotFoundError as exc:
-            ours.close()
-            raise ConfigError(f"{QEMU} is not installed", reason="QemuMissing") from exc
+        process = subprocess.Popen(
+            confinement.command(command),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+        )
     try:
         available, models = asyncio.run(_ask(ours, accelerator))
     finally:
@@ -108,10 +107,8 @@ async def _features(monitor: Monitor, model: str) -> set[str]:
 
 def qemu_stamp() -> str:
     """Changes when QEMU is replaced by another; empty where there is none."""
-    for folder in os.get_exec_path():
-        try:
-            status = os.stat(os.path.join(folder, QEMU))  # noqa: PTH116, PTH118  PATH may hold anything
-        except OSError:
-            continue
-        return f"{status.st_mtime_ns}-{status.st_size}"
-    return ""
+    path = shutil.which(QEMU)
+    if path is None:
+        return ""
+    status = Path(path).stat()
+    return f"{status.st_mtime_ns}-{status.st_size}"

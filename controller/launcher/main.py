@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from pydantic import ValidationError
@@ -149,7 +150,12 @@ class Launcher:
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
 
     async def _start(
-        self, accelerator: str, disks: list[PreparedDisk], folder: Path, nbd_socket: Path, serial: socket.socket
+        self,
+        accelerator: Literal["kvm", "tcg"],
+        disks: list[PreparedDisk],
+        folder: Path,
+        nbd_socket: Path,
+        serial: socket.socket,
     ) -> Machine:
         spec = self._spec
         seed = sysprep = None

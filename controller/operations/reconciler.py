@@ -89,7 +89,9 @@ class OperationReconciler:
         operation.condition(COMPLETED, False, "InProgress", message)
         return _POLL_S
 
-    def _give_way(self, operation: Subject[OperationStatus], spec: OperationSpec, request: PowerRequest) -> None:
+    def _give_way(
+        self, operation: Subject[OperationStatus], spec: OperationSpec, request: PowerRequest
+    ) -> float | None:
         message = f"operation {request.name!r} took its place by force"
         if spec.type is OperationType.STOP and request.type is OperationType.STOP:
             return self._complete(operation, "Superseded", message)
@@ -125,11 +127,13 @@ class OperationReconciler:
         self._cluster.delete(OPERATION, operation.name, operation.namespace, uid=operation.uid)
         return None
 
-    def _complete(self, operation: Subject[OperationStatus], reason: str, message: str) -> None:
+    def _complete(self, operation: Subject[OperationStatus], reason: str, message: str) -> float | None:
         operation.status.phase = OperationPhase.COMPLETED
         operation.condition(COMPLETED, True, reason, message)
+        return None
 
-    def _fail(self, operation: Subject[OperationStatus], reason: str, message: str) -> None:
+    def _fail(self, operation: Subject[OperationStatus], reason: str, message: str) -> float | None:
         operation.status.phase = OperationPhase.FAILED
         operation.status.failure_reason, operation.status.failure_message = reason, message
         operation.condition(COMPLETED, False, reason, message)
+        return None

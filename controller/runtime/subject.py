@@ -139,7 +139,7 @@ def transitions(before: Object, after: Object) -> Iterator[Transition]:
     moved = phase != before.get("phase", "")
     conditions = {condition["type"]: condition for condition in after.get("conditions") or ()}
     if moved:
-        main = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
+        main: Object = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
         message = after.get("failureMessage") or main.get("message") or f"the phase is now {phase}"
         yield Transition(phase, message, phase in _FAILED_PHASES)
     old = {condition["type"]: condition for condition in before.get("conditions") or ()}

@@ -8,6 +8,7 @@ import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, OPERATION, POD, PVC, Resource
 from controller.assembly import build_loops
+from controller.cpumodels.default import ensure_default
 from controller.runtime.cluster import Cluster, Object
 from controller.runtime.process import ControllerProcess
 from dvcr.config import Settings
@@ -25,6 +26,7 @@ class Running:
         self.cluster = Cluster.connect(server.kubeconfig)
         self.board = MemoryJobBoard()
         self.registry = MemoryImageRegistry()
+        ensure_default(self.cluster)
         self.start()
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from controller.runtime.cluster import Cluster
 from dvcr.config import LauncherSettings
 from dvcr.errors import DvcrError
 
-_RETRY_S = 10.0
+_RETRY_S = 60.0
 _log = structlog.get_logger(__name__)
 
 

@@ -39,7 +39,7 @@ def test_capabilities_survive_their_wire() -> None:
     capability = Capability.of("tcg", ["sse3", "aes"], dict(MODELS), "no access to /dev/kvm")
     capability = Capability.model_validate_json(capability.model_dump_json())
     assert capability.available_features() == {"sse3", "aes"}
-    assert capability.features_of("Haswell") == set(MODELS["Haswell"])
+    assert capability.features_of("Haswell") == frozenset(MODELS["Haswell"])
     assert capability.features_of("none") is None
 
 
