@@ -66,6 +66,10 @@ class Runtime:
     sysprep: Path | None = None
     """The CD-ROM of Windows' setup."""
     firmware: Firmware | None = None
+    netdev: str = "user,id=network"
+    """The guest's network, by the id `network`."""
+    mtu_bytes: int | None = None
+    """What a guest with paravirtualization is told; None: nothing, so 1500."""
 
 
 def node_name(name: str) -> str:
@@ -96,8 +100,7 @@ def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
     out += ["-device", "virtio-serial-pci,id=channels"]
     out += ["-chardev", f"socket,id=agent,path={_escape(runtime.agent_socket)},server=on,wait=off"]
     out += ["-device", "virtserialport,bus=channels.0,chardev=agent,name=org.qemu.guest_agent.0"]
-    card = "virtio-net-pci" if spec.paravirtualization else "e1000"
-    out += ["-netdev", "user,id=network", "-device", f"{card},netdev=network,mac={mac_address(spec.uid)},romfile="]
+    out += ["-netdev", runtime.netdev, "-device", _network_card(spec, runtime)]
     out += block_devices
     out += _hotplug_ports()
     return out
@@ -107,6 +110,12 @@ def mac_address(uid: str) -> str:
     """A locally administered address that stays with the machine."""
     digest = hashlib.sha256(uid.encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def _network_card(spec: MachineSpec, runtime: Runtime) -> str:
+    card = "virtio-net-pci" if spec.paravirtualization else "e1000"
+    mtu = f",host_mtu={runtime.mtu_bytes}" if spec.paravirtualization and runtime.mtu_bytes else ""
+    return f"{card},netdev=network,mac={mac_address(spec.uid)},romfile={mtu}"
 
 
 def _board(spec: MachineSpec, runtime: Runtime, *, sata: bool) -> Iterator[str]:

@@ -32,6 +32,7 @@ from controller.launcher.firmware import find_firmware
 from controller.launcher.guest import GuestWatcher
 from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
+from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
@@ -89,6 +90,8 @@ class Launcher:
         self._root = root
         self._machine: Machine | None = None
         self._guest: GuestWatcher | None = None
+        address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
+        self._network = GuestNetwork(settings.launcher, address, argv.mac_address(spec.uid))
         self._waiting_for = ""
         self._stop = asyncio.Event()
         self._confinement = Confinement.of(spec.uid)
@@ -111,7 +114,10 @@ class Launcher:
                 self._settings.launcher.cache_dir,
                 self._confinement,
             )
+            stack.push_async_callback(self._network.close)
+            networking = asyncio.create_task(self._network.start())
             disks = await self._prepare_disks(stack.enter_context(images(self._settings)))
+            await networking
             if disks is None:
                 return Termination(reason=TerminationReason.STOPPED)
             nbd_socket = folder / "nbd.sock"
@@ -183,6 +189,8 @@ class Launcher:
                 disk_fds=disk_fds,
                 seed=seed,
                 sysprep=sysprep,
+                netdev=self._network.netdev,
+                mtu_bytes=self._network.mtu_bytes,
                 firmware=firmware,
             )
             # A process group of its own: a signal to the launcher's group must not reach the guest.
@@ -191,10 +199,11 @@ class Launcher:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=(runtime.qmp_fd, runtime.serial_fd, *disk_fds.values()),
+                pass_fds=(runtime.qmp_fd, runtime.serial_fd, *disk_fds.values(), *self._network.qemu_fds),
                 process_group=0,
             )
         serial.close()
+        self._network.handed_over()
         try:
             monitor = await Monitor.connect(ours)
         except DvcrError as exc:
@@ -215,8 +224,10 @@ class Launcher:
 
     async def _status(self) -> MachineStatus:
         if self._machine is not None:
+            status = await self._machine.status()
             guest = self._guest.status if self._guest is not None else None
-            return (await self._machine.status()).model_copy(update={"guest": guest})
+            message = status.message or self._network.trouble
+            return status.model_copy(update={"guest": guest, "network": self._network.kind, "message": message})
         return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
 
 

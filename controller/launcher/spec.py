@@ -16,6 +16,8 @@ STATUS_PORT = 8080
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
+LAUNCHER_PORTS = (STATUS_PORT,)
+"""Ports of the pod at which never the guest answers."""
 
 
 class _Message(BaseModel):
@@ -127,6 +129,8 @@ class MachineStatus(_Message):
     state: MachineState
     accelerator: str = ""
     """kvm or tcg."""
+    network: str = ""
+    """passt or user (QEMU's own)."""
     disks: tuple[DiskStatus, ...] = ()
     message: str = ""
     guest: GuestStatus | None = None
