@@ -43,7 +43,7 @@ def build_loops(
         retry_failed_s=settings.controller.retry_failed_s,
     )
     launcher = settings.controller
-    setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client)
+    setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client, settings.launcher)
     captures = DiskCapture(cluster, HttpCaptureProgress(), setup)
     return [
         *(

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.api.machine import MachineSpec as ApiMachineSpec
 from controller.api.model import ApiModel
@@ -20,13 +20,16 @@ from controller.launcher.spec import (
 from controller.machines.launch import DISKS_FOLDER, Launch
 from controller.machines.processor import on_capable_nodes
 from controller.runtime.informer import Object
-from dvcr.config import ClientSettings, as_environment
+from dvcr.config import ClientSettings, LauncherSettings, as_environment
 
 NAME_LABEL = f"vm.{GROUP}/name"
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
 """What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
 _RESTART_FIELDS = (
     "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
+)  # fmt: skip
+_NETWORK_SETTINGS = (
+    "network", "guest_tcp_ports", "guest_udp_ports", "guest_denied_networks", "guest_reaches_loopback",
 )  # fmt: skip
 _LAUNCHER_MEMORY_BYTES = 256 * 2**20
 _KILL_MARGIN_S = 15
@@ -42,6 +45,7 @@ class LauncherSetup:
     command: tuple[str, ...]
     image: str
     registry: ClientSettings
+    launcher: LauncherSettings = field(default_factory=LauncherSettings)
 
 
 def pod_name(machine: str) -> str:
@@ -120,6 +124,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         "env": [
             {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             *registry_environment(setup.registry),
+            *network_environment(setup.launcher),
         ],
         "resources": {
             "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
@@ -133,6 +138,8 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
     pod_spec: Object = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + _KILL_MARGIN_S,
+        # A guest's ssh is to answer at port 22 whoever the launcher runs as; the sysctl counts as safe.
+        "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
         "containers": [container],
         "volumes": volumes,
     }
@@ -186,3 +193,10 @@ def registry_environment(settings: ClientSettings) -> list[Object]:
         values["password"] = settings.password.get_secret_value()
     values["url"] = settings.url
     return [{"name": name, "value": value} for name, value in as_environment({"client": values}).items()]
+
+
+def network_environment(settings: LauncherSettings) -> list[Object]:
+    """The variables that tell a launcher what network its guest has, as far as the settings say something about it."""
+    set_here = settings.model_dump(exclude_defaults=True, include=set(_NETWORK_SETTINGS))
+    values = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in set_here.items()}
+    return [{"name": name, "value": value} for name, value in as_environment({"launcher": values}).items()]
