@@ -11,6 +11,7 @@ from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
+from controller.machines.authority import MachineAuthority
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import LauncherSetup, machine_name
 from controller.machines.reconciler import MachineReconciler
@@ -44,6 +45,7 @@ def build_loops(
     )
     launcher = settings.controller
     setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client, settings.launcher)
+    authority = MachineAuthority(cluster, launcher.namespace)
     captures = DiskCapture(cluster, HttpCaptureProgress(), setup)
     return [
         *(
@@ -69,7 +71,7 @@ def build_loops(
         ),
         Loop(
             MACHINE,
-            MachineReconciler(cluster, MachineStart(cluster, registry, setup), launchers),
+            MachineReconciler(cluster, MachineStart(cluster, registry, setup, authority), authority, launchers),
             triggers=(
                 (POD, _renamed(machine_name)),
                 (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),

@@ -27,6 +27,7 @@ def controller(
     from controller.assembly import build_loops
     from controller.cpumodels.default import ensure_default
     from controller.images.registry import RemoteImageRegistry
+    from controller.machines.authority import MachineAuthority
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cluster import Cluster
     from controller.runtime.lease import LeaderLease
@@ -38,7 +39,8 @@ def controller(
     settings: Settings = context.obj
     cluster = Cluster.connect(settings.controller.kubeconfig)
     board = RedisJobBoard.from_settings(settings.broker)
-    loops = build_loops(cluster, board, RemoteImageRegistry(settings.client), HttpLauncherStatus(), settings)
+    launchers = HttpLauncherStatus(MachineAuthority(cluster, settings.controller.namespace))
+    loops = build_loops(cluster, board, RemoteImageRegistry(settings.client), launchers, settings)
     process = ControllerProcess(
         cluster, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
     )
@@ -53,7 +55,8 @@ def controller(
     if not leader_elect:
         process.run(stopping, ready)
         return
-    lease = LeaderLease(cluster, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    lease = LeaderLease(cluster, identity, namespace=settings.controller.namespace)
     if not lease.acquire(stopping):
         return
     # The lease is given back only after the last pass has ended.

@@ -284,6 +284,8 @@ class UploaderSettings(_Section):
 class ControllerSettings(_Section):
     kubeconfig: Path | None = None
     """Kubeconfig of the cluster; without one the in-cluster configuration, then ~/.kube/config."""
+    namespace: str = "default"
+    """Namespace of the controller's own objects: its Lease, and the Secret of the machines' certificate authority."""
     workers: int = Field(4, gt=0)
     """Objects of one kind that are reconciled at the same time."""
     resync_s: float = Field(300, gt=0)

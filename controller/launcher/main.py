@@ -36,6 +36,10 @@ from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    HEALTH_PORT,
+    KEY_FILE,
     SPEC_PATH,
     STATUS_PORT,
     CaptureEnd,
@@ -45,11 +49,12 @@ from controller.launcher.spec import (
     Termination,
     TerminationReason,
 )
-from controller.launcher.status import build_app, serving
+from controller.launcher.status import build_app, build_health_app, serving
 from controller.launcher.sysprep import sysprep_iso
 from converter.nbd.server import NbdServer
-from dvcr.config import Settings, load_settings
+from dvcr.config import Settings, TlsSettings, load_settings
 from dvcr.errors import ConfigError, DvcrError, StorageError
+from dvcr.http.tls import ServerTls
 from dvcr.logging import configure_logging
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (of a pod that has a network of its own)
@@ -106,8 +111,7 @@ class Launcher:
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
             console = Console(serial)
-            app = build_app(self._status, console)
-            await stack.enter_async_context(serving(app, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES), STATUS_PORT))
+            await self._serve(stack, console)
             accelerator = await asyncio.to_thread(
                 choose_accelerator,
                 self._settings.launcher.accelerator,
@@ -138,6 +142,14 @@ class Launcher:
                 await asyncio.gather(watching, return_exceptions=True)
                 await reading
             return termination
+
+    async def _serve(self, stack: AsyncExitStack, console: Console) -> None:
+        address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
+        folder = (self._root / SPEC_PATH.lstrip("/")).parent
+        trust = TlsSettings(client_ca_file=folder / AUTHORITY_FILE, client_certificates="required")
+        tls = ServerTls(folder / CERTIFICATE_FILE, folder / KEY_FILE, trust, str(folder))
+        await stack.enter_async_context(serving(build_app(self._status, console), address, STATUS_PORT, tls))
+        await stack.enter_async_context(serving(build_health_app(self._status), address, HEALTH_PORT))
 
     async def _prepare_disks(self, open_image: ImageOpener) -> list[PreparedDisk] | None:
         """The disks; waits while the registry is away, None if the pod is stopped meanwhile."""

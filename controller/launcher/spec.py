@@ -2,8 +2,9 @@
 
 The controller writes a `MachineSpec` as `machine.json` into a Secret that the pod mounts at /etc/dvcr; the launcher
 answers `GET /status` at its pod's address, port `STATUS_PORT`, with a `MachineStatus`, and leaves a `Termination` as
-its termination message. Paths are those inside the pod; where a pod is a process of the embedded cluster,
-``DVCR_POD_ROOT`` names the folder that stands for ``/``.
+its termination message. That port speaks TLS with the certificates that lie beside `machine.json`; only who shows one
+for `CONTROLLER_IDENTITY` is answered. `GET /healthz`, for the kubelet, is on `HEALTH_PORT`. Paths are those inside the
+pod; where a pod is a process of the embedded cluster, ``DVCR_POD_ROOT`` names the folder that stands for ``/``.
 """
 
 from enum import StrEnum
@@ -13,11 +14,20 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 SPEC_PATH = "/etc/dvcr/machine.json"
 STATUS_PORT = 8080
+HEALTH_PORT = 8081
+AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.crt", "tls.crt", "tls.key"
+"""Beside `machine.json`: the authority of all machines' pods, and what it issued to this one. Replaced now and then."""
+CONTROLLER_IDENTITY = "dvcr-controller"
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
 LAUNCHER_PORTS = (STATUS_PORT,)
 """Ports of the pod at which never the guest answers."""
+
+
+def machine_identity(uid: str) -> str:
+    """The name that the pods of a machine have in their certificates: its common name, and its only DNS name."""
+    return f"{uid}.machine.dvcr"
 
 
 class _Message(BaseModel):

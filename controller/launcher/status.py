@@ -1,22 +1,34 @@
-"""What the launcher answers over HTTP: `/healthz`, `/status` and the websocket `/console`."""
+"""What the launcher answers over HTTP: `/healthz` to all, `/status` and the websocket `/console` to the controller."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import WSMsgType, web
+from aiohttp.typedefs import Handler
 
 from controller.launcher.console import Console
-from controller.launcher.spec import MachineState, MachineStatus
+from controller.launcher.spec import CONTROLLER_IDENTITY, MachineState, MachineStatus
+from dvcr.access.certificates import certificate_caller
+from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError
+from dvcr.http.tls import ServerTls
 
 
-def build_app(status: Callable[[], Awaitable[MachineStatus]], console: Console) -> web.Application:
-    """The application; `/healthz` is 200 from the guest's first instruction on, 503 before."""
+def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Application:
+    """The application for probes; `/healthz` is 200 from the guest's first instruction on, 503 before."""
 
     async def healthz(_: web.Request) -> web.Response:
         state = (await status()).state
         return web.Response(text=f"{state}\n", status=503 if state is MachineState.STARTING else 200)
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    return app
+
+
+def build_app(status: Callable[[], Awaitable[MachineStatus]], console: Console) -> web.Application:
+    """The application for the controller; everybody else gets 403."""
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(text=(await status()).model_dump_json())
@@ -36,11 +48,22 @@ def build_app(status: Callable[[], Awaitable[MachineStatus]], console: Console) 
                 await asyncio.gather(sender, return_exceptions=True)
         return peer
 
-    app = web.Application()
-    app.router.add_get("/healthz", healthz)
+    app = web.Application(middlewares=[_only_controller])
     app.router.add_get("/status", show_status)
     app.router.add_get("/console", attach)
     return app
+
+
+@web.middleware
+async def _only_controller(request: web.Request, handler: Handler) -> web.StreamResponse:
+    certificate = request.get_extra_info("peercert") or {}
+    try:
+        name = certificate_caller(certificate).user
+    except CredentialsError as exc:
+        raise web.HTTPForbidden(text=exc.message) from exc
+    if name != CONTROLLER_IDENTITY:
+        raise web.HTTPForbidden(text=f"{name} is not the controller")
+    return await handler(request)
 
 
 async def _send(output: "asyncio.Queue[bytes | None]", peer: web.WebSocketResponse) -> None:
@@ -50,15 +73,21 @@ async def _send(output: "asyncio.Queue[bytes | None]", peer: web.WebSocketRespon
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
-    """Serve the application while the context is entered; ConfigError if the address cannot be had."""
+async def serving(app: web.Application, host: str, port: int, tls: ServerTls | None = None) -> AsyncIterator[None]:
+    """Serve the application while the context is entered; ConfigError if the address cannot be had.
+
+    With `tls`, certificates that change are taken over.
+    """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
+    watching = asyncio.create_task(tls.watch()) if tls else None
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=tls.context if tls else None).start()
         except OSError as exc:
             raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
         yield
     finally:
+        if watching is not None:
+            watching.cancel()
         await runner.cleanup()

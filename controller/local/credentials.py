@@ -5,7 +5,6 @@ start and kept in one folder; keys and the token are readable by their owner onl
 """
 
 import base64
-import ipaddress
 import os
 import secrets
 import socket
@@ -16,12 +15,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from controller.certificates import Authority, KeyPair, covers, lifetime_left
 
 _LIFETIME = timedelta(days=3650)
+_RENEW_BELOW = 0.01
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - names what to replace
 
 
@@ -44,17 +42,16 @@ class Credentials:
         made = cls(token_file.read_text(), folder / "ca.crt", folder / "server.crt", folder / "server.key")
         ca_key_file = folder / "ca.key"
         if not made.ca_file.exists():
-            ca_key = ec.generate_private_key(ec.SECP256R1())
-            write_private(ca_key_file, _pem(ca_key))
-            write_private(made.ca_file, _authority(ca_key).public_bytes(serialization.Encoding.PEM))
+            authority = Authority.create("dvcr-ca", datetime.now(UTC))
+            write_private(ca_key_file, authority.pair.key)
+            write_private(made.ca_file, authority.pair.certificate)
             made.certificate_file.unlink(missing_ok=True)
         names = _names(host)
         if not _fits(made.certificate_file, names):
-            key = ec.generate_private_key(ec.SECP256R1())
-            ca_key = _read_key(ca_key_file)
-            certificate = _server_certificate(made.ca_file, ca_key, key, names)
-            write_private(made.key_file, _pem(key))
-            write_private(made.certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+            authority = Authority(KeyPair(made.ca_file.read_bytes(), ca_key_file.read_bytes()))
+            server = authority.issue("dvcr-cluster", names, datetime.now(UTC), _LIFETIME, server=True, client=False)
+            write_private(made.key_file, server.key)
+            write_private(made.certificate_file, server.certificate)
         return made
 
     def server_context(self) -> ssl.SSLContext:
@@ -105,88 +102,12 @@ def write_private(path: Path, content: bytes) -> None:
         raise
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key
-
-
 def _names(host: str) -> set[str]:
     return {"localhost", "127.0.0.1", "::1", socket.gethostname(), _ANYWHERE.get(host, host)}
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _fits(certificate_file: Path, names: set[str]) -> bool:
     if not certificate_file.exists():
         return False
-    certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-    covered = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    fresh = certificate.not_valid_after_utc > datetime.now(UTC) + timedelta(days=30)
-    return fresh and {_general_name(name) for name in names} <= covered
-
-
-def _builder(subject: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    builder = _builder("dvcr-ca", key)
-    return (
-        builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dvcr-ca")]))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _server_certificate(
-    ca_file: Path, ca_key: ec.EllipticCurvePrivateKey, key: ec.EllipticCurvePrivateKey, names: set[str]
-) -> x509.Certificate:
-    authority = x509.load_pem_x509_certificate(ca_file.read_bytes())
-    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in sorted(names)])
-    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    return (
-        _builder("dvcr-cluster", key)
-        .issuer_name(authority.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(alternatives, critical=False)
-        .add_extension(issuer_key, critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
+    certificate = certificate_file.read_bytes()
+    return lifetime_left(certificate, datetime.now(UTC)) > _RENEW_BELOW and covers(certificate, names)

@@ -32,22 +32,28 @@ def console(
     """
     import asyncio
 
-    from controller.launcher.spec import STATUS_PORT
+    from controller.launcher.spec import STATUS_PORT, machine_identity
+    from controller.machines.authority import MachineAuthority
+    from controller.machines.pod import machine_uid
     from controller.machines.terminal import attach
     from controller.runtime.cluster import Cluster
 
-    address = console_address(Cluster.connect(context.obj.controller.kubeconfig), name, namespace)
-    asyncio.run(attach(f"ws://{address}:{STATUS_PORT}/console"))
+    cluster = Cluster.connect(context.obj.controller.kubeconfig)
+    pod = running_pod(cluster, name, namespace)
+    # Who may read the authority's Secret may do what the controller may.
+    tls = MachineAuthority(cluster, context.obj.controller.namespace).client_context()
+    url = f"wss://{pod['status']['podIP']}:{STATUS_PORT}/console"
+    asyncio.run(attach(url, tls=tls, server_name=machine_identity(machine_uid(pod))))
 
 
-def console_address(cluster: "Cluster", name: str, namespace: str) -> str:
-    """The address of the pod that runs the machine; ResourceError, with the machine's phase, if none does."""
+def running_pod(cluster: "Cluster", name: str, namespace: str) -> dict[str, Any]:
+    """The pod that runs the machine, with its address; ResourceError, with the machine's phase, if none does."""
     machine = cluster.get(MACHINE, name, namespace)
     if machine is None:
         raise ResourceError(f"there is no VirtualMachine {name!r} in namespace {namespace!r}", reason="NotFound")
     for pod in cluster.list(POD, namespace):
-        if _runs(pod, machine) and (address := pod["status"].get("podIP")):
-            return str(address)
+        if _runs(pod, machine) and pod["status"].get("podIP"):
+            return pod
     phase = machine.get("status", {}).get("phase", "Pending")
     raise ResourceError(
         f"VirtualMachine {name!r} has no running pod (phase {phase}); wait until it is Running",

@@ -1,37 +1,77 @@
-"""Asking a launcher how its machine is."""
+"""Talking to the launchers in machines' pods."""
 
+import ssl
 from typing import Protocol
 
-import requests
+import urllib3
 from pydantic import ValidationError
 
-from controller.launcher.spec import STATUS_PORT, MachineStatus
-from controller.machines.pod import is_ready
+from controller.launcher.spec import STATUS_PORT, MachineStatus, machine_identity
+from controller.machines.authority import MachineAuthority
+from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
+from controller.runtime.informer import Object
+from dvcr.errors import DvcrError
 
 _TIMEOUT_S = 2
+_CONNECTIONS = 64
+
+
+class LauncherError(DvcrError):
+    """A launcher did not answer, or refused."""
+
+    default_reason = "LauncherUnavailable"
 
 
 class LauncherStatus(Protocol):
     """How a running machine is, from the launcher in its pod."""
 
-    def read(self, address: str) -> MachineStatus | None:
+    def read(self, pod: Object) -> MachineStatus | None:
         """The status; None if the launcher does not answer."""
         ...
 
 
 class HttpLauncherStatus:
-    """LauncherStatus over `GET /status`."""
+    """LauncherStatus over HTTPS, with the controller's certificate."""
 
-    def read(self, address: str) -> MachineStatus | None:
-        host = f"[{address}]" if ":" in address else address
+    def __init__(self, authority: MachineAuthority) -> None:
+        self._authority = authority
+        self._pools: tuple[ssl.SSLContext, urllib3.PoolManager] | None = None
+
+    def read(self, pod: Object) -> MachineStatus | None:
         try:
-            response = requests.get(f"http://{host}:{STATUS_PORT}/status", timeout=_TIMEOUT_S)
-            response.raise_for_status()
-            return MachineStatus.model_validate_json(response.content)
-        except (requests.RequestException, ValidationError):
+            return MachineStatus.model_validate_json(self._request("GET", pod, "/status"))
+        except (LauncherError, ValidationError):
             # A launcher that starts, stops or hangs: the pod's own state tells the rest.
             return None
+
+    def _request(
+        self, method: str, pod: Object, path: str, body: str | None = None, timeout_s: float = _TIMEOUT_S
+    ) -> bytes:
+        """The answer of the launcher in `pod`; LauncherError, retryable where it does not answer."""
+        address = (pod.get("status") or {}).get("podIP")
+        name = pod["metadata"]["name"]
+        if not address:
+            raise LauncherError(f"pod {name!r} has no address yet", retryable=True)
+        # A pod's address is not in its certificate: the machine's name is.
+        host = self._manager().connection_from_host(
+            address, STATUS_PORT, "https", {"server_hostname": machine_identity(machine_uid(pod))}
+        )
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            answer = host.request(method, path, body, headers, timeout=timeout_s, retries=False)
+        except urllib3.exceptions.HTTPError as exc:
+            raise LauncherError(f"the launcher of pod {name!r} does not answer: {exc}", retryable=True) from exc
+        if answer.status >= 300:
+            text = answer.data.decode(errors="replace").strip()
+            raise LauncherError(f"the launcher of pod {name!r} refused: {text}", retryable=answer.status >= 500)
+        return answer.data
+
+    def _manager(self) -> urllib3.PoolManager:
+        context = self._authority.client_context()
+        if self._pools is None or self._pools[0] is not context:
+            self._pools = context, urllib3.PoolManager(_CONNECTIONS, ssl_context=context)
+        return self._pools[1]
 
 
 class Observe:
@@ -44,5 +84,5 @@ class Observe:
         pod = visit.pod or {}
         address = (pod.get("status") or {}).get("podIP")
         if address and is_ready(pod):
-            visit.launcher = self._launchers.read(address)
+            visit.launcher = self._launchers.read(pod)
         return Flow.ON

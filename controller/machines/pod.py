@@ -2,15 +2,17 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.api.machine import MachineSpec as ApiMachineSpec
 from controller.api.model import ApiModel
 from controller.api.quantity import parse_bytes
-from controller.api.resource import GROUP
+from controller.api.resource import GROUP, MACHINE
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     CONTAINER_NAME,
+    HEALTH_PORT,
     SPEC_PATH,
     STATUS_PORT,
     MachineSpec,
@@ -58,6 +60,12 @@ def machine_name(pod: str) -> str | None:
     return pod.removeprefix("vm-") if pod.startswith("vm-") else None
 
 
+def machine_uid(pod: Object) -> str:
+    """UID of the machine that the pod belongs to; empty if it is none's."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("kind") == MACHINE.kind), "")
+
+
 def restart_relevant(spec: ApiModel) -> Object:
     """The part of a machine's spec that a running machine cannot take over."""
     wire = spec.write()
@@ -90,8 +98,9 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
     )
 
 
-def build_secret(metadata: Object, owner: Object, launcher: MachineSpec) -> Object:
-    """The Secret that the pod mounts."""
+def build_secret(metadata: Object, owner: Object, launcher: MachineSpec, credentials: Mapping[str, bytes]) -> Object:
+    """The Secret that the pod mounts; `credentials` by the names that the launcher expects."""
+    files = {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json().encode(), **credentials}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -101,8 +110,13 @@ def build_secret(metadata: Object, owner: Object, launcher: MachineSpec) -> Obje
             "ownerReferences": [owner],
         },
         "type": "Opaque",
-        "data": {SPEC_PATH.rpartition("/")[2]: base64.b64encode(launcher.model_dump_json().encode()).decode()},
+        "data": encoded(files),
     }
+
+
+def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Files as the `data` of a Secret."""
+    return {name: base64.b64encode(content).decode() for name, content in files.items()}
 
 
 def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Launch, setup: LauncherSetup) -> Object:
@@ -130,8 +144,11 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
             "limits": {"memory": str(memory_bytes)},
         },
-        "ports": [{"name": "status", "containerPort": STATUS_PORT}],
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": STATUS_PORT}, "periodSeconds": 1},
+        "ports": [
+            {"name": "status", "containerPort": STATUS_PORT},
+            {"name": "health", "containerPort": HEALTH_PORT},
+        ],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 1},
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
     }

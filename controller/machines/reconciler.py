@@ -2,6 +2,7 @@
 
 from controller.api.machine import MachineSpec, MachineStatus
 from controller.api.resource import MACHINE, POD
+from controller.machines.authority import MachineAuthority
 from controller.machines.changes import list_changes
 from controller.machines.ending import clear_up
 from controller.machines.following import follow
@@ -10,6 +11,7 @@ from controller.machines.launcher_status import LauncherStatus, Observe
 from controller.machines.pod import pod_name
 from controller.machines.power import first_power
 from controller.machines.removal import remove
+from controller.machines.renewal import Renew
 from controller.machines.request import read_request
 from controller.machines.starting import MachineStart
 from controller.machines.switching import switch_off, switch_on, take_over
@@ -24,13 +26,19 @@ class MachineReconciler:
     """Takes a machine through the steps, in order, and writes its status once."""
 
     def __init__(
-        self, cluster: ClusterPort, starting: MachineStart, launchers: LauncherStatus, clock: Clock = utc_now
+        self,
+        cluster: ClusterPort,
+        starting: MachineStart,
+        authority: MachineAuthority,
+        launchers: LauncherStatus,
+        clock: Clock = utc_now,
     ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._steps: tuple[Step, ...] = (
             remove,
             clear_up,
+            Renew(authority),
             Observe(launchers),
             guest_facts,
             take_over,

@@ -2,6 +2,7 @@
 
 from controller.api.resource import POD, SECRET
 from controller.images.registry import ImageRegistry
+from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
 from controller.machines.launch import Launch, NotReady, Prerequisite
 from controller.machines.pod import LauncherSetup, build_pod, build_secret, launcher_spec, pod_name
@@ -15,9 +16,12 @@ from controller.runtime.port import ClusterPort
 class MachineStart:
     """Makes the pod of a machine, or says in its conditions what is missing."""
 
-    def __init__(self, cluster: ClusterPort, registry: ImageRegistry, setup: LauncherSetup) -> None:
+    def __init__(
+        self, cluster: ClusterPort, registry: ImageRegistry, setup: LauncherSetup, authority: MachineAuthority
+    ) -> None:
         self._cluster = cluster
         self._setup = setup
+        self._authority = authority
         self._prerequisites: tuple[Prerequisite, ...] = (BlockDevices(registry), provisioning, processor)
 
     def start(self, visit: Visit) -> Object | NotReady:
@@ -32,11 +36,11 @@ class MachineStart:
     def _create(self, visit: Visit, launch: Launch) -> Object:
         machine = visit.machine
         metadata, owner = machine.obj["metadata"], machine.owner_reference()
-        secret = build_secret(metadata, owner, launcher_spec(metadata, visit.spec, launch))
-        old = self._cluster.get(SECRET, pod_name(machine.name), machine.namespace)
-        if old is None:
+        launcher = launcher_spec(metadata, visit.spec, launch)
+        secret = build_secret(metadata, owner, launcher, self._authority.issue(machine.uid))
+        if self._cluster.get(SECRET, pod_name(machine.name), machine.namespace) is None:
             self._cluster.create(SECRET, secret)
-        elif old.get("data") != secret["data"]:
+        else:
             patch = {"data": secret["data"], "metadata": {"ownerReferences": [owner]}}
             self._cluster.patch(SECRET, pod_name(machine.name), patch, machine.namespace)
         return self._cluster.create(POD, build_pod(metadata, owner, visit.spec, launch, self._setup))

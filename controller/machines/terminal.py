@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import sys
 import termios
 import threading
@@ -18,8 +19,17 @@ READ_BYTES = 4096
 MAX_WAITING_PIECES = 16
 
 
-async def attach(url: str, input_fd: int = 0, output_fd: int = 1) -> None:
+async def attach(
+    url: str,
+    input_fd: int = 0,
+    output_fd: int = 1,
+    *,
+    tls: ssl.SSLContext | None = None,
+    server_name: str | None = None,
+) -> None:
     """Join the two descriptors to the console at `url` until the machine ends or the user leaves with Ctrl-].
+
+    `server_name` is what the server's certificate must be for, if that is not the URL's host.
 
     A terminal is raw meanwhile and restored at the end. Input that is no terminal is sent as it is, Ctrl-] included;
     when it ends, output goes on. Raises ResourceError if the console does not answer.
@@ -27,7 +37,9 @@ async def attach(url: str, input_fd: int = 0, output_fd: int = 1) -> None:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
-            socket = await session.ws_connect(url, heartbeat=20, max_msg_size=0)
+            socket = await session.ws_connect(
+                url, heartbeat=20, max_msg_size=0, ssl=tls or True, server_hostname=server_name
+            )
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise ResourceError(
                 f"the console at {url} does not answer: {exc}", reason="ConsoleUnavailable", retryable=True

@@ -89,11 +89,9 @@ def test_from_the_registry_to_a_disk_that_stands_alone_and_boots_again(
 
 async def use_the_console(pod: LauncherPod) -> None:
     """Two onlookers: both see what came before and what one of them types; then the guest is switched off."""
-    url = f"{pod.url}/console"
     async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(url) as first,
-        session.ws_connect(url) as second,
+        pod.websocket("/console") as first,
+        pod.websocket("/console") as second,
         asyncio.timeout(30),
     ):
         await read_until(first, b"DVCR-GUEST ready")

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import requests
 
 from controller.launcher import qcow2
 from controller.launcher.accel import probe
@@ -157,7 +156,7 @@ def test_a_launcher_without_a_registry_waits_says_so_and_can_be_stopped(
     with LauncherPod(folder, spec, settings | nowhere) as pod:
         pod.wait_for_state(MachineState.STARTING)
         pod.wait_until(lambda: "127.0.0.1:1" in pod.status().message, 60, "word of the registry")
-        assert requests.get(f"{pod.url}/healthz", timeout=10).status_code == 503
+        assert pod.health() == 503
         termination = pod.terminate()
 
     assert termination.reason is TerminationReason.STOPPED
@@ -173,7 +172,7 @@ def test_uefi_with_secure_boot_gets_as_far_as_looking_for_a_system(folder: Path,
 def test_a_qemu_that_crashes_is_a_failure_that_names_the_signal(folder: Path, settings: dict[str, str]) -> None:
     with LauncherPod(folder, machine_spec(folder, disks=[EMPTY]), settings) as pod:
         pod.wait_for_state(MachineState.RUNNING)
-        assert requests.get(f"{pod.url}/healthz", timeout=10).status_code == 200
+        assert pod.health() == 200
         (pid,) = pod.qemu_pids()
         os.kill(pid, signal.SIGKILL)
         termination = pod.wait()

@@ -6,19 +6,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
+import aiohttp
 import pytest
-import requests
+import urllib3
 
-from controller.launcher.spec import SPEC_PATH, STATUS_PORT, MachineSpec, MachineState, MachineStatus, Termination
+from controller.launcher.spec import (
+    HEALTH_PORT,
+    SPEC_PATH,
+    STATUS_PORT,
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    Termination,
+    machine_identity,
+)
+from controller.machines.authority import MachineAuthority
 from demo import guest
+from tests.support.memory_cluster import MemoryCluster
 
 # Boots are counted in a file of the test run; each pod gets a loopback address that no other has.
 _addresses = (f"127.99.{os.getpid() % 250}.{n}" for n in count(1))
+
+AUTHORITY = MachineAuthority(MemoryCluster(), "tests")
+"""Of all pods in the tests."""
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +55,9 @@ class LauncherPod:
         path = self.root / SPEC_PATH.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(spec.model_dump_json())
+        self._identity = machine_identity(spec.uid)
+        for name, content in AUTHORITY.issue(spec.uid).items():
+            (path.parent / name).write_bytes(content)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -63,9 +82,31 @@ class LauncherPod:
         assert self._process is not None
         return self._process
 
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}:{STATUS_PORT}"
+    def request(self, method: str, path: str, body: str | None = None) -> bytes:
+        """What the launcher answers to the controller; urllib3.exceptions.HTTPError where it does not."""
+        context = AUTHORITY.client_context()
+        host = urllib3.HTTPSConnectionPool(
+            self.address, STATUS_PORT, ssl_context=context, server_hostname=self._identity, timeout=10
+        )
+        with host:
+            answer = host.request(method, path, body=body, retries=False)
+        assert answer.status == 200, answer.data
+        return answer.data
+
+    def health(self) -> int:
+        """The status of `/healthz`."""
+        return urllib3.request("GET", f"http://{self.address}:{HEALTH_PORT}/healthz", timeout=10).status
+
+    @asynccontextmanager
+    async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """As the controller."""
+        url = f"wss://{self.address}:{STATUS_PORT}{path}"
+        tls = AUTHORITY.client_context()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url, ssl=tls, server_hostname=self._identity) as socket,
+        ):
+            yield socket
 
     def console(self) -> str:
         """What the guest has written since the start."""
@@ -77,7 +118,7 @@ class LauncherPod:
         return self.console()
 
     def status(self) -> MachineStatus:
-        return MachineStatus.model_validate(requests.get(f"{self.url}/status", timeout=10).json())
+        return MachineStatus.model_validate_json(self.request("GET", "/status"))
 
     def wait_for_state(self, state: MachineState, timeout_s: float = 30) -> MachineStatus:
         """Wait for that state; the status with it."""
@@ -86,7 +127,7 @@ class LauncherPod:
         def reached() -> bool:
             try:
                 found.append(self.status())
-            except requests.ConnectionError:
+            except urllib3.exceptions.HTTPError:
                 return False
             return found[-1].state is state
 

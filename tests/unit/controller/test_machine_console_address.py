@@ -3,7 +3,7 @@ from typing import Any, cast
 import pytest
 
 from controller.api.resource import MACHINE, POD, Resource
-from controller.machines.commands import console_address
+from controller.machines.commands import running_pod
 from controller.runtime.cluster import Cluster
 from dvcr.errors import ResourceError
 
@@ -29,7 +29,7 @@ class FakeCluster:
 
 
 def address(machine: dict[str, Any] | None, *pods: dict[str, Any]) -> str:
-    return console_address(cast("Cluster", FakeCluster(machine, *pods)), "web", "prod")
+    return str(running_pod(cast("Cluster", FakeCluster(machine, *pods)), "web", "prod")["status"]["podIP"])
 
 
 def test_the_address_is_that_of_the_running_pod_of_the_machine() -> None:

@@ -26,6 +26,7 @@ from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.launcher.spec import MachineState, MachineStatus
+from controller.machines.authority import MachineAuthority
 from controller.machines.pod import LauncherSetup
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.starting import MachineStart
@@ -73,7 +74,7 @@ class MemoryLaunchers:
     def __init__(self) -> None:
         self.status: MachineStatus | None = MachineStatus(state=MachineState.RUNNING)
 
-    def read(self, address: str) -> MachineStatus | None:
+    def read(self, pod: Object) -> MachineStatus | None:
         return self.status
 
 
@@ -101,12 +102,13 @@ class World:
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
         captures = DiskCapture(self.cluster, self.capture_progress, setup)
-        start = MachineStart(self.cluster, self.registry, setup)
+        self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
+        start = MachineStart(self.cluster, self.registry, setup, self.authority)
         self.reconcilers: dict[Resource, Reconciler] = {
             CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
-            MACHINE: MachineReconciler(self.cluster, start, self.launchers, self.clock),
+            MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, self.clock),
             CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
             OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),
         }

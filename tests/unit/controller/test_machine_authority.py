@@ -1,0 +1,81 @@
+import base64
+from datetime import timedelta
+
+import pytest
+
+from controller.api.resource import MACHINE, POD, SECRET
+from controller.certificates import covers
+from controller.launcher.spec import machine_identity
+from controller.machines.authority import SECRET_NAME, MachineAuthority
+from controller.machines.pod import encoded
+from dvcr.errors import ConfigError
+from tests.support.memory_cluster import MemoryCluster
+from tests.unit.controller.test_reconcile_story import running_machine
+from tests.unit.controller.world import NOW, World
+
+
+def authority_of(cluster: MemoryCluster, after: timedelta = timedelta()) -> MachineAuthority:
+    return MachineAuthority(cluster, "dvcr", lambda: NOW + after)
+
+
+def test_two_controllers_issue_for_one_authority() -> None:
+    cluster = MemoryCluster()
+    first, second = authority_of(cluster), authority_of(cluster)
+
+    files = first.issue("u-1")
+
+    assert second.issue("u-2")["ca.crt"] == files["ca.crt"]
+    assert not second.is_due({"data": encoded(files)})
+    assert covers(files["tls.crt"], [machine_identity("u-1")])
+
+
+def test_the_secret_of_the_loser_of_a_race_is_the_winners() -> None:
+    winner = MemoryCluster()
+
+    class Racing(MemoryCluster):
+        """Another controller makes the Secret between the look and the creation."""
+
+        def create(self, resource, obj):  # type: ignore[no-untyped-def]
+            if self.get(SECRET, SECRET_NAME, "dvcr") is None:
+                authority_of(winner).issue("u-0")
+                super().create(SECRET, winner.get(SECRET, SECRET_NAME, "dvcr") or {})
+            return super().create(resource, obj)
+
+    files = authority_of(Racing()).issue("u-1")
+
+    assert files["ca.crt"] == authority_of(winner).issue("u-1")["ca.crt"]
+
+
+def test_a_certificate_is_due_at_half_its_life_and_when_the_authority_is_another() -> None:
+    cluster = MemoryCluster()
+    secret = {"data": encoded(authority_of(cluster).issue("u-1"))}
+
+    assert not authority_of(cluster, timedelta(hours=11)).is_due(secret)
+    assert authority_of(cluster, timedelta(hours=13)).is_due(secret)
+    assert authority_of(MemoryCluster()).is_due(secret)
+    assert authority_of(cluster).is_due({"data": {}})
+
+
+def test_a_secret_that_holds_no_authority_is_named() -> None:
+    cluster = MemoryCluster()
+    cluster.create(SECRET, {"metadata": {"name": SECRET_NAME, "namespace": "dvcr"}, "data": {}})
+
+    with pytest.raises(ConfigError, match=f"Secret '{SECRET_NAME}' in namespace 'dvcr'"):
+        authority_of(cluster).issue("u-1")
+
+
+def test_the_pod_of_a_running_machine_gets_a_new_certificate_in_time() -> None:
+    world = World()
+    running_machine(world)
+    uid = world.get(MACHINE, "web")["metadata"]["uid"]
+    before = world.get(SECRET, "vm-web")["data"]
+
+    world.pass_time(13 * 3600)
+    world.settle()
+
+    after = world.get(SECRET, "vm-web")["data"]
+    assert after["machine.json"] == before["machine.json"]
+    assert after["ca.crt"] == before["ca.crt"]
+    assert after["tls.crt"] != before["tls.crt"]
+    assert covers(base64.b64decode(after["tls.crt"]), [machine_identity(uid)])
+    assert world.find(POD, "vm-web") is not None
