@@ -144,7 +144,7 @@ class _Touched:
     def size_bytes(self) -> int:
         return self._export.size_bytes
 
-    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         return self._export.read(offset_bytes, length_bytes)
 
     def extents(self, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:

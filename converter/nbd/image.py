@@ -18,9 +18,9 @@ class ImageExport:
         """The virtual size of the disk."""
         return self._reader.size_bytes
 
-    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         """Exactly that many bytes, every one verified."""
-        return self._reader.read_at(offset_bytes, length_bytes)
+        return self._reader.view_at(offset_bytes, length_bytes)
 
     def extents(self, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:
         """The range as alternating runs of stored and left-out chunks; asks the registry for nothing."""

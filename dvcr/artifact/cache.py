@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,12 @@ import structlog
 from dvcr.digest import Digest
 
 log = structlog.get_logger(__name__)
+
+# Longest that a process leaves a blob to another one, which may have been stopped; then it fetches the blob itself.
+FETCH_WAIT_S = 30.0
+_FETCH_POLL_S = 0.005
+# struct flock of Linux on 64 bits: type, whence, start, length, and a process id that must be 0.
+_FLOCK = struct.Struct("hhqqi4x")
 
 # Room that one eviction makes, so that not every write has to look through the whole cache.
 _SLACK_PERCENT = 10
@@ -61,6 +69,30 @@ class ChunkCache:
         except OSError as error:
             log.warning("chunk cache not writable", path=str(path), error=str(error))
 
+    @contextmanager
+    def fetching(self, digest: Digest) -> Iterator[None]:
+        """Only one thread of all processes is in here for a digest: look whether the blob came meanwhile, then fetch.
+
+        Waits for at most FETCH_WAIT_S.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._directory / "fetching", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("chunk cache not writable", path=str(self._directory), error=str(error))
+            yield
+            return
+        try:
+            # A byte of one file for each digest, instead of a file for each. The lock belongs to the descriptor, so
+            # that threads of one process exclude each other too, and ends with it, whatever happens to the process.
+            lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, int(digest.hex[:15], 16), 1, 0)
+            deadline = time.monotonic() + FETCH_WAIT_S
+            while not _try_lock(fd, lock) and time.monotonic() < deadline:
+                time.sleep(_FETCH_POLL_S)
+            yield
+        finally:
+            os.close(fd)
+
     def discard(self, digest: Digest) -> None:
         """Forget the blob."""
         path = self._path(digest)
@@ -106,3 +138,11 @@ class ChunkCache:
                 path.unlink(missing_ok=True)
                 usage -= size
         return usage
+
+
+def _try_lock(fd: int, lock: bytes) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except BlockingIOError:
+        return False
+    return True

@@ -11,6 +11,7 @@ import structlog
 from dvcr.artifact.cache import ChunkCache
 from dvcr.artifact.chunk import decode_chunk
 from dvcr.artifact.image import Chunk, DiskImage
+from dvcr.artifact.streams import Streams
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, IntegrityError
 
@@ -31,8 +32,8 @@ class ImageReader:
     """The bytes of a disk, fetched chunk by chunk as they are asked for. Thread-safe.
 
     Every chunk is verified before a byte of it is returned. Chunks that are all zero cost no request. Threads that ask
-    for the same chunk at the same time share one request. Holds at most `memory_bytes` of decoded chunks (but two at
-    least), beside the reads under way.
+    for the same chunk at the same time share one request; with a cache, so do processes. Holds at most `memory_bytes`
+    of decoded chunks (but two at least), beside the reads under way.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class ImageReader:
         self._blobs = blobs
         self._cache = cache
         self._stored = {chunk.index: chunk for chunk in image.chunks}
+        self._ranks = {chunk.index: rank for rank, chunk in enumerate(image.chunks)}
         self._capacity = max(2, memory_bytes // image.chunk_size_bytes)
         self._decoded: OrderedDict[int, bytes] = OrderedDict()
         self._loading: dict[int, Future[bytes]] = {}
         self._lock = threading.Lock()
         # What is fetched ahead must still be there when it is asked for.
         self._read_ahead = min(read_ahead, self._capacity - 1)
+        self._streams = Streams(self._read_ahead, self._capacity)
         self._ahead: set[int] = set()  # submitted, not begun
         self._pool = ThreadPoolExecutor(self._read_ahead, "read-ahead") if self._read_ahead else None
 
@@ -69,13 +72,17 @@ class ImageReader:
         Raises IntegrityError where a chunk is not what its digest says, RegistryError where it cannot be had. The next
         call asks again.
         """
+        return bytes(self.view_at(offset_bytes, length_bytes))
+
+    def view_at(self, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+        """As `read_at`, without a copy where the range is within one chunk."""
         end = min(offset_bytes + length_bytes, self.size_bytes)
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         while offset_bytes < end:
             index, start = divmod(offset_bytes, self.image.chunk_size_bytes)
             length = min(end - offset_bytes, self.image.chunk_size_bytes - start)
             if index in self._stored:
-                pieces.append(self._chunk(index)[start : start + length])
+                pieces.append(memoryview(self._chunk(index))[start : start + length])
                 self._fetch_ahead(index)
             else:
                 pieces.append(bytes(length))
@@ -127,32 +134,46 @@ class ImageReader:
         return decoded
 
     def _load(self, chunk: Chunk) -> bytes:
-        descriptor, length = chunk.descriptor, self.image.chunk_length(chunk.index)
-        if self._cache is not None:
-            data = self._cache.get(descriptor.digest)
-            if data is not None:
-                try:
-                    return decode_chunk(descriptor, data, length)
-                except IntegrityError as error:
-                    log.warning("cached chunk is damaged, fetching it again", error=str(error))
-                    self._cache.discard(descriptor.digest)
-        data = self._blobs.read_blob(descriptor.digest, 0, descriptor.size_bytes)
-        decoded = decode_chunk(descriptor, data, length)
-        if self._cache is not None:
-            self._cache.put(descriptor.digest, data)
-        return decoded
+        if self._cache is None:
+            return self._decode(chunk, self._fetch(chunk))
+        decoded = self._cached(self._cache, chunk)
+        if decoded is not None:
+            return decoded
+        with self._cache.fetching(chunk.descriptor.digest):
+            decoded = self._cached(self._cache, chunk)
+            if decoded is None:
+                data = self._fetch(chunk)
+                decoded = self._decode(chunk, data)
+                self._cache.put(chunk.descriptor.digest, data)
+            return decoded
+
+    def _cached(self, cache: ChunkCache, chunk: Chunk) -> bytes | None:
+        data = cache.get(chunk.descriptor.digest)
+        if data is None:
+            return None
+        try:
+            return self._decode(chunk, data)
+        except IntegrityError as error:
+            log.warning("cached chunk is damaged, fetching it again", error=str(error))
+            cache.discard(chunk.descriptor.digest)
+            return None
+
+    def _fetch(self, chunk: Chunk) -> bytes:
+        return self._blobs.read_blob(chunk.descriptor.digest, 0, chunk.descriptor.size_bytes)
+
+    def _decode(self, chunk: Chunk, data: bytes) -> bytes:
+        return decode_chunk(chunk.descriptor, data, self.image.chunk_length(chunk.index))
 
     def _fetch_ahead(self, index: int) -> None:
-        former = index - 1
         with self._lock:
             if self._pool is None:
                 return
-            if former in self._stored and former not in self._decoded and former not in self._loading:
-                return  # not sequential
-            for following in range(index + 1, index + 1 + self._read_ahead):
+            for rank in self._streams.follow(self._ranks[index]):
+                if rank == len(self.image.chunks):
+                    break
+                following = self.image.chunks[rank].index
                 if (
-                    following in self._stored
-                    and following not in self._decoded
+                    following not in self._decoded
                     and following not in self._loading
                     and following not in self._ahead
                     and len(self._ahead) < self._read_ahead

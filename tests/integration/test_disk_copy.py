@@ -65,7 +65,7 @@ class Copying:
 
     def content(self, stored: StoredImage) -> bytes:
         with ImageReader(self.target, stored.image, read_ahead=1) as reader:
-            return ImageExport(reader).read(0, stored.image.virtual_size_bytes)
+            return bytes(ImageExport(reader).read(0, stored.image.virtual_size_bytes))
 
 
 @pytest.fixture

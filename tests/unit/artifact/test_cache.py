@@ -113,3 +113,35 @@ def test_processes_share_it(tmp_path: Path) -> None:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert held(tmp_path) <= 20 * SIZE
+
+
+def _fetch_all(directory: str, log: str) -> None:
+    cache = ChunkCache(Path(directory), 100 * SIZE)
+    for number in range(40):
+        digest, data = blob(number)
+        with cache.fetching(digest):
+            if cache.get(digest) is None:
+                with Path(log).open("a") as file:
+                    file.write(f"{number}\n")
+                cache.put(digest, data)
+
+
+def test_processes_that_begin_together_fetch_each_blob_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    arguments = (str(tmp_path / "cache"), str(tmp_path / "log"))
+    processes = [context.Process(target=_fetch_all, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(40))
+
+
+def test_another_blob_is_fetched_meanwhile_also_without_a_folder(tmp_path: Path) -> None:
+    cache = ChunkCache(tmp_path, 10 * SIZE)
+    with cache.fetching(blob(1)[0]), cache.fetching(blob(2)[0]):
+        pass
+    (tmp_path / "file").write_text("in the way")
+    with ChunkCache(tmp_path / "file" / "cache", 10 * SIZE).fetching(blob(1)[0]):
+        pass

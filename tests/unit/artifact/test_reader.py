@@ -151,7 +151,9 @@ class TestReadAhead:
         blobs, seen = Blobs(), threading.Event()
         blobs.before = lambda digest: seen.set() if digest == digest_of(3) else None
         with ImageReader(blobs, IMAGE, read_ahead=3) as reader:
-            reader.read_at(2 * CHUNK, 1)
+            reader.read_at(0, 1)
+            assert blobs.fetched.total() == 1, "one read is no stream"
+            reader.read_at(2 * CHUNK, 1)  # a hole in between is no gap
             assert seen.wait(30)
         assert digest_of(6) not in blobs.fetched
 
@@ -165,9 +167,23 @@ class TestReadAhead:
 
         blobs.before = fail
         with ImageReader(blobs, IMAGE, read_ahead=1) as reader:
+            reader.read_at(0, 1)
             reader.read_at(2 * CHUNK, 1)
             assert failed.wait(30)
         assert reader.read_at(3 * CHUNK, 5) == DISK[3 * CHUNK : 3 * CHUNK + 5], "a closed reader still reads"
+
+    @pytest.mark.parametrize("readers", [1, 2, 3])
+    def test_several_streams_at_once_fetch_each_chunk_once(self, readers: int) -> None:
+        length, apart = 6 * CHUNK, 10 * CHUNK  # what is fetched ahead at the end of one is not of another
+        disk = b"".join(text(CHUNK, seed) for seed in range(10 * readers))
+        image, held = image_of(disk)
+        blobs = Blobs(held)
+        with ImageReader(blobs, image, memory_bytes=8 * CHUNK, read_ahead=4) as reader:
+            for offset in range(0, length, CHUNK // 4):
+                for number in range(readers):
+                    at = number * apart + offset
+                    assert reader.read_at(at, CHUNK // 4) == disk[at : at + CHUNK // 4]
+        assert set(blobs.fetched.values()) == {1}
 
     def test_it_is_bounded_by_memory(self) -> None:
         disk = b"".join(text(CHUNK, seed) for seed in range(6))
@@ -185,6 +201,23 @@ class TestCache:
         assert ImageReader(first, IMAGE, cache=cache).read_at(0, len(DISK)) == DISK
         assert ImageReader(second, IMAGE, cache=cache).read_at(0, len(DISK)) == DISK
         assert second.fetched.total() == 0
+
+    def test_readers_that_begin_together_share_one_request(self, tmp_path: Path) -> None:
+        blobs = Blobs()
+        arrived, release = threading.Event(), threading.Event()
+
+        def wait(_: Digest) -> None:
+            arrived.set()
+            assert release.wait(30)
+
+        blobs.before = wait
+        readers = [ImageReader(blobs, IMAGE, cache=ChunkCache(tmp_path, 2**30)) for _ in range(5)]
+        with ThreadPoolExecutor(5) as pool:
+            reads = [pool.submit(reader.read_at, 0, 50) for reader in readers]
+            assert arrived.wait(30)
+            release.set()
+            assert {read.result(30) for read in reads} == {DISK[:50]}
+        assert blobs.fetched.total() == 1
 
     @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: bytes(len(data)), lambda _: b""])
     def test_a_damaged_file_is_fetched_again(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
