@@ -31,12 +31,22 @@ class KeyPair:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=authority.decode())
+        self._show(context)
+        return context
+
+    def server_context(self) -> ssl.SSLContext:
+        """TLS for a server that shows this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._show(context)
+        return context
+
+    def _show(self, context: ssl.SSLContext) -> None:
         # OpenSSL reads a key from a file only.
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # made with mode 0600
             file.write(self.certificate + self.key)
             file.flush()
             context.load_cert_chain(file.name)
-        return context
 
 
 class Authority:

@@ -4,9 +4,14 @@ import signal
 import socket
 import threading
 import uuid
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from controller.runtime.cluster import Cluster
+    from controller.runtime.process import ControllerProcess
 
 
 def register(app: typer.Typer) -> None:
@@ -25,21 +30,21 @@ def controller(
     Example: `dvcr controller --no-leader-elect`
     """
     from controller.assembly import build_loops
+    from controller.consoles.service import MachineApiService
     from controller.cpumodels.default import ensure_default
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.authority import MachineAuthority
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cluster import Cluster
-    from controller.runtime.lease import LeaderLease
     from controller.runtime.process import ControllerProcess
     from dvcr.config import Settings
-    from dvcr.errors import DvcrError
     from dvcr.jobs.redis import RedisJobBoard
 
     settings: Settings = context.obj
     cluster = Cluster.connect(settings.controller.kubeconfig)
     board = RedisJobBoard.from_settings(settings.broker)
-    launchers = HttpLauncherStatus(MachineAuthority(cluster, settings.controller.namespace))
+    authority = MachineAuthority(cluster, settings.controller.namespace)
+    launchers = HttpLauncherStatus(authority)
     loops = build_loops(cluster, board, RemoteImageRegistry(settings.client), launchers, settings)
     process = ControllerProcess(
         cluster, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
@@ -52,11 +57,26 @@ def controller(
         ensure_default(cluster)
         typer.echo(f"reconciling {cluster.server}")
 
-    if not leader_elect:
-        process.run(stopping, ready)
-        return
+    with MachineApiService(cluster, authority, settings.controller):
+        if leader_elect:
+            _run_as_leader(process, cluster, settings.controller.namespace, stopping, ready)
+        else:
+            process.run(stopping, ready)
+
+
+def _run_as_leader(
+    process: "ControllerProcess",
+    cluster: "Cluster",
+    namespace: str,
+    stopping: threading.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Run once the Lease is ours, until it is lost or `stopping` is set."""
+    from controller.runtime.lease import LeaderLease
+    from dvcr.errors import DvcrError
+
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    lease = LeaderLease(cluster, identity, namespace=settings.controller.namespace)
+    lease = LeaderLease(cluster, identity, namespace=namespace)
     if not lease.acquire(stopping):
         return
     # The lease is given back only after the last pass has ended.

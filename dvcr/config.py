@@ -281,6 +281,18 @@ class UploaderSettings(_Section):
     tls: TlsSettings = TlsSettings()
 
 
+class MachineApiSettings(_Section):
+    host: str = "127.0.0.1"
+    """Address that the controller serves consoles of machines on, to the cluster's API server."""
+    port: int = Field(0, ge=0, le=65535)
+    """Port of that server; 0 picks a free one."""
+    service: str = "dvcr-controller"
+    """Name of the Service, in the controller's namespace, by which the API server reaches it."""
+    external_name: str = ""
+    """Host of this process, where the controller is to make that Service and the APIService itself; empty where both
+    are installed already."""
+
+
 class ControllerSettings(_Section):
     kubeconfig: Path | None = None
     """Kubeconfig of the cluster; without one the in-cluster configuration, then ~/.kube/config."""
@@ -300,6 +312,7 @@ class ControllerSettings(_Section):
     """Container image of a virtual machine's pod."""
     default_storage_class: str = ""
     """Storage class of disks that name none; empty for the cluster's default."""
+    machine_api: MachineApiSettings = MachineApiSettings()
 
 
 class ClusterSettings(_Section):
@@ -345,6 +358,9 @@ class LauncherSettings(_Section):
     """Networks that guests cannot reach through passt; the name servers of /etc/resolv.conf are always reached."""
     guest_reaches_loopback: bool = False
     """Let guests reach the launcher's loopback address, on one machine the machine's own, as their gateway 10.0.2.2."""
+    serial_log_bytes: int = Field(2**20, gt=0)
+    """Most bytes that are kept of what a machine writes to its serial console, of its present run and the one before
+    each."""
 
 
 class Settings(BaseSettings):

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from controller.launcher.serial_log import SerialLog
+
 log = structlog.get_logger(__name__)
 
 BACKLOG_BYTES = 64 * 1024
@@ -47,9 +49,11 @@ class Backlog:
 class Console:
     """The launcher's end of the serial line."""
 
-    def __init__(self, sock: socket.socket, log_fd: int | None = 1) -> None:
+    def __init__(self, sock: socket.socket, log_fd: int | None = 1, kept: SerialLog | None = None) -> None:
+        """What the guest writes goes to the descriptor `log_fd`, and to `kept`."""
         self._sock = sock
         self._log_fd = log_fd
+        self._kept = kept
         self._backlog = Backlog()
         self._watchers: set[asyncio.Queue[bytes | None]] = set()
         self._writer: asyncio.StreamWriter | None = None
@@ -65,6 +69,9 @@ class Console:
                     self._backlog.append(data)
                     for queue in list(self._watchers):
                         self._offer(queue, data)
+                    if self._kept is not None:
+                        await loop.run_in_executor(pen, self._kept.append, data)
+                        self._kept.announce()
                     if self._log_fd is not None:
                         await loop.run_in_executor(pen, self._write_log, self._log_fd, data)
             except ConnectionError:
@@ -72,6 +79,8 @@ class Console:
             finally:
                 for queue in list(self._watchers):
                     self._offer(queue, None)
+                if self._kept is not None:
+                    self._kept.announce(ended=True)
                 self._writer.close()
 
     async def write(self, data: bytes) -> None:

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -74,6 +75,10 @@ class Machine:
             state = MachineState.PAUSED
         disks = tuple(DiskStatus(name=disk.name, streamed_percent=self._percent(disk, jobs)) for disk in self._disks)
         return MachineStatus(state=state, accelerator=self._accelerator, disks=disks, message=self._trouble)
+
+    async def screenshot(self, path: Path) -> None:
+        """Write what the screen shows to `path`, as PNG; MonitorError where QEMU cannot."""
+        await self._monitor.execute("screendump", filename=str(path), format="png")
 
     async def wait(self) -> None:
         """Return when QEMU has ended."""

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from controller.launcher import argv
 from controller.launcher.accel import choose_accelerator
+from controller.launcher.access import VNC_SOCKET, GuestAccess
 from controller.launcher.agent import GuestAgent
 from controller.launcher.capturing import run_capture
 from controller.launcher.cloudinit import seed_iso
@@ -34,6 +35,7 @@ from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
 from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
+from controller.launcher.serial_log import SerialLog, log_folder
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     AUTHORITY_FILE,
@@ -110,8 +112,12 @@ class Launcher:
             folder = stack.enter_context(_private_folder(self._root, self._confinement))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
-            console = Console(serial)
-            await self._serve(stack, console)
+            kept = SerialLog(log_folder(self._spec.disks, self._root), self._settings.launcher.serial_log_bytes)
+            stack.callback(kept.close)
+            console = Console(serial, kept=kept)
+            address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
+            access = GuestAccess(folder, address, self._network.answers_at, kept, lambda: self._machine)
+            await self._serve(stack, address, console, access)
             accelerator = await asyncio.to_thread(
                 choose_accelerator,
                 self._settings.launcher.accelerator,
@@ -143,12 +149,13 @@ class Launcher:
                 await reading
             return termination
 
-    async def _serve(self, stack: AsyncExitStack, console: Console) -> None:
-        address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
+    async def _serve(self, stack: AsyncExitStack, address: str, console: Console, access: GuestAccess) -> None:
         folder = (self._root / SPEC_PATH.lstrip("/")).parent
         trust = TlsSettings(client_ca_file=folder / AUTHORITY_FILE, client_certificates="required")
         tls = ServerTls(folder / CERTIFICATE_FILE, folder / KEY_FILE, trust, str(folder))
-        await stack.enter_async_context(serving(build_app(self._status, console), address, STATUS_PORT, tls))
+        app = build_app(self._status, console)
+        access.add_routes(app)
+        await stack.enter_async_context(serving(app, address, STATUS_PORT, tls))
         await stack.enter_async_context(serving(build_health_app(self._status), address, HEALTH_PORT))
 
     async def _prepare_disks(self, open_image: ImageOpener) -> list[PreparedDisk] | None:
@@ -195,7 +202,7 @@ class Launcher:
                 qmp_fd=theirs.fileno(),
                 serial_fd=serial.fileno(),
                 nbd_socket=nbd_socket,
-                vnc_socket=folder / "vnc.sock",
+                vnc_socket=folder / VNC_SOCKET,
                 agent_socket=folder / AGENT_SOCKET,
                 drives=[disk.drive for disk in disks],
                 disk_fds=disk_fds,

@@ -34,6 +34,7 @@ class GuestNetwork:
         self._mac_address = mac_address
         self._tcp = parse_ports(settings.guest_tcp_ports)
         self._udp = parse_ports(settings.guest_udp_ports)
+        self._answering: dict[int, int] = {}
         self._relay: FrameRelay | None = None
         self._passt: Passt | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -57,6 +58,10 @@ class GuestNetwork:
     def trouble(self) -> str:
         """What is wrong with it; empty: nothing."""
         return self._passt.trouble if self._passt else ""
+
+    def answers_at(self, port: int) -> int | None:
+        """The TCP port at the machine's address that is this one of the guest's; None if it is not forwarded."""
+        return next((outer for outer, inside in self._answering.items() if inside == port), None)
 
     async def start(self) -> None:
         """Make it ready for QEMU. NetworkError if the settings insist on passt and it does not work."""
@@ -97,9 +102,10 @@ class GuestNetwork:
         ours, self._qemu_end = socket.socketpair()
         self._relay = FrameRelay(ours, Gate(self._settings.guest_denied_networks, name_servers))
         first = first_bindable(self._address)
+        self._answering = forwarded(self._tcp, LAUNCHER_PORTS, first_bindable=first)
         arguments = passt.passt_arguments(
             self._address,
-            forwarded(self._tcp, LAUNCHER_PORTS, first_bindable=first),
+            self._answering,
             forwarded(self._udp, (), first_bindable=first),
             name_servers=name_servers,
             reaches_loopback=self._settings.guest_reaches_loopback,
@@ -119,6 +125,7 @@ class GuestNetwork:
         free = [pair for pair in pairs[:MAX_USER_PORTS] if _is_free(pair[0], self._address, pair[1])]
         if len(free) < len(pairs):
             log.warning("not all ports of the guest can be forwarded", forwarded=len(free), wanted=len(pairs))
+        self._answering = {port: inside for kind, port, inside in free if kind == "tcp"}
         network = f"{passt.GATEWAY.rpartition('.')[0]}.0/{passt.PREFIX_LENGTH}"
         self.netdev = f"user,id=network,net={network},host={passt.GATEWAY},dhcpstart={passt.GUEST_ADDRESS}"
         self.netdev += "".join(f",hostfwd={kind}:{self._address}:{port}-:{inside}" for kind, port, inside in free)

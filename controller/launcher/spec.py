@@ -13,15 +13,15 @@ from typing import Literal
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 SPEC_PATH = "/etc/dvcr/machine.json"
-STATUS_PORT = 8080
-HEALTH_PORT = 8081
+STATUS_PORT = 61080
+HEALTH_PORT = 61081
 AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.crt", "tls.crt", "tls.key"
 """Beside `machine.json`: the authority of all machines' pods, and what it issued to this one. Replaced now and then."""
 CONTROLLER_IDENTITY = "dvcr-controller"
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
-LAUNCHER_PORTS = (STATUS_PORT,)
+LAUNCHER_PORTS = (STATUS_PORT, HEALTH_PORT)
 """Ports of the pod at which never the guest answers."""
 
 

@@ -86,6 +86,43 @@ _CRD = _open(
 )
 
 
+_RULES = _open({"rules": {"type": "array", "items": _open(required=["verbs"])}})
+_BINDING = _open(
+    {
+        "subjects": {"type": "array", "items": _open({"kind": _STRING, "name": _STRING}, required=["kind", "name"])},
+        "roleRef": _open({"kind": _STRING, "name": _STRING}, required=["kind", "name"]),
+    },
+    required=["roleRef"],
+)
+_API_SERVICE = _open(
+    {
+        "spec": _open(
+            {
+                "group": {"type": "string", "minLength": 1},
+                "version": {"type": "string", "minLength": 1},
+                "service": _open(
+                    {"namespace": _STRING, "name": _STRING, "port": {"type": "integer"}},
+                    required=["namespace", "name"],
+                ),
+                "caBundle": _STRING,
+            },
+            required=["group", "version", "service"],
+        )
+    },
+    required=["spec"],
+)
+
+
+def _rbac(kind: str, plural: str, schema: dict[str, Any], *columns: Column, namespaced: bool = True) -> Definition:
+    return Definition(
+        "rbac.authorization.k8s.io", "v1", kind, plural, namespaced, singular=kind.lower(), schema=schema,
+        columns=(*columns, _AGE),
+    )  # fmt: skip
+
+
+_ROLE_COLUMN = Column("Role", ".roleRef.name")
+
+
 def _core(kind: str, plural: str, *short_names: str, **more: Any) -> Definition:
     return Definition("", "v1", kind, plural, short_names=short_names, singular=kind.lower(), **more)
 
@@ -233,6 +270,21 @@ BUILT_IN: tuple[Definition, ...] = (
             Column("AllowVolumeExpansion", ".allowVolumeExpansion", "boolean"),
             _AGE,
         ),
+    ),
+    _rbac("Role", "roles", _RULES),
+    _rbac("ClusterRole", "clusterroles", _RULES, namespaced=False),
+    _rbac("RoleBinding", "rolebindings", _BINDING, _ROLE_COLUMN),
+    _rbac("ClusterRoleBinding", "clusterrolebindings", _BINDING, _ROLE_COLUMN, namespaced=False),
+    Definition(
+        "apiregistration.k8s.io",
+        "v1",
+        "APIService",
+        "apiservices",
+        namespaced=False,
+        singular="apiservice",
+        has_status=True,
+        schema=_API_SERVICE,
+        columns=(Column("Service", ".spec.service.name"), _AGE),
     ),
     Definition(
         "apiextensions.k8s.io",

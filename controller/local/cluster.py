@@ -11,6 +11,8 @@ from aiohttp import web
 
 from controller.api.kinds import crds
 from controller.local import cascade, lifecycle
+from controller.local.aggregation import Aggregator, FrontProxy
+from controller.local.authentication import Authenticator
 from controller.local.builtin import BUILT_IN
 from controller.local.credentials import Credentials, reachable_host
 from controller.local.definition import CRD_RESOURCE, Definition
@@ -32,13 +34,14 @@ async def serve(settings: ClusterSettings) -> None:
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     credentials = await asyncio.to_thread(Credentials.load, settings.data_dir, settings.host)
+    front_proxy = await asyncio.to_thread(FrontProxy.load, settings.data_dir)
     store = Store(settings.data_dir / "cluster.db")
     store.start()
     try:
-        await store.write(install)
-        runner = web.AppRunner(
-            build_app(store, credentials.token), access_log=None, handler_cancellation=True, shutdown_timeout=2
-        )
+        await store.write(lambda tx: install(tx, front_proxy.config_map()))
+        authenticator = Authenticator(credentials.token, credentials.signing_key)
+        app = build_app(store, authenticator, Aggregator(front_proxy))
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.host, settings.port, ssl_context=credentials.server_context())
@@ -58,21 +61,24 @@ async def serve(settings: ClusterSettings) -> None:
         await store.close()
 
 
-def install(tx: Transaction) -> None:
-    """Make the namespaces that always exist, and create or update the CRDs of this project."""
+def install(tx: Transaction, front_proxy: dict[str, Any]) -> None:
+    """Make the namespaces that always exist, and create or update what other API servers need to know of this one,
+    and the CRDs of this project."""
     by_resource = {each.resource: each for each in BUILT_IN}
     for name in lifecycle.KEPT_NAMESPACES:
         _ensure(tx, by_resource[cascade.NAMESPACES], {"metadata": {"name": name}})
+    _ensure(tx, by_resource["configmaps"], front_proxy)
     for crd in crds():
         _ensure(tx, by_resource[CRD_RESOURCE], crd)
 
 
 def _ensure(tx: Transaction, definition: Definition, obj: dict[str, Any]) -> None:
-    target = lifecycle.Target(definition, "", obj["metadata"]["name"])
+    target = lifecycle.Target(definition, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+    content: dict[str, Any] = {part: obj[part] for part in ("spec", "data") if part in obj}
     if tx.image.get(target.key) is None:
         lifecycle.create(tx, target, obj)
-    elif "spec" in obj:
-        lifecycle.update(tx, target, lambda old: {**old, "spec": obj["spec"]})
+    elif content:
+        lifecycle.update(tx, target, lambda old: {**old, **content})
 
 
 def forget_events(tx: Transaction, before: datetime) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from controller.certificates import Authority, KeyPair, covers, lifetime_left
 
-_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=3650)
 _RENEW_BELOW = 0.01
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - names what to replace
 
@@ -31,15 +31,24 @@ class Credentials:
     ca_file: Path
     certificate_file: Path
     key_file: Path
+    signing_key: bytes
+    """Signs the tokens of ServiceAccounts."""
 
     @classmethod
     def load(cls, folder: Path, host: str) -> "Credentials":
         """The credentials in `folder`; what is missing is made, as is a server certificate that does not fit `host`."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        token_file = folder / "token"
-        if not token_file.exists():
-            write_private(token_file, secrets.token_urlsafe(32).encode())
-        made = cls(token_file.read_text(), folder / "ca.crt", folder / "server.crt", folder / "server.key")
+        token_file, signing_key_file = folder / "token", folder / "service-accounts.key"
+        for file in (token_file, signing_key_file):
+            if not file.exists():
+                write_private(file, secrets.token_urlsafe(32).encode())
+        made = cls(
+            token_file.read_text(),
+            folder / "ca.crt",
+            folder / "server.crt",
+            folder / "server.key",
+            signing_key_file.read_bytes(),
+        )
         ca_key_file = folder / "ca.key"
         if not made.ca_file.exists():
             authority = Authority.create("dvcr-ca", datetime.now(UTC))
@@ -49,7 +58,7 @@ class Credentials:
         names = _names(host)
         if not _fits(made.certificate_file, names):
             authority = Authority(KeyPair(made.ca_file.read_bytes(), ca_key_file.read_bytes()))
-            server = authority.issue("dvcr-cluster", names, datetime.now(UTC), _LIFETIME, server=True, client=False)
+            server = authority.issue("dvcr-cluster", names, datetime.now(UTC), LIFETIME, server=True, client=False)
             write_private(made.key_file, server.key)
             write_private(made.certificate_file, server.certificate)
         return made

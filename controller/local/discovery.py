@@ -7,6 +7,7 @@ from controller.local.definition import Definition
 from controller.local.errors import unknown_path
 from controller.local.schema import of_object
 
+GroupVersions = Iterable[tuple[str, str]]
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 VERSION = {
     "major": "1",
@@ -26,17 +27,18 @@ def core_versions() -> dict[str, Any]:
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
 
 
-def groups(served: Iterable[Definition]) -> dict[str, Any]:
-    """The answer to /apis."""
-    names = list(dict.fromkeys(each.group for each in served if each.group))
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(served, name) for name in names]}
+def groups(served: Iterable[Definition], elsewhere: GroupVersions) -> dict[str, Any]:
+    """The answer to /apis; `elsewhere` is what other servers serve."""
+    found = _groups(served, elsewhere)
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(found, name) for name in found]}
 
 
-def group(served: Iterable[Definition], name: str) -> dict[str, Any]:
+def group(served: Iterable[Definition], elsewhere: GroupVersions, name: str) -> dict[str, Any]:
     """The answer to /apis/<group>. Raises StatusError 404."""
-    if not any(each.group == name for each in served):
+    found = _groups(served, elsewhere)
+    if name not in found:
         raise unknown_path()
-    return {"kind": "APIGroup", "apiVersion": "v1", **_group(served, name)}
+    return {"kind": "APIGroup", "apiVersion": "v1", **_group(found, name)}
 
 
 def resources(served: Iterable[Definition], name: str, version: str) -> dict[str, Any]:
@@ -100,9 +102,16 @@ def _path(definition: Definition) -> str:
     return f"apis/{definition.api_version}" if definition.group else f"api/{definition.version}"
 
 
-def _group(served: Iterable[Definition], name: str) -> dict[str, Any]:
-    versions = list(dict.fromkeys(each.version for each in served if each.group == name))
-    listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
+def _groups(served: Iterable[Definition], elsewhere: GroupVersions) -> dict[str, list[str]]:
+    """The versions of every group but the core's, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for name, version in (*((each.group, each.version) for each in served if each.group), *elsewhere):
+        found.setdefault(name, {})[version] = None
+    return {name: list(versions) for name, versions in found.items()}
+
+
+def _group(found: dict[str, list[str]], name: str) -> dict[str, Any]:
+    listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in found[name]]
     return {"name": name, "versions": listed, "preferredVersion": listed[0]}
 
 
@@ -123,4 +132,7 @@ def _resources(definition: Definition) -> list[dict[str, Any]]:
     if definition.resource == "pods":
         entries.append({**part, "name": "pods/log", "verbs": ["get"]})
         entries.append({**part, "name": "pods/binding", "kind": "Binding", "verbs": ["create"]})
+    if definition.resource == "serviceaccounts":
+        identity = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
+        entries.append({**part, **identity, "name": "serviceaccounts/token", "verbs": ["create"]})
     return entries

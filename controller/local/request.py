@@ -9,7 +9,7 @@ import yaml
 from aiohttp import web
 
 from controller.local import protobuf
-from controller.local.errors import bad_request, unknown_path
+from controller.local.errors import bad_request
 
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
 _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")
@@ -17,7 +17,7 @@ _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/
 
 @dataclass(frozen=True)
 class ResourcePath:
-    """The place in the API that a URL names; `name` and `subresource` may be empty."""
+    """The place in the API that a URL names; `name` and `subresource` may be empty, `rest` is what follows them."""
 
     group: str
     version: str
@@ -25,10 +25,11 @@ class ResourcePath:
     plural: str
     name: str
     subresource: str
+    rest: str = ""
 
     @classmethod
     def parse(cls, path: str) -> "ResourcePath | None":
-        """The place, or None for a path above resources. Raises StatusError 404 for one that leads too deep."""
+        """The place, or None for a path above resources."""
         found = _PATH.match(path.rstrip("/"))
         if not found:
             return None
@@ -37,10 +38,9 @@ class ResourcePath:
         # /namespaces/<name>/status is about the namespace itself.
         if parts[0] == "namespaces" and len(parts) > 2 and parts[2] not in ("status", "finalize"):
             namespace, parts = parts[1], parts[2:]
-        if len(parts) > 3:
-            raise unknown_path()
         plural, name, subresource = (*parts, "", "")[:3]
-        return cls(found["group"] or "", found["core"] or found["version"], namespace, plural, name, subresource)
+        group, version, rest = found["group"] or "", found["core"] or found["version"], "/".join(parts[3:])
+        return cls(group, version, namespace, plural, name, subresource, rest)
 
 
 def rendering(request: web.Request) -> str:

@@ -1,10 +1,10 @@
 """The API over HTTP: authentication, paths to operations, and the shape of answers."""
 
 import asyncio
-import hmac
 import json
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -12,7 +12,10 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from controller.local import discovery, errors, lifecycle
+from controller.local import aggregation, discovery, errors, lifecycle
+from controller.local.aggregation import Aggregator
+from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCOUNTS, Authenticator, User
+from controller.local.authorization import Action, is_allowed, refusal
 from controller.local.definition import Definition, definitions, find
 from controller.local.errors import StatusError
 from controller.local.patch import apply_patch
@@ -31,19 +34,24 @@ from controller.local.selectors import matcher
 from controller.local.store import Key, Store, Stored
 from controller.local.table import partial_metadata, table
 from controller.local.watch import WatchRequest, check_version, error_event, watch
+from controller.relay import new_session
 from dvcr.errors import DvcrError
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/livez", "/version"})
 _RETURNED_WHEN_DELETED = frozenset({"pods", "persistentvolumes", "persistentvolumeclaims", "serviceaccounts"})
 _MAX_BODY_BYTES = 4 * 2**20
+_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_MIN_TOKEN_LIFETIME = timedelta(minutes=10)
+_USER: web.RequestKey[User] = web.RequestKey("user", User)
 _OPENAPI_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _log = structlog.get_logger(__name__)
 
 
-def build_app(store: Store, token: str) -> web.Application:
+def build_app(store: Store, authenticator: Authenticator, aggregator: Aggregator) -> web.Application:
     """The application over a started store."""
-    api = _Api(store)
-    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors, _authentication(token)])
+    api = _Api(store, authenticator, aggregator)
+    middlewares = [_errors, _authentication(store, authenticator)]
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=middlewares)
     app.router.add_route("*", "/{path:.*}", api.handle)
     app.on_startup.append(api.start)
     app.on_shutdown.append(api.stop)
@@ -73,26 +81,29 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     return web.json_response(error.status(), status=error.code, headers=headers)
 
 
-def _authentication(token: str) -> Middleware:
-    expected = f"Bearer {token}".encode()
-
+def _authentication(store: Store, authenticator: Authenticator) -> Middleware:
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path not in _OPEN_PATHS and not hmac.compare_digest(given, expected):
-            raise StatusError(401, "Unauthorized", "Unauthorized")
+        if request.path not in _OPEN_PATHS:
+            user = authenticator.user(store.image, request.headers.get("Authorization", ""))
+            if user is None:
+                raise StatusError(401, "Unauthorized", "Unauthorized")
+            request[_USER] = user
         return await handler(request)
 
     return authenticate
 
 
 class _Api:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, authenticator: Authenticator, aggregator: Aggregator) -> None:
         self._store = store
+        self._authenticator = authenticator
+        self._aggregator = aggregator
         self._watches: set[asyncio.Task[None]] = set()
 
     async def start(self, app: web.Application) -> None:
         self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
+        self._aggregated = new_session()
 
     async def stop(self, app: web.Application) -> None:
         for task in self._watches:
@@ -100,20 +111,35 @@ class _Api:
 
     async def close(self, app: web.Application) -> None:
         await self._client.close()
+        await self._aggregated.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if path in ("/healthz", "/readyz", "/livez"):
             return web.Response(text="ok")
         if (place := ResourcePath.parse(path)) is not None:
+            user = request[_USER]
+            action = _action(request, place)
+            # Whether there is such a thing is for those to know who may see it.
+            if not is_allowed(self._store.image, user, action):
+                raise refusal(user, action)
+            if (service := aggregation.find_service(self._store.image, place.group, place.version)) is not None:
+                return await self._pass_on(request, service)
             return await self._resource(request, place)
+        match path.strip("/").split("/"):
+            case ["apis", group, version] if service := aggregation.find_service(self._store.image, group, version):
+                return await self._pass_on(request, service)
         if request.method not in ("GET", "HEAD"):
             raise errors.method_not_allowed()
         return self._document(request)
 
+    async def _pass_on(self, request: web.Request, service: Stored) -> web.StreamResponse:
+        return await self._aggregator.pass_on(request, self._aggregated, self._store.image, service, request[_USER])
+
     def _document(self, request: web.Request) -> web.Response:
         path = request.path.rstrip("/")
         served = definitions(self._store.image)
+        elsewhere = aggregation.aggregated(self._store.image)
         if path == "/openapi/v2" and "protobuf" in request.headers.get("Accept", ""):
             # An empty message is an empty document.
             return web.Response(body=b"", content_type=_OPENAPI_V2_PROTOBUF)
@@ -123,9 +149,9 @@ class _Api:
             case ["api"]:
                 return web.json_response(discovery.core_versions())
             case ["apis"]:
-                return web.json_response(discovery.groups(served))
+                return web.json_response(discovery.groups(served, elsewhere))
             case ["apis", group]:
-                return web.json_response(discovery.group(served, group))
+                return web.json_response(discovery.group(served, elsewhere, group))
             case ["api", version]:
                 return web.json_response(discovery.resources(served, "", version))
             case ["apis", group, version]:
@@ -139,6 +165,8 @@ class _Api:
         raise errors.unknown_path()
 
     async def _resource(self, request: web.Request, path: ResourcePath) -> web.StreamResponse:
+        if path.rest:
+            raise errors.unknown_path()
         definition = find(self._store.image, path.group, path.version, path.plural)
         if definition is None or (path.namespace and not definition.namespaced):
             raise errors.unknown_path()
@@ -161,6 +189,8 @@ class _Api:
         match request.method, path.subresource:
             case "GET", "log" if definition.resource == "pods":
                 return await self._log(request, target)
+            case "POST", "token" if definition.resource == SERVICE_ACCOUNTS:
+                return await self._token(request, target)
             case "POST", "binding" if definition.resource == "pods":
                 return await self._bind(request, target)
             case "GET", "" | "status":
@@ -302,6 +332,20 @@ class _Api:
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201
         )
 
+    async def _token(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
+        asked = await object_body(request)
+        account = self._get(target).obj
+        spec = asked.get("spec") or {}
+        lifetime = timedelta(seconds=spec.get("expirationSeconds") or DEFAULT_TOKEN_LIFETIME.total_seconds())
+        if lifetime < _MIN_TOKEN_LIFETIME:
+            raise errors.bad_request("spec.expirationSeconds: may not specify a duration less than 10 minutes")
+        token, expires = self._authenticator.issue(account, lifetime)
+        status = {"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        answer = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": spec, "status": status}
+        return web.json_response(
+            {**answer, "metadata": {"name": target.name, "namespace": target.namespace}}, status=201
+        )
+
     async def _log(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
         pod = self._get(target).obj
         names = [each["name"] for each in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])]
@@ -379,6 +423,17 @@ class _Api:
         except ConnectionError:
             # The client went away: nobody is left to tell.
             return
+
+
+def _action(request: web.Request, path: ResourcePath) -> Action:
+    """What RBAC is asked."""
+    verb = _VERBS.get(request.method, request.method.lower())
+    if verb == "get" and flag(request, "watch"):
+        verb = "watch"
+    elif not path.name:
+        verb = {"get": "list", "delete": "deletecollection"}.get(verb, verb)
+    resource = f"{path.plural}/{path.subresource}" if path.subresource else path.plural
+    return Action(verb, path.group, resource, path.namespace, path.name)
 
 
 def _matcher(request: web.Request, definition: Definition) -> Callable[[dict[str, Any]], bool] | None:

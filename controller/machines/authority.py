@@ -67,6 +67,12 @@ class MachineAuthority:
                 self._client = pair, pair.client_context(authority.pair.certificate)
             return self._client[1]
 
+    def serve(self, name: str) -> tuple[KeyPair, bytes]:
+        """A certificate for the controller as a server that is called `name`, and the authority (PEM) of it."""
+        authority = self._authority()
+        pair = authority.issue(name, [name], self._clock(), LIFETIME, server=True, client=False)
+        return pair, authority.pair.certificate
+
     def _authority(self) -> Authority:
         with self._lock:
             if self._known is None:

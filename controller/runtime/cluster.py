@@ -1,9 +1,11 @@
 """The Kubernetes API as the controller, the node agent and the `dvcr` verbs use it. Objects are plain dicts."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -45,10 +47,23 @@ _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 30
 _WATCH_S = 300
 _PAGE = 500
+_UNAVAILABLE = 503
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+
+
+@dataclass(frozen=True)
+class Access:
+    """An address of the API, and how to authenticate there."""
+
+    url: str
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | None
+    server_name: str | None
+    """What the server's certificate must be for, if that is not the URL's host."""
+    proxy: str | None
 
 
 class Cluster:
@@ -164,13 +179,19 @@ class Cluster:
         return informer
 
     def resources(self) -> Resources:
-        """Every kind that the server has, preferred versions first."""
+        """Every kind that the server has, preferred versions first; without those whose own server is away."""
         groups = [("", "v1")]
         for group in self.request("GET", "/apis")["groups"]:
             groups += [(group["name"], version["version"]) for version in group["versions"]]
         found = []
         for group, version in groups:
             path = f"/apis/{group}/{version}" if group else f"/api/{version}"
+            try:
+                listed = self.request("GET", path)["resources"]
+            except ClusterError as exc:
+                if exc.status != _UNAVAILABLE:
+                    raise
+                continue
             found += [
                 Resource(
                     group,
@@ -181,7 +202,7 @@ class Cluster:
                     tuple(entry.get("shortNames") or ()),
                     tuple(entry.get("categories") or ()),
                 )
-                for entry in self.request("GET", path)["resources"]
+                for entry in listed
                 if "/" not in entry["name"]
             ]
         return found
@@ -201,8 +222,27 @@ class Cluster:
         query = {"follow": follow and "true", "previous": previous and "true", "container": container}
         query["tailLines"] = "" if tail_lines is None else str(tail_lines)
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
-        response = self._open("GET", path, {k: v for k, v in query.items() if v}, read_timeout_s=None)
+        return self.download(path, {k: v for k, v in query.items() if v})
+
+    def download(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+        """What `path` answers, whatever it is, in pieces as it arrives."""
+        response = self._open("GET", path, query, accept="*/*", read_timeout_s=None)
         return _pieces(response, path)
+
+    def access(self, path: str) -> "Access":
+        """What another client needs for `path`: for websockets, which the official one only has for pods."""
+        configuration = self._api.configuration
+        headers: dict[str, str] = {"User-Agent": "dvcr"}
+        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        tls = None
+        if self.server.startswith("https"):
+            tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+            if not configuration.verify_ssl:
+                tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+            if configuration.cert_file:
+                tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+        server_name = configuration.tls_server_name
+        return Access(self.server + quote(path), headers, tls, server_name, configuration.proxy)
 
     def request(
         self,

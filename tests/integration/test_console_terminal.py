@@ -7,11 +7,10 @@ import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import pytest
 from aiohttp import WSMsgType, web
 
-from controller.machines.terminal import attach
-from dvcr.errors import ResourceError
+from controller.consoles.terminal import attach, pipe
+from controller.relay import Upstream, connect, new_session
 
 GREETING = b"welcome\r\n"
 
@@ -31,6 +30,7 @@ class EchoMachine:
         async for message in socket:
             assert message.type is WSMsgType.BINARY
             self.typed += message.data
+            # The end of a stream is answered with its end: an empty message.
             await socket.send_bytes(message.data.upper())
             if b"bye" in self.typed:
                 await socket.close()
@@ -47,7 +47,7 @@ async def running_machine() -> AsyncIterator[EchoMachine]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    machine.url = f"ws://127.0.0.1:{runner.addresses[0][1]}/console"
+    machine.url = f"http://127.0.0.1:{runner.addresses[0][1]}/console"
     try:
         yield machine
     finally:
@@ -62,6 +62,11 @@ def with_machine(test: Callable[[EchoMachine], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+async def attached(machine: EchoMachine, input_fd: int, output_fd: int) -> None:
+    async with new_session() as session:
+        await attach(await connect(session, Upstream(machine.url)), input_fd, output_fd)
+
+
 async def read_until(fd: int, text: bytes) -> bytes:
     seen = b""
     while text not in seen:
@@ -73,13 +78,13 @@ def test_on_a_terminal_keys_go_to_the_machine_unchanged_and_ctrl_right_bracket_l
     async def use(machine: EchoMachine) -> None:
         ours, terminal = pty.openpty()
         before = termios.tcgetattr(terminal)
-        attached = asyncio.create_task(attach(machine.url, terminal, terminal))
+        leaving = asyncio.create_task(attached(machine, terminal, terminal))
         await read_until(ours, GREETING)
         os.write(ours, b"ls\x03\x04")
         await read_until(ours, b"LS\x03\x04")
-        assert not attached.done()
+        assert not leaving.done()
         os.write(ours, b"x\x1dignored")
-        await attached
+        await leaving
 
         await machine.left.wait()
         assert machine.typed == b"ls\x03\x04x"
@@ -94,10 +99,10 @@ def test_without_a_terminal_input_is_sent_and_output_printed_until_the_machine_e
     async def use(machine: EchoMachine) -> None:
         input_read, input_write = os.pipe()
         output_read, output_write = os.pipe()
-        attached = asyncio.create_task(attach(machine.url, input_read, output_write))
+        ending = asyncio.create_task(attached(machine, input_read, output_write))
         os.write(input_write, b"hello \x1d bye")
         os.close(input_write)
-        await attached
+        await ending
         os.close(output_write)
 
         assert os.read(output_read, 4096) == GREETING + b"HELLO \x1d BYE"
@@ -111,20 +116,30 @@ def test_output_goes_on_after_the_end_of_input() -> None:
     async def use(machine: EchoMachine) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         output_read, output_write = os.pipe()
-        attached = asyncio.create_task(attach(machine.url, nothing, output_write))
+        watching = asyncio.create_task(attached(machine, nothing, output_write))
         await read_until(output_read, GREETING)
 
-        assert not attached.done()
-        attached.cancel()
-        await asyncio.gather(attached, return_exceptions=True)
+        assert not watching.done()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         for fd in (nothing, output_read, output_write):
             os.close(fd)
 
     with_machine(use)
 
 
-def test_a_console_that_does_not_answer_is_a_clear_error() -> None:
-    with pytest.raises(ResourceError, match=r"the console at ws://127\.0\.0\.1:1/console does not answer") as caught:
-        asyncio.run(attach("ws://127.0.0.1:1/console", 0, 1))
+def test_a_pipe_tells_the_end_of_its_input_and_ends_with_the_stream() -> None:
+    async def use(machine: EchoMachine) -> None:
+        input_read, input_write = os.pipe()
+        output_read, output_write = os.pipe()
+        os.write(input_write, b"hello \x1d")
+        os.close(input_write)
+        async with new_session() as session:
+            await pipe(await connect(session, Upstream(machine.url)), input_read, output_write)
+        os.close(output_write)
 
-    assert caught.value.reason == "ConsoleUnavailable"
+        assert os.read(output_read, 4096) == GREETING + b"HELLO \x1d"
+        os.close(output_read)
+        os.close(input_read)
+
+    with_machine(use)

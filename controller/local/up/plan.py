@@ -102,7 +102,11 @@ def make_plan(data: Path, ports: Ports) -> Plan:
                 "external_url": uploader_url,
                 "in_cluster_url": uploader_url,
             },
-            "controller": {"kubeconfig": kubeconfig, "launcher_command": json.dumps(_command("dvcr-launcher"))},
+            "controller": {
+                "kubeconfig": kubeconfig,
+                "launcher_command": json.dumps(_command("dvcr-launcher")),
+                "machine_api": {"external_name": LOOPBACK},
+            },
             "cluster": {
                 "host": LOOPBACK,
                 "port": ports.api,

@@ -1,75 +1,75 @@
-"""The user's end of a machine's serial console: this terminal, joined to the launcher's websocket."""
+"""Joining this process's own descriptors to a way to a machine: the terminal to its console, or a pipe to a port."""
 
 import asyncio
 import os
-import ssl
 import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import aiohttp
 
-from dvcr.errors import ResourceError
-
 ESCAPE = b"\x1d"  # Ctrl-]
-READ_BYTES = 4096
+READ_BYTES = 64 * 1024
 MAX_WAITING_PIECES = 16
 
 
-async def attach(
-    url: str,
-    input_fd: int = 0,
-    output_fd: int = 1,
-    *,
-    tls: ssl.SSLContext | None = None,
-    server_name: str | None = None,
-) -> None:
-    """Join the two descriptors to the console at `url` until the machine ends or the user leaves with Ctrl-].
-
-    `server_name` is what the server's certificate must be for, if that is not the URL's host.
+async def attach(socket: aiohttp.ClientWebSocketResponse, input_fd: int = 0, output_fd: int = 1) -> None:
+    """Join the two descriptors to a console until the machine ends or the user leaves with Ctrl-].
 
     A terminal is raw meanwhile and restored at the end. Input that is no terminal is sent as it is, Ctrl-] included;
-    when it ends, output goes on. Raises ResourceError if the console does not answer.
+    when it ends, output goes on.
     """
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        try:
-            socket = await session.ws_connect(
-                url, heartbeat=20, max_msg_size=0, ssl=tls or True, server_hostname=server_name
-            )
-        except (aiohttp.ClientError, TimeoutError) as exc:
-            raise ResourceError(
-                f"the console at {url} does not answer: {exc}", reason="ConsoleUnavailable", retryable=True
-            ) from exc
-        async with socket:
-            with _raw(input_fd) as interactive:
-                show = asyncio.create_task(_show(socket, output_fd))
-                send = asyncio.create_task(_send(socket, input_fd, interactive))
-                await asyncio.wait((show, send), return_when=asyncio.FIRST_COMPLETED)
-                for task in (show, send):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError, ConnectionError):
-                        await task
+    async with socket:
+        with _raw(input_fd) as interactive:
+            await _first_of(_show(socket, output_fd), _send(socket, input_fd, escape=interactive))
+
+
+async def pipe(socket: aiohttp.ClientWebSocketResponse, input_fd: int = 0, output_fd: int = 1) -> None:
+    """Join the two descriptors to a stream until the other side ends it; the end of input is told to it."""
+    async with socket:
+        await _first_of(_show(socket, output_fd), _send(socket, input_fd, tell_end=True))
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Until one of them is done; what it raises goes through, the others are ended."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            with suppress(ConnectionError):  # the other side is gone: that is an end as any other
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _show(socket: aiohttp.ClientWebSocketResponse, output_fd: int) -> None:
+    """Print what comes, up to the end of the stream."""
     async for message in socket:
         if message.type is aiohttp.WSMsgType.BINARY:
+            if not message.data:
+                return
             await asyncio.to_thread(_write_all, output_fd, message.data)
 
 
-async def _send(socket: aiohttp.ClientWebSocketResponse, input_fd: int, interactive: bool) -> None:
+async def _send(
+    socket: aiohttp.ClientWebSocketResponse, input_fd: int, *, escape: bool = False, tell_end: bool = False
+) -> None:
     """Pass input on; returns when the user leaves, never at the end of input."""
     pieces = _read_in_thread(input_fd)
     while data := await pieces.get():
-        kept, escape, _ = data.partition(ESCAPE) if interactive else (data, b"", b"")
+        kept, left, _ = data.partition(ESCAPE) if escape else (data, b"", b"")
         if kept:
             await socket.send_bytes(kept)
-        if escape:
+        if left:
             return
+    if tell_end:
+        await socket.send_bytes(b"")
     await asyncio.Event().wait()
 
 
