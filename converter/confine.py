@@ -27,6 +27,7 @@ SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF =
 LANDLOCK_READ = 1 | 4 | 8  # execute, read file, read directory
 LANDLOCK_ON_FILES = 1 | 2 | 4 | 1 << 14 | 1 << 15  # rights that a rule about one file may name
 NOBODY = 65534
+CPU_GRACE_S = 5
 
 # System calls that a converter of images has no business with, by machine, in three groups.
 # Network: socket, connect, bind, listen, accept, accept4.
@@ -74,7 +75,9 @@ def limit(limits: dict[str, int]) -> None:
         number = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(number)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (value, value))
+        # Over its soft limit on CPU time a process gets SIGXCPU, which tells why; over the hard one SIGKILL.
+        soft = max(value - CPU_GRACE_S, 1) if name == "CPU" else value
+        resource.setrlimit(number, (soft, value))
 
 
 def namespaces() -> None:

@@ -1,21 +1,24 @@
 """A source image into chunks of a raw disk, without a scratch copy of either.
 
 ByteSource ── SourceExport ◀─socket─ qemu-img convert ─socket─▶ ChunkSink ── ChunkStore
-ByteSource ─────────── raw, iso, qcow2: no qemu-img ──────────▶ ChunkSink ── ChunkStore
+ByteSource ──── raw, iso, qcow2, streamOptimized: no qemu-img ─▶ ChunkSink ── ChunkStore
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from converter.headers import refuse_bomb, refuse_empty, vmdk
 from converter.inspect import ImageFormat, ImageInfo
+from converter.mapped import MappedDisk, TableCheck
 from converter.nbd.server import NbdServer
 from converter.nbd.sink import ChunkSink, ChunkStore
-from converter.nbd.source import SourceExport
-from converter.qcow2 import Qcow2Disk, TableCheck
-from converter.qemu_img import QemuImg
+from converter.nbd.source import FREE_BYTES, SourceExport
+from converter.qcow2 import Qcow2Disk
+from converter.qemu_img import QemuImg, refuse_idle
 from converter.raw import copy_raw, sink_size_bytes
 from converter.source import ByteSource
+from converter.vmdk import VmdkDisk
 from dvcr.artifact.image import MAX_VIRTUAL_SIZE_BYTES, Chunk
 from dvcr.errors import ImageError
 
@@ -25,6 +28,11 @@ IDLE_TIMEOUT_S = 60.0
 # Of the source: each part costs a start of qemu-img, which is a tenth of a second.
 PART_BYTES = 512 * 2**20
 MAX_PARTS = 16
+# How often qemu-img may read the source: what is right is read once, and tables a second time.
+MAX_READS = 4
+# A compressed cluster may take a few bytes of a sector, of which qemu-img reads at least one.
+MAX_READS_QCOW2 = 64
+MAX_UNPACKING_RATIO = 10_000
 SOURCE, TARGET = "source", "target"
 
 
@@ -46,6 +54,7 @@ def convert(
     *,
     on_progress: Callable[[int], None],
     max_virtual_size_bytes: int = MAX_VIRTUAL_SIZE_BYTES,
+    max_unpacking_ratio: int = MAX_UNPACKING_RATIO,
     qemu_img: QemuImg | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
 ) -> ConvertedDisk:
@@ -57,8 +66,10 @@ def convert(
     source are not checked: call `source.finish` after this.
 
     `max_virtual_size_bytes` is for disks whose size only their end tells; the size of others is in `info`.
-    Raises SourceError, ImageError (see `copy_raw`; `TruncatedImage`, or `ConversionFailed` also where qemu-img asks for
-    nothing for `idle_timeout_s`), and whatever the store raises.
+    `max_unpacking_ratio` is how many bytes of the disk each byte of the source may give, beyond 256 MiB.
+    Raises SourceError, ImageError (see `copy_raw`; `TruncatedImage`, `CorruptImage`, `DecompressionBomb`;
+    `SnapshotsRefused` where a qcow2 has nothing but snapshots; `ConversionFailed` also where qemu-img asks for nothing
+    for `idle_timeout_s`), and whatever the store raises.
     """
     image_format, size = info.format, info.virtual_size_bytes
     if image_format in (ImageFormat.RAW, ImageFormat.ISO):
@@ -68,25 +79,37 @@ def convert(
             chunks = sink.finish()
     else:
         with ChunkSink(size, store) as sink:
-            if (
-                image_format is ImageFormat.QCOW2
-                and not (disk := Qcow2Disk(source, size, sink.chunk_size_bytes)).unusual
-            ):
+            disk = _mapped(source, info, sink.chunk_size_bytes, max_unpacking_ratio)
+            if disk is not None:
                 _chunk_by_chunk(disk, source, sink, on_progress)
             else:
-                _through_qemu_img(source, info, sink, qemu_img or QemuImg(), on_progress, idle_timeout_s)
+                watch = _Watch(on_progress, idle_timeout_s, max_unpacking_ratio)
+                _through_qemu_img(source, info, sink, qemu_img or QemuImg(), watch)
             chunks = sink.finish()
+    if info.snapshots and not chunks:
+        refuse_empty(info.snapshots)
     on_progress(size)
     return ConvertedDisk(image_format, size, sink.chunk_size_bytes, chunks)
 
 
-def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+def _mapped(source: ByteSource, info: ImageInfo, chunk_bytes: int, max_unpacking_ratio: int) -> MappedDisk | None:
+    """The disk, where it is one that we read ourselves."""
+    if info.format is ImageFormat.QCOW2:
+        disk = Qcow2Disk(source, info.virtual_size_bytes, chunk_bytes, max_unpacking_ratio)
+        return None if disk.unusual else disk
+    if info.format is ImageFormat.VMDK and (header := vmdk(source)).compressed:
+        return VmdkDisk(source, header, chunk_bytes, max_unpacking_ratio)
+    return None
+
+
+def _chunk_by_chunk(disk: MappedDisk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
     """In the order of the file, from a source that then needs to keep nothing; else in the order of the disk."""
     steps = disk.streaming_order()
     if steps is None:
         for index in range(disk.chunk_count):
             pieces = disk.pieces(index)
             if pieces:
+                sink.await_room()
                 sink.put_chunk(index, partial(disk.assemble, index, pieces, disk.read(pieces)))
             on_progress(index * sink.chunk_size_bytes)
         return
@@ -96,6 +119,7 @@ def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_pro
         if isinstance(step, TableCheck):
             disk.check_table(step.number)
             continue
+        sink.await_room()
         pieces = disk.pieces(step.index)
         data = held.setdefault(step.index, [])
         data += disk.read(pieces[step.first : step.end])
@@ -104,15 +128,21 @@ def _chunk_by_chunk(disk: Qcow2Disk, source: ByteSource, sink: ChunkSink, on_pro
         on_progress(number * sink.size_bytes // len(steps))
 
 
-def _through_qemu_img(
-    source: ByteSource,
-    info: ImageInfo,
-    sink: ChunkSink,
-    qemu_img: QemuImg,
-    on_progress: Callable[[int], None],
-    idle_timeout_s: float,
-) -> None:
-    export = SourceExport(source, exact_length=info.exact_length, read_ahead=info.reads_ahead)
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """What is looked at while qemu-img runs."""
+
+    on_progress: Callable[[int], None]
+    idle_timeout_s: float
+    max_unpacking_ratio: int
+
+
+def _through_qemu_img(source: ByteSource, info: ImageInfo, sink: ChunkSink, qemu_img: QemuImg, watch: _Watch) -> None:
+    export = SourceExport(
+        source,
+        exact_length=info.exact_length,
+        max_reads=MAX_READS_QCOW2 if info.format is ImageFormat.QCOW2 else MAX_READS,
+    )
     with (
         NbdServer(None, {SOURCE: export}) as source_server,
         NbdServer(None, {TARGET: sink}) as target_server,
@@ -120,12 +150,10 @@ def _through_qemu_img(
 
         def tick() -> None:
             _raise_cause(source_server, sink, target_server)
-            on_progress(sink.written_bytes)
-            idle_s = min(source_server.idle_s(), target_server.idle_s())
-            if idle_s > idle_timeout_s:
-                raise ImageError(
-                    f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
-                )
+            watch.on_progress(sink.written_bytes)
+            if sink.received_bytes > FREE_BYTES + watch.max_unpacking_ratio * export.furthest_bytes:
+                refuse_bomb(watch.max_unpacking_ratio)
+            refuse_idle(min(source_server.idle_s(), target_server.idle_s()), watch.idle_timeout_s)
 
         for part in _parts(info, source.total_bytes or info.virtual_size_bytes, sink.chunk_size_bytes):
             with source_server.connect() as source_socket, target_server.connect() as target_socket:

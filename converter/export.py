@@ -10,11 +10,13 @@ from pathlib import Path
 
 from converter.nbd.export import ReadableExport
 from converter.nbd.server import NbdServer
-from converter.qemu_img import QemuImg
+from converter.qemu_img import QemuImg, refuse_idle
 from dvcr.errors import ConfigError, ImageError, NoSpaceError, StorageError
 
 READ_BYTES = 4 * 2**20
 EXPORT = "disk"
+# It may write to a slow disk meanwhile.
+IDLE_TIMEOUT_S = 300.0
 
 
 class ExportFormat(StrEnum):
@@ -66,6 +68,7 @@ def export_image(
     compression: Compression | None = None,
     on_progress: Callable[[int], None],
     qemu_img: QemuImg | None = None,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
 ) -> None:
     """Write `disk` to the file `destination`, replacing what is there.
 
@@ -73,7 +76,7 @@ def export_image(
     all, and nothing else is left behind. Without `compression` the format's usual one. `on_progress` gets the bytes of
     the disk that are done, never fewer than before; what it raises stops the export. Raises ConfigError where the
     format does not know the compression, StorageError (NoSpaceError) where the file cannot be written, ImageError
-    `ConversionFailed`, and whatever reading `disk` raises.
+    `ConversionFailed` (also where qemu-img asks for nothing for `idle_timeout_s`), and whatever reading `disk` raises.
     """
     allowed = compressions(format)
     compression = compression or allowed[0]
@@ -89,7 +92,7 @@ def export_image(
             _write_raw(disk, file, on_progress)
         else:
             options = _OPTIONS[format, compression]
-            _write_with_qemu_img(disk, file, options, on_progress, qemu_img or QemuImg())
+            _write_with_qemu_img(disk, file, options, on_progress, qemu_img or QemuImg(), idle_timeout_s)
         _sync(file)
         file.replace(destination)
         _sync(destination.parent)
@@ -134,6 +137,7 @@ def _write_with_qemu_img(
     options: Sequence[str],
     on_progress: Callable[[int], None],
     qemu_img: QemuImg,
+    idle_timeout_s: float,
 ) -> None:
     watched = _Watched(disk)
     with NbdServer(None, {EXPORT: watched}) as server, server.connect() as connection:
@@ -142,6 +146,7 @@ def _write_with_qemu_img(
             if server.error is not None:
                 raise server.error
             on_progress(watched.done_bytes)
+            refuse_idle(server.idle_s(), idle_timeout_s)
 
         source = f"driver=raw,file.driver=nbd,file.server.type=fd,file.server.str={connection.fileno()}"
         try:

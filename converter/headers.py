@@ -10,9 +10,9 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
-from uuid import UUID
 
 from converter.source import ByteSource
 from dvcr.errors import ImageError
@@ -29,7 +29,9 @@ QCOW2_CORRUPT, QCOW2_EXTERNAL_DATA, QCOW2_KNOWN_FEATURES = 2, 4, 0b11111
 QCOW2_OFFSETS = 0x00FFFFFFFFFFFE00
 
 VMDK_MAGIC = b"KDMV"
-VMDK_COMPRESSED = 1 << 16
+VMDK_ZERO_GRAINS = 1 << 2
+VMDK_COMPRESSED_FLAGS = 1 << 16 | 1 << 17  # compressed, and with markers that say how much
+VMDK_DEFLATE = 1
 VMDK_GD_AT_END = 2**64 - 1
 MAX_DESCRIPTOR_BYTES = 2**20 - 1
 
@@ -44,15 +46,20 @@ VDI_DYNAMIC, VDI_STATIC = 1, 2
 VDI_NO_BLOCK = 0xFFFFFFFE  # and above: not allocated, or discarded
 
 VHDX_MAGIC = b"vhdxfile"
-VHDX_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
-VHDX_FILE_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
-VHDX_VIRTUAL_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
-VHDX_HAS_PARENT = 2
 
 
 def refuse(reason: str, message: str) -> NoReturn:
     """Raise the ImageError."""
     raise ImageError(message, reason=reason)
+
+
+def refuse_bomb(max_ratio: int) -> NoReturn:
+    """An image that unpacks to more than it may."""
+    refuse(
+        "DecompressionBomb",
+        f"the image unpacks to more than {max_ratio} times its size; if it is right, raise "
+        "importer.max_unpacking_ratio",
+    )
 
 
 def read(source: ByteSource, offset_bytes: int, length_bytes: int, what: str) -> bytes:
@@ -68,14 +75,14 @@ def read(source: ByteSource, offset_bytes: int, length_bytes: int, what: str) ->
     return data
 
 
-def _refuse_overlap(what: str, tables: Sequence[Table]) -> None:
+def refuse_overlap(what: str, tables: Sequence[Table]) -> None:
     """Refuse tables that share bytes: each is (offset, length, name)."""
     for (at, length, name), (next_at, _, next_name) in pairwise(sorted(tables)):
         if at + length > next_at:
             refuse("CorruptImage", f"the {what}'s {name} and {next_name} overlap; it is damaged or made to deceive")
 
 
-def _refuse_bad_blocks(
+def refuse_bad_blocks(
     source: ByteSource, what: str, offsets: list[int], least_bytes: int, block_bytes: int, tables: Sequence[Table]
 ) -> None:
     """Refuse blocks of data that end behind the image, share bytes with another, or with a table.
@@ -96,8 +103,8 @@ def _refuse_bad_blocks(
             refuse("CorruptImage", f"the {what} has data where its {name} is; it is damaged or made to deceive")
 
 
-def qcow2(source: ByteSource) -> int:
-    """Virtual size of a qcow2 of version 2 or 3 (docs/interop/qcow2.txt of QEMU)."""
+def qcow2(source: ByteSource) -> tuple[int, int]:
+    """Virtual size of a qcow2 of version 2 or 3, and its internal snapshots (docs/interop/qcow2.txt of QEMU)."""
     header = read(source, 0, 72, "the qcow2 header")
     (version, backing_offset, backing_length, cluster_bits, size, encryption, l1_entries, l1_offset) = struct.unpack(
         ">IQIIQIIQ", header[4:48]
@@ -143,7 +150,7 @@ def qcow2(source: ByteSource) -> int:
         (counts_at, counts_clusters * cluster, "table of references"),
         *([(snapshots_at, 40, "table of snapshots")] if snapshots else []),
     ]
-    _refuse_overlap("qcow2", [table for table in tables if table[1]])
+    refuse_overlap("qcow2", [table for table in tables if table[1]])
     l1 = array("Q", read(source, l1_offset, needed * 8, "the qcow2's table of clusters"))
     if sys.byteorder == "little":
         l1.byteswap()
@@ -152,30 +159,53 @@ def qcow2(source: ByteSource) -> int:
     if total is not None and (len(offsets) - 1) * cluster > total:
         refuse("CorruptImage", "the qcow2 has more tables than its file could hold; repair it (qemu-img check -r all)")
     if snapshots and not offsets:
-        refuse(
-            "SnapshotsRefused",
-            f"the qcow2's disk is empty, all it holds is in its {snapshots} internal snapshots; make one of them an "
-            "image of its own (qemu-img convert -l NAME)",
-        )
+        refuse_empty(snapshots)
     # The last table may be cut where the disk ends.
-    _refuse_bad_blocks(source, "qcow2", offsets, 8, cluster, [table for table in tables if table[2] != "header"])
-    return int(size) // SECTOR_BYTES * SECTOR_BYTES
+    refuse_bad_blocks(source, "qcow2", offsets, 8, cluster, [table for table in tables if table[2] != "header"])
+    return int(size) // SECTOR_BYTES * SECTOR_BYTES, int(snapshots)
 
 
-def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
-    """Virtual size of a sparse VMDK, whether its metadata is found from the end, and whether it is compressed."""
+def refuse_empty(snapshots: int) -> NoReturn:
+    """A qcow2 that has nothing in it but snapshots."""
+    refuse(
+        "SnapshotsRefused",
+        f"the qcow2's disk is empty, all it holds is in its {snapshots} internal snapshots; make one of them an "
+        "image of its own (qemu-img convert -l NAME)",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VmdkHeader:
+    """What the header of a sparse VMDK says, or its footer, where the directory is found from there."""
+
+    size_bytes: int
+    """Of the disk."""
+    grain_bytes: int
+    table_grains: int
+    """Grains that one table has entries for."""
+    directory: tuple[int, ...]
+    """Where each table is; 0 for none."""
+    from_end: bool
+    compressed: bool
+    zero_grains: bool
+    """Whether 1 stands for a grain of zeroes."""
+
+
+def vmdk(source: ByteSource) -> VmdkHeader:
+    """A sparse VMDK in one file (VMware, Virtual Disk Format 1.1, and QEMU's block/vmdk.c)."""
     header = read(source, 0, SECTOR_BYTES, "the VMDK header")
-    tail = b""
     from_end = struct.unpack_from("<Q", header, 56)[0] == VMDK_GD_AT_END
     if from_end:
         tail = read(source, max(0, source.size_bytes() - 1536), 1536, "the VMDK footer")
-        if tail[512:516] != VMDK_MAGIC or any(tail[1024:]) or source.size_bytes() % SECTOR_BYTES:
+        footer = tail[512:1024]
+        if not footer.startswith(VMDK_MAGIC) or any(tail[1024:]) or source.size_bytes() % SECTOR_BYTES:
             refuse(
                 "TruncatedImage", "the image is cut off: a streamOptimized VMDK ends with a footer, this one does not"
             )
         # The capacity, and where the descriptor is, must be what is checked here.
-        if tail[512 + 12 : 512 + 20] != header[12:20] or tail[512 + 28 : 512 + 44] != header[28:44]:
+        if footer[12:20] != header[12:20] or footer[28:44] != header[28:44]:
             refuse("CorruptImage", "the VMDK's header and footer contradict each other")
+        header = footer
     (version, flags, capacity, grain, descriptor_at, descriptor_sectors, entries, _, directory_at) = struct.unpack_from(
         "<IIQQQQIQQ", header, 4
     )
@@ -187,6 +217,36 @@ def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
             "this VMDK is only a part or a description of a disk; export it as one file "
             "(monolithicSparse or streamOptimized)",
         )
+    _check_vmdk_text(source, descriptor_at, descriptor_sectors)
+    compressed = struct.unpack_from("<H", header, 77)[0] == VMDK_DEFLATE
+    if not 1 <= grain <= 2**16 or grain & (grain - 1) or (compressed and not 8 <= grain <= 2**13):
+        refuse("CorruptImage", f"the VMDK has grains of {grain} sectors; export it again")
+    if not 1 <= entries <= 512:
+        refuse("CorruptImage", f"the VMDK has tables of {entries} grains; export it again")
+    if flags & VMDK_COMPRESSED_FLAGS != (VMDK_COMPRESSED_FLAGS if compressed else 0):
+        refuse("CorruptImage", "the VMDK contradicts itself as to whether it is compressed; export it again")
+    directory_entries = -(-capacity // (grain * entries))
+    if directory_entries * 4 > MAX_L1_BYTES:
+        refuse("CorruptImage", f"the VMDK's directory has {directory_entries} tables; export it again")
+    directory = (directory_at * SECTOR_BYTES, directory_entries * 4, "grain directory")
+    header_and_text = (0, SECTOR_BYTES, "header"), (descriptor_at * SECTOR_BYTES, SECTOR_BYTES, "descriptor")
+    refuse_overlap("VMDK", [*header_and_text, directory])
+    found = struct.iter_unpack("<I", read(source, *directory[:2], "the VMDK's grain directory"))
+    offsets = tuple(at * SECTOR_BYTES for (at,) in found)
+    used = [at for at in offsets if at]
+    refuse_bad_blocks(source, "VMDK", used, 4, entries * 4, [*header_and_text, directory])
+    return VmdkHeader(
+        size_bytes=capacity * SECTOR_BYTES,
+        grain_bytes=grain * SECTOR_BYTES,
+        table_grains=entries,
+        directory=offsets,
+        from_end=from_end,
+        compressed=compressed,
+        zero_grains=bool(flags & VMDK_ZERO_GRAINS),
+    )
+
+
+def _check_vmdk_text(source: ByteSource, descriptor_at: int, descriptor_sectors: int) -> None:
     # qemu looks at twenty sectors whatever the header says.
     length = min(max(descriptor_sectors, 20) * SECTOR_BYTES, MAX_DESCRIPTOR_BYTES)
     total = source.total_bytes
@@ -197,22 +257,6 @@ def vmdk(source: ByteSource) -> tuple[int, bool, bool]:
     if len(text) < SECTOR_BYTES:
         refuse("TruncatedImage", "the image is cut off: the VMDK's descriptor is not in it; fetch or export it again")
     check_vmdk_descriptor(text.split(b"\0")[0].decode("latin-1"))
-    if not 1 <= grain <= 2**16 or grain & (grain - 1):
-        refuse("CorruptImage", f"the VMDK has grains of {grain} sectors; export it again")
-    if not 1 <= entries <= 512:
-        refuse("CorruptImage", f"the VMDK has tables of {entries} grains; export it again")
-    if from_end:
-        (directory_at,) = struct.unpack_from("<Q", tail, 512 + 56)
-    directory_entries = -(-capacity // (grain * entries))
-    if directory_entries * 4 > MAX_L1_BYTES:
-        refuse("CorruptImage", f"the VMDK's directory has {directory_entries} tables; export it again")
-    directory = (directory_at * SECTOR_BYTES, directory_entries * 4, "grain directory")
-    header_and_text = (0, SECTOR_BYTES, "header"), (descriptor_at * SECTOR_BYTES, SECTOR_BYTES, "descriptor")
-    _refuse_overlap("VMDK", [*header_and_text, directory])
-    found = struct.iter_unpack("<I", read(source, *directory[:2], "the VMDK's grain directory"))
-    offsets = [at * SECTOR_BYTES for (at,) in found if at]
-    _refuse_bad_blocks(source, "VMDK", offsets, 4, entries * 4, [*header_and_text, directory])
-    return capacity * SECTOR_BYTES, from_end, bool(flags & VMDK_COMPRESSED)
 
 
 def check_vmdk_descriptor(text: str) -> None:
@@ -270,13 +314,13 @@ def vpc(source: ByteSource) -> int:
     if block < SECTOR_BYTES or block & (block - 1) or entries * block < size:
         refuse("CorruptImage", "the VHD's block table does not fit its size; export it again")
     tables = [(0, SECTOR_BYTES, "footer"), (table_at, 1024, "header"), (bat_at, entries * 4, "block table")]
-    _refuse_overlap("VHD", tables)
+    refuse_overlap("VHD", tables)
     bat = read(source, bat_at, entries * 4, "the VHD's block table") if entries * 4 <= MAX_L1_BYTES else b""
     if not bat:
         refuse("CorruptImage", f"the VHD has {entries} blocks; export it again with larger ones")
     bitmap = -(-(block // SECTOR_BYTES // 8) // SECTOR_BYTES) * SECTOR_BYTES
     used = [sector * SECTOR_BYTES for (sector,) in struct.iter_unpack(">I", bat) if sector != VPC_NO_BLOCK]
-    _refuse_bad_blocks(source, "VHD", used, bitmap + SECTOR_BYTES, bitmap + block, tables)
+    refuse_bad_blocks(source, "VHD", used, bitmap + SECTOR_BYTES, bitmap + block, tables)
     return size
 
 
@@ -315,52 +359,8 @@ def vdi(source: ByteSource) -> int:
     if allocated > blocks or blocks * 4 > MAX_L1_BYTES:
         refuse("CorruptImage", f"the VDI has {allocated} of {blocks} blocks allocated; export it again")
     tables = [(0, SECTOR_BYTES, "header"), (bmap_at, blocks * 4, "block table")]
-    _refuse_overlap("VDI", tables)
+    refuse_overlap("VDI", tables)
     table = struct.iter_unpack("<I", read(source, bmap_at, blocks * 4, "the VDI's block table"))
     offsets = [data_at + number * block for (number,) in table if number < VDI_NO_BLOCK]
-    _refuse_bad_blocks(source, "VDI", offsets, SECTOR_BYTES, block, tables)
+    refuse_bad_blocks(source, "VDI", offsets, SECTOR_BYTES, block, tables)
     return -(-int(size) // SECTOR_BYTES) * SECTOR_BYTES
-
-
-def vhdx(source: ByteSource) -> int:
-    """Virtual size of a VHDX (MS-VHDX)."""
-    headers = [read(source, at, 80, "the VHDX header") for at in (64 * 1024, 128 * 1024)]
-    valid = [header for header in headers if header[:4] == b"head"]
-    if not valid:
-        refuse("CorruptImage", "the VHDX has no valid header")
-    newest = max(valid, key=lambda header: int(struct.unpack_from("<Q", header, 8)[0]))
-    if any(newest[48:64]):
-        refuse(
-            "CorruptImage",
-            "the VHDX was not closed cleanly (its log is not empty); open and close it in Hyper-V, or "
-            "repair it (qemu-img check -r all)",
-        )
-    at, length = _vhdx_region(source)
-    table = read(source, at, 64 * 1024, "the VHDX metadata")
-    if table[:8] != b"metadata":
-        refuse("CorruptImage", "the VHDX has no metadata table where it should be")
-    (count,) = struct.unpack_from("<H", table, 10)
-    items = {}
-    for i in range(min(count, 2047)):
-        guid, offset, size = struct.unpack_from("<16sII", table, 32 + 32 * i)
-        if offset + size <= length:
-            items[UUID(bytes_le=guid)] = at + offset
-    if VHDX_FILE_PARAMETERS not in items or VHDX_VIRTUAL_SIZE not in items:
-        refuse("CorruptImage", "the VHDX does not say how large its disk is")
-    (_, flags) = struct.unpack("<II", read(source, items[VHDX_FILE_PARAMETERS], 8, "the VHDX metadata"))
-    if flags & VHDX_HAS_PARENT:
-        refuse("BackingFileRefused", "the VHDX is a differencing disk that refers to a parent; merge it first")
-    (size,) = struct.unpack("<Q", read(source, items[VHDX_VIRTUAL_SIZE], 8, "the VHDX metadata"))
-    return int(size)
-
-
-def _vhdx_region(source: ByteSource) -> tuple[int, int]:
-    table = read(source, 192 * 1024, 64 * 1024, "the VHDX region table")
-    if table[:4] != b"regi":
-        refuse("CorruptImage", "the VHDX has no region table")
-    (count,) = struct.unpack_from("<I", table, 8)
-    for i in range(min(count, 2047)):
-        guid, offset, length = struct.unpack_from("<16sQI", table, 16 + 32 * i)
-        if UUID(bytes_le=guid) == VHDX_METADATA:
-            return offset, length
-    return refuse("CorruptImage", "the VHDX has no metadata")

@@ -13,6 +13,7 @@ from oslo_utils.imageutils import format_inspector
 from converter import headers, signatures
 from converter.partitions import NOTHING_DECLARED, DeclaredSize, declared_size, has_partitions, refuse_cut
 from converter.source import ByteSource
+from converter.vhdx import vhdx
 from dvcr.errors import ImageError
 
 HEAD_BYTES = 128 * 1024
@@ -44,10 +45,10 @@ class ImageInfo:
     cdrom: bool
     exact_length: bool = False
     """The format is read from its end, so the converter must see exactly where that is."""
-    reads_ahead: bool = False
-    """The converter reads more than it needs, perhaps past the end."""
     declared: DeclaredSize = NOTHING_DECLARED
     """What a raw disk or an ISO says about its own length."""
+    snapshots: int = 0
+    """Inside a qcow2, beside its disk."""
 
 
 def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
@@ -72,19 +73,21 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
     if not found:
         _refuse_others(head)
     image_format = found.pop() if found else ImageFormat.RAW
-    exact = ahead = False
+    exact = False
+    snapshots = 0
     declared = NOTHING_DECLARED
     match image_format:
         case ImageFormat.QCOW2:
-            virtual = headers.qcow2(source)
+            virtual, snapshots = headers.qcow2(source)
         case ImageFormat.VMDK:
-            virtual, exact, ahead = headers.vmdk(source)
+            header = headers.vmdk(source)
+            virtual, exact = header.size_bytes, header.from_end
         case ImageFormat.VPC:
             virtual = headers.vpc(source)
         case ImageFormat.VDI:
             virtual = headers.vdi(source)
         case ImageFormat.VHDX:
-            virtual = headers.vhdx(source)
+            virtual = vhdx(source)
         case _:
             declared = declared_size(head)
             # As qemu does, to whole sectors.
@@ -100,7 +103,7 @@ def inspect(source: ByteSource, *, max_virtual_size_bytes: int) -> ImageInfo:
             reason="VirtualSizeTooLarge",
         )
     _second_opinion(source, image_format, head)
-    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, ahead, declared)
+    return ImageInfo(image_format, virtual, image_format is ImageFormat.ISO, exact, declared, snapshots)
 
 
 def _claims(head: bytes) -> set[ImageFormat]:

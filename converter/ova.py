@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from converter.source import ByteSource
+from converter.source import ByteSource, StreamingSource
 from dvcr.errors import ImageError
 
 BLOCK_BYTES = 512
@@ -77,6 +77,29 @@ class TarDisk:
                 reason="MultipleDisksRefused",
             )
         self._source.finish()
+
+
+class StreamingTarDisk(TarDisk):
+    """A TarDisk in a source that reads ahead, which then does so, too."""
+
+    def __init__(self, source: StreamingSource) -> None:
+        super().__init__(source)
+        self._streaming = source
+
+    @property
+    def window_bytes(self) -> int:
+        """That of the source."""
+        return self._streaming.window_bytes
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """The bytes of that range of the disk."""
+        length_bytes = max(0, min(length_bytes, self._disk.size_bytes - offset_bytes))
+        return self._streaming.read_ahead(self._disk.at + offset_bytes, length_bytes) if length_bytes else b""
+
+
+def disk_in_tar(source: ByteSource) -> TarDisk:
+    """The disk in the archive; raises what TarDisk raises."""
+    return StreamingTarDisk(source) if isinstance(source, StreamingSource) else TarDisk(source)
 
 
 def _disks(source: ByteSource) -> Iterator[_Member]:

@@ -14,6 +14,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,8 @@ class QemuImg:
 
     binary: str = "qemu-img"
     """Its name on the PATH, or its path."""
+    cpu_base_s: int = CPU_BASE_S
+    """Processor time that it gets for the smallest disk; more for larger ones."""
 
     def convert(
         self,
@@ -86,7 +89,7 @@ class QemuImg:
             raise ConfigError(f"{self.binary} was not found; install it (Debian: apt-get install qemu-utils)")
         layers = [name for name in sandbox_layers() if name != "unprivileged" or writable is None]
         size_limit = 0 if writable is None else 2 * virtual_size_bytes + 2**30
-        limits = _limits(CPU_BASE_S + virtual_size_bytes // CPU_BYTES_PER_S, size_limit)
+        limits = _limits(self.cpu_base_s + virtual_size_bytes // CPU_BYTES_PER_S, size_limit)
         process = subprocess.Popen(
             _confined([path, "convert", *arguments], limits, layers, writable),
             stdin=subprocess.DEVNULL,
@@ -105,6 +108,14 @@ class QemuImg:
             process.stderr.close()
         if process.returncode:
             raise ImageError(_explain(process.returncode, said), reason="ConversionFailed")
+
+
+def refuse_idle(idle_s: float, timeout_s: float) -> None:
+    """For `on_tick`: ImageError `ConversionFailed` where qemu-img has asked its sockets for nothing for so long."""
+    if idle_s > timeout_s:
+        raise ImageError(
+            f"qemu-img has asked for nothing for {idle_s:.0f} s and was stopped", reason="ConversionFailed"
+        )
 
 
 def _limits(cpu_s: int, file_size_bytes: int) -> dict[str, int]:
@@ -158,5 +169,10 @@ def _watch(process: subprocess.Popen[bytes], on_tick: Callable[[], None]) -> byt
 def _explain(code: int, said: bytes) -> str:
     text = " ".join(said.decode(errors="replace").split())
     text = "".join(c if c.isprintable() else "?" for c in text)[:500]
-    how = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
+    if code == -signal.SIGXCPU:
+        how = "was stopped, because it took more processor time than a disk of that size may take"
+    elif code < 0:
+        how = f"was killed by signal {-code}"
+    else:
+        how = f"failed with code {code}"
     return f"qemu-img {how}" + (f": {text}" if text else "")

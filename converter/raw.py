@@ -8,11 +8,14 @@ from converter import headers
 from converter.inspect import ImageFormat, ImageInfo
 from converter.nbd.sink import ChunkSink
 from converter.partitions import refuse_cut
-from converter.source import ByteSource
+from converter.source import ByteSource, StreamingSource
+from dvcr.artifact.chunk import is_zero
 from dvcr.artifact.image import MAX_CHUNKS, chunk_size_bytes
 from dvcr.errors import ImageError
 
 SECTOR_BYTES = 512
+PIECE_BYTES = 4 * 2**20
+"""What is read at once: a chunk, where chunks are small, and never more than a source keeps in memory."""
 # A VHD's geometry may leave out less than a cylinder; and then there is its footer.
 _VHD_MARGIN_BYTES = 4 * 2**20
 
@@ -32,10 +35,19 @@ def sink_size_bytes(source: ByteSource, info: ImageInfo, limit_bytes: int) -> in
         return chunk_size_bytes(min(info.declared.likely_bytes, limit_bytes)) * MAX_CHUNKS
     if chunk_size_bytes(size) != chunk_size_bytes(max(size - _VHD_MARGIN_BYTES, 0)):
         # A VHD's footer would make a difference to the size of the chunks, so its end has to be waited for.
-        footer = source.read_at(size - SECTOR_BYTES, SECTOR_BYTES)
+        footer = _last_sector(source, size)
         if headers.is_fixed_vhd(footer):
             return headers.fixed_vhd_size(footer, size)
     return size
+
+
+def _last_sector(source: ByteSource, size_bytes: int) -> bytes:
+    """By a request of its own where that is possible; what is read so is only a guess, and read again in its turn."""
+    if isinstance(source, StreamingSource):
+        footer = source.read_ahead(size_bytes - SECTOR_BYTES, SECTOR_BYTES)
+        if footer is not None:
+            return footer
+    return source.read_at(size_bytes - SECTOR_BYTES, SECTOR_BYTES)
 
 
 def copy_raw(
@@ -47,30 +59,27 @@ def copy_raw(
     where a disk without a known length turns out to be of another size than its partition table says, so that the size
     of the chunks was chosen wrongly; besides what `source` and `sink` raise.
     """
-    step = sink.chunk_size_bytes
-    index, held = 0, b""
+    offset, held = 0, b""
     while True:
-        # One chunk stays behind: a VHD's last sector may tell that the disk ends up to two megabytes before it.
-        offset = index * step + len(held)
-        data = source.read_at(offset, step)
-        source.release(offset + len(data))
-        if offset + len(data) > limit_bytes:
+        # One piece stays behind: a VHD's last sector may tell that the disk ends up to two megabytes before it.
+        data = source.read_at(offset, PIECE_BYTES)
+        offset += len(data)
+        source.release(offset)
+        if offset > limit_bytes:
             raise ImageError(
                 f"the disk has more than the {limit_bytes} bytes that are allowed (importer.max_virtual_size_bytes)",
                 reason="VirtualSizeTooLarge",
             )
-        if len(data) < step:
+        if len(data) < PIECE_BYTES:
             break
-        if held:
-            _put(sink, index, held)
-            index += 1
+        _put(sink, offset - len(data) - len(held), held)
         held = data
-        on_progress(min(index * step, sink.size_bytes))
+        on_progress(min(offset - len(data), sink.size_bytes))
+    total = source.total_bytes
+    if total is not None and offset < total:
+        raise ImageError(f"the image ends after {offset} of {total} bytes; fetch it again", reason="TruncatedImage")
     ending = held + data
-    end, total = index * step + len(ending), source.total_bytes
-    if total is not None and end < total:
-        raise ImageError(f"the image ends after {end} of {total} bytes; fetch it again", reason="TruncatedImage")
-    return _finish(ending, index * step, info, sink)
+    return _finish(ending, offset - len(ending), info, sink)
 
 
 def _finish(ending: bytes, start: int, info: ImageInfo, sink: ChunkSink) -> RawCopy:
@@ -89,20 +98,24 @@ def _finish(ending: bytes, start: int, info: ImageInfo, sink: ChunkSink) -> RawC
             )
         ending = ending[: size - start]
     ending = ending.ljust(size - start, b"\0")
-    step = sink.chunk_size_bytes
-    if chunk_size_bytes(size) != step:
+    if chunk_size_bytes(size) != sink.chunk_size_bytes:
         raise ImageError(
             f"the disk has {size} bytes, and its partition table says {info.declared.likely_bytes}; a compressed raw "
             "disk that does not tell its size cannot be imported in one pass. Unpack it first, or make it a qcow2 "
             "(qemu-img convert -c -O qcow2)",
             reason="UnknownLength",
         )
-    for at in range(0, len(ending), step):
-        _put(sink, (start + at) // step, ending[at : at + step])
+    sink.end_at(size)
+    for at in range(0, len(ending), PIECE_BYTES):
+        _put(sink, start + at, ending[at : at + PIECE_BYTES])
     return RawCopy(image_format, size)
 
 
-def _put(sink: ChunkSink, index: int, data: bytes) -> None:
+def _put(sink: ChunkSink, offset: int, data: bytes) -> None:
+    index = offset // sink.chunk_size_bytes
     if index >= MAX_CHUNKS:
         return  # the wrong size of chunks, which is told at the end
-    sink.put_chunk(index, partial(bytes, data))
+    if len(data) == sink.chunk_size_bytes:
+        sink.put_chunk(index, partial(bytes, data))
+    elif not is_zero(data):
+        sink.write(offset, memoryview(data))

@@ -85,6 +85,7 @@ def import_disk(
             staged if index is None else RecalledChunks(staged, repository, index),
             on_progress=watch.converted,
             max_virtual_size_bytes=settings.max_virtual_size_bytes,
+            max_unpacking_ratio=settings.max_unpacking_ratio,
         )
         watch.entered(ImportStage.STORING)
         staged.drain()

@@ -16,7 +16,8 @@ class StagedChunks:
     """The converter's ChunkStore over a repository. What an import that failed has put is left to garbage collection.
 
     Pushing waits for the registry's disk, encoding for the processor: `put` only hands over, to a few threads that push
-    at the same time, and `drain` waits for them. At most 16 MiB, or one chunk, are on their way.
+    at the same time, and `drain` waits for them. At most 16 MiB are on their way; a blob that is larger than that is
+    pushed by the thread that puts it, which then holds nothing else.
 
     The registry is asked for each chunk whether it has it already, in any repository. Where it had none of eight in a
     row, it is asked only for every eighth until it has one again, and the others are sent at once: that halves the
@@ -41,13 +42,18 @@ class StagedChunks:
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """Have the chunk pushed. Called from several threads; raises what an earlier push failed with."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._pending_bytes or self._fits(len(data)))
+            large = len(data) > _PENDING_BYTES
+            self._changed.wait_for(lambda: self._error or large or self._pending_bytes + len(data) <= _PENDING_BYTES)
             self._raise_error()
             if descriptor.digest in self._put:
                 return
             self._put.add(descriptor.digest)
             self._pending_bytes += len(data)
-        self._pool.submit(self._push, descriptor.digest, data)
+        if large:
+            self._push(descriptor.digest, data)
+            self._raise_error()
+        else:
+            self._pool.submit(self._push, descriptor.digest, data)
 
     def drain(self) -> None:
         """Wait until every chunk is in the repository; raises what a push failed with."""
@@ -58,9 +64,6 @@ class StagedChunks:
     def close(self) -> None:
         """End the threads. Idempotent."""
         self._pool.shutdown()
-
-    def _fits(self, size_bytes: int) -> bool:
-        return self._pending_bytes + size_bytes <= _PENDING_BYTES
 
     def _push(self, digest: Digest, data: bytes) -> None:
         sent, error = False, None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from converter.inspect import HEAD_BYTES
-from converter.ova import TarDisk, is_tar
+from converter.ova import disk_in_tar, is_tar
 from converter.partitions import has_partitions
 from converter.signatures import is_iso
 from converter.source import ByteSource
@@ -51,7 +51,7 @@ def _out_of_tar(source: ByteSource, head: bytes) -> ByteSource:
             "the image can be read as a tar archive and as a disk; it was made to deceive. Unpack it yourself",
             reason="AmbiguousFormat",
         )
-    disk = TarDisk(source)
+    disk = disk_in_tar(source)
     head = disk.read_at(0, HEAD_BYTES)
     _refuse_wrapper(head, "a tar archive")
     if is_tar(head):

@@ -11,7 +11,7 @@ from typing import Protocol, Self, runtime_checkable
 from blake3 import blake3
 
 from converter.nbd.export import Extent
-from dvcr.artifact.chunk import encode_chunk, is_zero
+from dvcr.artifact.chunk import EncodedChunk, encode_chunk, is_zero
 from dvcr.artifact.image import Chunk, chunk_size_bytes
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
@@ -21,7 +21,9 @@ from dvcr.errors import ImageError
 WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 BUFFERED_BYTES = 32 * 2**20
 WINDOW_BYTES = 16 * 2**20
-
+# Two chunks at once as long as both fit, with what they are encoded to, into what an import may take.
+MAX_PAIRED_BYTES = 64 * 2**20
+_ZEROES = bytes(2**20)
 
 Content = bytes | bytearray | memoryview
 
@@ -47,6 +49,14 @@ class RecallingStore(ChunkStore, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A chunk that the store has to be given."""
+
+    fingerprint: bytes
+    encoded: EncodedChunk
+
+
 @dataclass
 class _Buffer:
     """A chunk being put together. Bytes from `filled` on are stale: the buffer is used again and again."""
@@ -55,15 +65,18 @@ class _Buffer:
     filled: int = 0
 
     def write(self, at: int, piece: memoryview) -> None:
-        if at > self.filled:
-            self.data[self.filled : at] = bytes(at - self.filled)
+        self._clear(at)
         self.data[at : at + len(piece)] = piece
         self.filled = max(self.filled, at + len(piece))
 
     def content(self, length: int) -> memoryview:
-        if self.filled < length:
-            self.data[self.filled : length] = bytes(length - self.filled)
+        self._clear(length)
         return memoryview(self.data)[:length]
+
+    def _clear(self, end: int) -> None:
+        for at in range(self.filled, end, len(_ZEROES)):
+            self.data[at : min(at + len(_ZEROES), end)] = _ZEROES[: end - at]
+        self.filled = max(self.filled, end)
 
 
 class ChunkSink:
@@ -71,7 +84,8 @@ class ChunkSink:
 
     Writes may arrive out of order within a window of 16 MiB (at least one chunk). A chunk that left the window is
     final: a write to it raises ImageError `ConversionFailed`. What is never written is zero and costs nothing.
-    Holds about 32 MiB of chunks, or one chunk where that is more; `write` waits for the store beyond that.
+    Holds about 32 MiB of chunks; two where they are larger, and one of more than 64 MiB. `write` waits beyond that.
+    A chunk is let go before the store gets what it was encoded to: a store that takes its time holds nothing else.
     An error of the store is raised by the next write, flush or finish.
     """
 
@@ -80,14 +94,19 @@ class ChunkSink:
         self.chunk_size_bytes = chunk_size_bytes(size_bytes)
         self.written_bytes = 0
         """End of the furthest write so far."""
+        self.received_bytes = 0
+        """Bytes of all writes so far, without those of zeroes."""
         self._store = store
         self._window = max(1, min(WINDOW_BYTES, BUFFERED_BYTES // 2) // self.chunk_size_bytes)
-        self._free_buffers = max(1, BUFFERED_BYTES // self.chunk_size_bytes)
+        least = 2 if self.chunk_size_bytes <= MAX_PAIRED_BYTES else 1
+        self._free_buffers = max(least, BUFFERED_BYTES // self.chunk_size_bytes)
         self._pool = ThreadPoolExecutor(min(WORKERS, self._free_buffers), thread_name_prefix="chunk")
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._spare: list[_Buffer] = []
         self._open: dict[int, _Buffer] = {}
+        # Taken from here, not passed to the pool, which would hold them until all is done.
+        self._sealed: dict[int, tuple[Callable[[], Content], _Buffer | None]] = {}
         self._final: set[int] = set()
         self._chunks: list[Chunk] = []
         self._known: set[Digest] = set()
@@ -118,6 +137,7 @@ class ChunkSink:
     def write(self, offset_bytes: int, data: memoryview) -> None:
         """Take the bytes; see the class for the order they may come in."""
         with self._lock:
+            self.received_bytes += len(data)
             while len(data):
                 index, at = divmod(offset_bytes, self.chunk_size_bytes)
                 piece = data[: self.chunk_size_bytes - at]
@@ -149,6 +169,16 @@ class ChunkSink:
         self._refuse_final(index)
         self._take_room()
         self._deliver_later(index, content)
+
+    def await_room(self) -> None:
+        """Wait until there is room for one more chunk: for who gathers the bytes of one before it is put."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free_buffers or self.error or self._stopped)
+            self._raise_error()
+
+    def end_at(self, size_bytes: int) -> None:
+        """The disk has that many bytes, after all; for who knows at the end only. No chunk lies behind it."""
+        self.size_bytes = size_bytes
 
     def flush(self) -> None:
         """Wait until every chunk that left the window is stored; `finish` stores the others."""
@@ -205,12 +235,14 @@ class ChunkSink:
         self._final.add(index)
         with self._changed:
             self._pending += 1
-        self._pool.submit(self._deliver, index, content, buffer)
+            self._sealed[index] = content, buffer
+        del content
+        self._pool.submit(self._deliver, index)
 
-    def _deliver(self, index: int, content: Callable[[], Content], buffer: _Buffer | None) -> None:
+    def _deliver(self, index: int) -> None:
         try:
             if self.error is None and not self._stopped:
-                stored = self._stored(content(), buffer)
+                stored = self._stored(index)
                 if stored is not None:
                     with self._changed:
                         self._known.add(stored.digest)
@@ -222,26 +254,37 @@ class ChunkSink:
                 self._pending -= 1
                 self._changed.notify_all()
 
-    def _stored(self, content: Content, buffer: _Buffer | None) -> Descriptor | None:
-        """The blob that holds the bytes, stored; None where they are all zero. The room is given back in between."""
-        if is_zero(content):
+    def _stored(self, index: int) -> Descriptor | None:
+        """The blob that holds the chunk, stored; None where it is all zero."""
+        prepared = self._prepared(index)
+        if not isinstance(prepared, _Prepared):
+            return prepared
+        descriptor = prepared.encoded.descriptor
+        if descriptor.digest not in self._known:
+            self._store.put(descriptor, prepared.encoded.data)
+        if isinstance(self._store, RecallingStore):
+            self._store.remember(prepared.fingerprint, descriptor)
+        return descriptor
+
+    def _prepared(self, index: int) -> _Prepared | Descriptor | None:
+        """What is to be put, or what is there already, or None. The chunk's bytes and their room are free then."""
+        content, buffer = self._sealed.pop(index)
+        try:
+            data = content()
+            if is_zero(data):
+                return None
+            fingerprint = b""
+            if isinstance(self._store, RecallingStore):
+                fingerprint = blake3(data).digest()
+                recalled = self._store.recall(fingerprint)
+                if recalled is not None:
+                    return recalled
+            encoded = encode_chunk(data)
+            assert encoded is not None
+            return _Prepared(fingerprint, encoded)
+        finally:
+            del content
             self._return_room(buffer)
-            return None
-        fingerprint = b""
-        if isinstance(self._store, RecallingStore):
-            fingerprint = blake3(content).digest()
-            recalled = self._store.recall(fingerprint)
-            if recalled is not None:
-                self._return_room(buffer)
-                return recalled
-        encoded = encode_chunk(content)
-        assert encoded is not None
-        self._return_room(buffer)
-        if encoded.descriptor.digest not in self._known:
-            self._store.put(encoded.descriptor, encoded.data)
-        if isinstance(self._store, RecallingStore):
-            self._store.remember(fingerprint, encoded.descriptor)
-        return encoded.descriptor
 
     def _refuse_final(self, index: int) -> None:
         if index in self._final:

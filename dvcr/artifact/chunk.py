@@ -50,7 +50,9 @@ def is_zero(data: bytes | bytearray | memoryview) -> bool:
 
 
 def encode_chunk(data: bytes | bytearray | memoryview) -> EncodedChunk | None:
-    """The blob for a chunk of a disk, or None where it is all zero. `data` is not kept. Safe from many threads.
+    """The blob for a chunk of a disk, or None where it is all zero. Safe from many threads.
+
+    Holds `data` and one encoding of it, never more; of `data`, only bytes that cannot change are kept.
 
     Compressing and hashing release the GIL. Data that does not compress passes at many GB/s, so nothing is sampled
     beforehand.
@@ -61,6 +63,7 @@ def encode_chunk(data: bytes | bytearray | memoryview) -> EncodedChunk | None:
     stored = _codec.compressor.compress(data)
     media_type = CHUNK_ZSTD
     if len(stored) * 100 > length * (100 - MIN_GAIN_PERCENT):
+        del stored
         stored, media_type = bytes(data), CHUNK_RAW
     return EncodedChunk(Descriptor(media_type, Digest.of(stored), len(stored)), stored)
 

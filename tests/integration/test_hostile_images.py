@@ -52,7 +52,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     elif os.environ.get("CI"):
         pytest.fail("strace is missing")
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     finally:
         canary.unlink()
     assert run.returncode == 0, run.stderr[-2000:]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
 import zstandard
 
@@ -23,6 +24,7 @@ from tests.support.partitions import with_gpt, with_mbr
 MIB = 2**20
 CANARY = "/tmp/dvcr-canary.raw"  # fixed, so that the images can name it; the test makes it where it may
 CLUSTER = 65536
+BLOCK_TABLE, METADATA = "2dc27766-f623-4200-9d64-115e9bfd4a08", "8b7ca206-4790-4b9a-b8fe-575f050f886e"
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,32 @@ def two_tables_in_one() -> bytes:
     return spoiled(image, (l1_at(image), be64(4 * CLUSTER | 1 << 63) * 2))
 
 
-def snapshot_only() -> bytes:
-    """All data belong to a snapshot; the disk itself is empty."""
+def snapshot_only(*, table: bool) -> bytes:
+    """All data belong to a snapshot; the disk itself is empty: it has no table, or one of nothing."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "image.qcow2"
         file.write_bytes(whole("qcow2"))
         qemu_img("snapshot", "-c", "before", file)
         image = file.read_bytes()
-    return spoiled(image, (l1_at(image), bytes(8)))
+    end = -(-len(image) // CLUSTER) * CLUSTER
+    entry = end | 1 << 63 if table else 0
+    return spoiled(image.ljust(end + CLUSTER, b"\0"), (l1_at(image), be64(entry)))
+
+
+def one_compressed_cluster() -> bytes:
+    """Each entry of the table names the same compressed cluster."""
+    image = whole("qcow2", "-c")
+    (entry,) = struct.unpack_from(">Q", image, l2_at(image))
+    return spoiled(image, (l2_at(image), be64(entry) * 64))
+
+
+def one_cluster_in_extended_entries() -> bytes:
+    """A disk of 1 GiB, all in one cluster of 128 KiB; qemu-img reads it, since its entries are extended."""
+    cluster = 2 * CLUSTER
+    image = created("-f", "qcow2", "-o", "extended_l2=on,cluster_size=128k", size="1G")
+    end = -(-len(image) // cluster) * cluster
+    table = (be64(end + cluster | 1 << 63) + be64(0xFFFFFFFF)) * (cluster // 16)
+    return spoiled(image, (l1_at(image), be64(end | 1 << 63))).ljust(end, b"\0") + table + b"x" * cluster
 
 
 def vmdk(*changes: tuple[int, bytes]) -> bytes:
@@ -141,6 +161,24 @@ def vmdk_text(old: bytes, new: bytes) -> bytes:
     text = image[at : at + 20 * 512]
     assert old in text
     return spoiled(image, (at, text.replace(old, new).rstrip(b"\0").ljust(20 * 512, b"\0")[: 20 * 512]))
+
+
+def one_grain() -> bytes:
+    """A disk of 1 GiB whose tables name one grain for all places."""
+    image = created("-f", "vmdk", size="1G")
+    end = -(-len(image) // 512) * 512
+    (directory,) = struct.unpack_from("<Q", image, 56)
+    tables = struct.unpack_from("<32I", image, directory * 512)
+    return spoiled(image.ljust(end, b"\0"), *((at * 512, le32(end // 512) * 512) for at in tables)) + b"x" * CLUSTER
+
+
+def one_compressed_grain() -> bytes:
+    """Each place of the disk is in the same compressed grain."""
+    image = whole("vmdk", "-o", "subformat=streamOptimized")
+    (directory,) = struct.unpack_from("<Q", image, 56)
+    (table,) = struct.unpack_from("<I", image, directory * 512)
+    (entry,) = struct.unpack_from("<I", image, table * 512)
+    return spoiled(image, (table * 512, le32(entry) * 64))
 
 
 def vdi(*changes: tuple[int, bytes]) -> bytes:
@@ -157,9 +195,47 @@ def vhdx(*changes: tuple[int, bytes]) -> bytes:
     return spoiled(whole("vhdx"), *changes)
 
 
+def crc32c(data: bytes) -> int:
+    """Bit by bit (RFC 3720, appendix B.4)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+
+
+def vhdx_summed(image: bytes) -> bytes:
+    """With checksums that are right again: of both headers, and of the table of regions."""
+    for at, length in ((64 * 1024, 4096), (128 * 1024, 4096), (192 * 1024, 64 * 1024)):
+        image = spoiled(image, (at + 4, bytes(4)))
+        image = spoiled(image, (at + 4, le32(crc32c(image[at : at + length]))))
+    return image
+
+
 def vhdx_log() -> bytes:
     """With a log that would have to be replayed, in both headers."""
-    return vhdx((64 * 1024 + 48, b"\x01" * 16), (128 * 1024 + 48, b"\x01" * 16))
+    return vhdx_summed(vhdx((64 * 1024 + 48, b"\x01" * 16), (128 * 1024 + 48, b"\x01" * 16)))
+
+
+def vhdx_region(image: bytes, guid: str) -> int:
+    """Where in the table of regions the entry's offset is."""
+    return image.index(UUID(guid).bytes_le, 192 * 1024) + 16
+
+
+def one_vhdx_block() -> bytes:
+    """A disk of 64 MiB, all in one block of 1 MiB."""
+    image = created("-f", "vhdx", "-o", "block_size=1M", size="64M")
+    (table,) = struct.unpack_from("<Q", image, vhdx_region(image, BLOCK_TABLE))
+    end = -(-len(image) // MIB) * MIB
+    return spoiled(image.ljust(end, b"\0"), (table, le64(end | 6) * 64)) + b"x" * MIB
+
+
+def vhdx_regions_in_one() -> bytes:
+    """Its table of blocks is where its metadata are."""
+    image = whole("vhdx")
+    (metadata,) = struct.unpack_from("<Q", image, vhdx_region(image, METADATA))
+    return vhdx_summed(spoiled(image, (vhdx_region(image, BLOCK_TABLE), le64(metadata))))
 
 
 def fixed_vhd(**fields: int) -> bytes:
@@ -277,12 +353,22 @@ HOSTILE: dict[str, Hostile] = {
         "TruncatedImage", lambda: qcow2_tables(l2=lambda size: [size // CLUSTER * CLUSTER + 2**30 | 1 << 63])
     ),
     "qcow2 with a table far away": Hostile("TruncatedImage", lambda: qcow2((40, be64(2**62)))),
-    "qcow2 of which all is in a snapshot": Hostile("SnapshotsRefused", snapshot_only),
+    "qcow2 of which all is in a snapshot": Hostile("SnapshotsRefused", lambda: snapshot_only(table=False)),
+    "qcow2 with a table of nothing beside a snapshot": Hostile("SnapshotsRefused", lambda: snapshot_only(table=True)),
+    "qcow2 with one compressed cluster for all places": Hostile("CorruptImage", one_compressed_cluster),
+    "qcow2 with extended entries and one cluster for all places": Hostile(
+        "CorruptImage", one_cluster_in_extended_entries
+    ),
     "qcow2 of nothing": Hostile("CorruptImage", lambda: created("-f", "qcow2", size="0")),
     "vmdk whose directory is its header": Hostile("CorruptImage", lambda: vmdk((56, le64(0)))),
     "vmdk with grains of two terabytes": Hostile("CorruptImage", lambda: vmdk((20, le64(2**32)))),
     "vmdk with tables of billions": Hostile("CorruptImage", lambda: vmdk((44, le32(2**32 - 1)))),
     "vmdk whose directory is past its end": Hostile("TruncatedImage", lambda: vmdk((56, le64(2**40)))),
+    "vmdk with one grain for all places": Hostile("CorruptImage", one_grain),
+    "stream-optimized vmdk with one grain for all places": Hostile("CorruptImage", one_compressed_grain),
+    "stream-optimized vmdk that denies it": Hostile(
+        "CorruptImage", lambda: spoiled(whole("vmdk", "-o", "subformat=streamOptimized"), (77, b"\0\0"))
+    ),
     "vdi with one block for all places": Hostile(
         "CorruptImage", lambda: vdi((struct.unpack_from("<I", whole("vdi"), 0x154)[0], bytes(16)))
     ),
@@ -298,6 +384,10 @@ HOSTILE: dict[str, Hostile] = {
         "CorruptImage", lambda: spoiled(bytes(16 * MIB), (510, b"\x55\xaa")) + fixed_vhd(size=512)
     ),
     "vhdx with a log": Hostile("CorruptImage", vhdx_log),
+    "vhdx with wrong checksums": Hostile("CorruptImage", lambda: vhdx((64 * 1024 + 8, b"x"), (128 * 1024 + 8, b"x"))),
+    "vhdx with a wrong checksum of its regions": Hostile("CorruptImage", lambda: vhdx((192 * 1024 + 4, le32(1)))),
+    "vhdx with one block for all places": Hostile("CorruptImage", one_vhdx_block),
+    "vhdx whose table of blocks is its metadata": Hostile("CorruptImage", vhdx_regions_in_one),
     "vhdx without headers": Hostile("CorruptImage", lambda: vhdx((64 * 1024, bytes(4)), (128 * 1024, bytes(4)))),
     # Cut off.
     "qcow2 cut off": Hostile("TruncatedImage", lambda: whole("qcow2")[: 6 * CLUSTER]),

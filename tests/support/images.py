@@ -41,6 +41,29 @@ class MemorySource:
         pass
 
 
+class WindowSource(MemorySource):
+    """Keeps only a window: what was released, or lies too far ahead of it, is not there."""
+
+    def __init__(self, data: bytes, window_bytes: int, *, ranges: bool = True) -> None:
+        super().__init__(data)
+        self.window_bytes = window_bytes
+        self.ranges = ranges
+        self.streaming = False
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if self.streaming:
+            assert self.released <= offset_bytes
+            assert min(offset_bytes + length_bytes, len(self.data)) <= self.released + self.window_bytes
+        return super().read_at(offset_bytes, length_bytes)
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        return self.data[offset_bytes : offset_bytes + length_bytes] if self.ranges else None
+
+    def release(self, offset_bytes: int) -> None:
+        self.streaming = True
+        super().release(offset_bytes)
+
+
 class MemoryChunkStore:
     """A ChunkStore in memory."""
 

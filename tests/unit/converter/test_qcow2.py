@@ -14,33 +14,10 @@ from converter.inspect import inspect
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
 from dvcr.errors import ImageError, SourceError
-from tests.support.images import MemoryChunkStore, MemorySource, build_image, qemu_img, reference
+from tests.support.images import MemoryChunkStore, MemorySource, WindowSource, build_image, qemu_img, reference
 
 MIB = 2**20
 NO_QEMU_IMG = QemuImg("qemu-img-is-not-needed")
-
-
-class WindowSource(MemorySource):
-    """Keeps only a window: what was released, or lies too far ahead of it, is not there."""
-
-    def __init__(self, data: bytes, window_bytes: int, *, ranges: bool = True) -> None:
-        super().__init__(data)
-        self.window_bytes = window_bytes
-        self.ranges = ranges
-        self.streaming = False
-
-    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
-        if self.streaming:
-            assert self.released <= offset_bytes
-            assert min(offset_bytes + length_bytes, len(self.data)) <= self.released + self.window_bytes
-        return super().read_at(offset_bytes, length_bytes)
-
-    def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
-        return self.data[offset_bytes : offset_bytes + length_bytes] if self.ranges else None
-
-    def release(self, offset_bytes: int) -> None:
-        self.streaming = True
-        super().release(offset_bytes)
 
 
 def converted(source: MemorySource) -> bytes:
@@ -192,6 +169,30 @@ def test_tables_that_refer_to_the_same_bytes_again_and_again_are_refused(tmp_pat
     assert refused(bytes(large))[0] == "CorruptImage"
 
 
+def test_compressed_clusters_that_are_one_are_refused(tmp_path: Path) -> None:
+    data = bytearray(build_image(tmp_path, b"a" * 3 * MIB, "qcow2", "-c"))
+    table, _, found = entries(data)
+    data[table + 8 : table + 16] = struct.pack(">Q", found[0])
+    assert refused(bytes(data)) == (
+        "CorruptImage",
+        "the qcow2 uses the same bytes for several places of the disk; export it again",
+    )
+
+
+def test_what_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """Two hundred clusters of 2 MiB in a file of 3 MiB."""
+    qemu_img("create", "-f", "qcow2", "-o", "cluster_size=2M", tmp_path / "bomb.qcow2", "1G")
+    data = bytearray((tmp_path / "bomb.qcow2").read_bytes().ljust(10 * MIB, b"\0"))
+    (l1,) = struct.unpack_from(">Q", data, 40)
+    data[l1 : l1 + 8] = struct.pack(">Q", 1 << 63 | 8 * MIB)
+    data[8 * MIB : 8 * MIB + 200 * 8] = struct.pack(">200Q", *(1 << 62 | MIB + at * 4096 for at in range(200)))
+    source = MemorySource(bytes(data))
+    with pytest.raises(ImageError) as caught:
+        Qcow2Disk(source, 2**30, 4 * MIB, 10).pieces(0)
+    assert caught.value.reason == "DecompressionBomb"
+    assert len(Qcow2Disk(source, 2**30, 4 * MIB, 20).pieces(0)) == 2
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
@@ -218,4 +219,4 @@ def test_a_bit_of_version_3_in_version_2_is_refused(tmp_path: Path) -> None:
 def test_variants_that_stay_with_qemu_img(tmp_path: Path) -> None:
     for options in ("extended_l2=on,cluster_size=128k", "cluster_size=512"):
         source = MemorySource(build_image(tmp_path, noise(MIB), "qcow2", "-o", options))
-        assert Qcow2Disk(source, MIB, 4 * MIB).unusual
+        assert Qcow2Disk(source, MIB, 4 * MIB, 1000).unusual

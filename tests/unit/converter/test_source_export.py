@@ -24,12 +24,17 @@ def test_a_read_past_the_end_says_that_the_image_is_cut_off(offset: int, length:
     assert caught.value.reason == "TruncatedImage"
 
 
-def test_a_format_that_reads_ahead_gets_zeroes_behind_bytes_that_are_there() -> None:
-    export = SourceExport(MemorySource(DATA), read_ahead=True)
-    assert export.read(2048, 4096) == b"tail" + bytes(4092)
-    assert export.read_past_end
-    with pytest.raises(ImageError):
-        export.read(4096, 1)
+def test_what_is_read_again_and_again_is_refused() -> None:
+    data = bytes(8 * 2**20)
+    export = SourceExport(MemorySource(data), max_reads=2)
+    for _ in range((256 + 16) // 8):
+        export.read(0, len(data))
+    with pytest.raises(ImageError) as caught:
+        export.read(0, 512)
+    assert caught.value.reason == "CorruptImage"
+    unbounded = SourceExport(MemorySource(data))
+    for _ in range(50):
+        unbounded.read(0, len(data))
 
 
 def test_a_look_at_the_header_may_be_longer_than_the_image() -> None:
