@@ -6,13 +6,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controller.api.attachment import AttachmentSpec, AttachmentStatus, check_attachment
 from controller.api.cpu_model import CpuModelSpec, CpuModelStatus, check_cpu_model
 from controller.api.disk import DiskSpec, DiskStatus, check_disk
 from controller.api.image import ClusterImageSpec, ImageSpec, ImageStatus, check_image
 from controller.api.machine import MachineSpec, MachineStatus, check_machine
 from controller.api.model import ApiModel, FieldError, field_errors
 from controller.api.operation import OperationSpec, OperationStatus, check_operation
-from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, GROUP, IMAGE, MACHINE, OPERATION, VERSION, Resource
+from controller.api.resource import (
+    ATTACHMENT,
+    CLUSTER_IMAGE,
+    CPU_MODEL,
+    DISK,
+    GROUP,
+    IMAGE,
+    MACHINE,
+    OPERATION,
+    VERSION,
+    Resource,
+)
 from controller.api.schema import structural_schema
 
 __all__ = ["KINDS", "Column", "FieldError", "Kind", "admit", "crds"]
@@ -81,6 +93,18 @@ KINDS: tuple[Kind, ...] = (
         OperationStatus,
         (_PHASE, Column("VMName", ".spec.virtualMachineName"), _AGE),
         check_operation,
+    ),
+    Kind(
+        ATTACHMENT,
+        AttachmentSpec,
+        AttachmentStatus,
+        (
+            _PHASE,
+            Column("VMName", ".status.virtualMachineName"),
+            Column("Disk", ".spec.blockDevice.virtualMachineDisk.name", wide=True),
+            _AGE,
+        ),
+        check_attachment,
     ),
 )
 _BY_KIND = {kind.resource.kind: kind for kind in KINDS}

@@ -100,3 +100,11 @@ OPERATION = Resource(
     short_names=("vmop", "vmops"),
     categories=("virtualization", "all"),
 )
+ATTACHMENT = Resource(
+    GROUP,
+    VERSION,
+    "VirtualMachineBlockDeviceAttachment",
+    "virtualmachineblockdeviceattachments",
+    short_names=("vmbda", "vmbdas"),
+    categories=("virtualization", "all"),
+)

@@ -10,10 +10,12 @@ from typing import Any
 
 import structlog
 
+from controller.api.pod_claims import claims_of
 from controller.api.resource import NODE, POD, PV, PVC
 from controller.local.node.addresses import AddressPool
 from controller.local.node.cgroups import CpuGroups
-from controller.local.node.claims import ClaimBinder
+from controller.local.node.claims import ClaimBinder, has_changed, is_ours
+from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
 from controller.local.node.heartbeat import INTERVAL_S, Heartbeat
 from controller.local.node.placement import misfit
@@ -50,6 +52,7 @@ class Agent:
         cpu = CpuGroups.find(settings.name)
         self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff(), cpu)
         self._claims = ClaimBinder(cluster, settings.name, self._node.volumes_dir, self._events, self._users_of_claim)
+        self._devices = BlockDevices(self._node.volumes_dir)
         self._server = LogServer(self._find_container, lambda run: Process(run).alive, HOST_IP)
         port = self._server.start()
         self._heartbeat = Heartbeat(cluster, settings.name, settings.pod_cidr, data_dir, HOST_IP, port, cpu.trouble)
@@ -90,6 +93,8 @@ class Agent:
             worker.shut_down()
         for worker in workers:
             worker.join()
+        for volume in self._devices.opened():
+            self._devices.close(volume)
         try:
             self._heartbeat.beat(ready=False)
         except ClusterError as exc:
@@ -133,6 +138,12 @@ class Agent:
                 if not pod["spec"].get("nodeName"):
                     self._todo.put(("pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
+            for claim in self._pvcs.list():
+                volume = self._volumes.get(claim["spec"].get("volumeName", ""))
+                ours = volume is not None and is_ours(volume, self._node.name)
+                if ours and has_changed(claim, self._node.volumes_dir):
+                    self._todo.put(("claim", claim["metadata"]["namespace"], claim["metadata"]["name"]))
+
     def _register_again(self) -> None:
         try:
             self._heartbeat.register()
@@ -145,13 +156,10 @@ class Agent:
             # Also a predecessor of the same name, whose deletion is told by nothing else.
             if (record["namespace"], record["name"]) == (namespace, name):
                 self._wake(uid)
-        if pod is None or pod["metadata"].get("deletionTimestamp"):
-            for volume in (pod or {}).get("spec", {}).get("volumes") or ():
-                if "persistentVolumeClaim" in volume:
-                    self._todo.put(("claim", namespace, volume["persistentVolumeClaim"]["claimName"]))
-            if pod is None:
-                self._release_claims(namespace)
+        # It may have let go of a claim that is to be deleted.
+        self._release_claims(namespace)
         if pod is None:
+            self._close_devices()
             return
         node = pod["spec"].get("nodeName")
         if not node:
@@ -163,6 +171,17 @@ class Agent:
         for claim in self._pvcs.list(namespace):
             if claim["metadata"].get("deletionTimestamp"):
                 self._todo.put(("claim", namespace, claim["metadata"]["name"]))
+
+    def _close_devices(self) -> None:
+        """Take away the devices of volumes that no pod of this node uses any more."""
+        used = {
+            (self._volume_of(pod["metadata"]["namespace"], claim) or {}).get("metadata", {}).get("name")
+            for pod in self._pods.list()
+            if pod["spec"].get("nodeName") == self._node.name
+            for claim in claims_of(pod)
+        }
+        for volume in self._devices.opened() - used:
+            self._devices.close(volume)
 
     def _bind(self, pod: Object) -> None:
         metadata = pod["metadata"]
@@ -239,11 +258,7 @@ class Agent:
         return [
             pod["metadata"]["name"]
             for pod in self._pods.list(namespace)
-            if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-            and any(
-                volume.get("persistentVolumeClaim", {}).get("claimName") == name
-                for volume in pod["spec"].get("volumes") or ()
-            )
+            if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed") and name in claims_of(pod)
         ]
 
     def _volume_of(self, namespace: str, claim: str) -> Object | None:

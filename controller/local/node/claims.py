@@ -1,4 +1,5 @@
-"""Persistent volumes: a folder of this node for every claim of the storage class `local`.
+"""Persistent volumes: a folder of this node for every claim of the storage class `local`; with a file in it that stands
+for the device where the claim's volume mode is Block.
 
     claim ──(this node takes it)──▶ folder, volume ──▶ both Bound ──▶ grows when asked ──▶ deleted with the claim
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from controller.api.quantity import parse_bytes
 from controller.api.resource import PV, PVC, STORAGE_CLASS
+from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import AlreadyExistsError, ConflictError
@@ -42,6 +44,7 @@ class ClaimBinder:
         self._cluster = cluster
         self._node = node
         self._folder = folder
+        self._devices = BlockDevices(folder)
         self._events = events
         self._users = users
 
@@ -87,6 +90,7 @@ class ClaimBinder:
         claim = self._cluster.get(PVC, reference["name"], reference["namespace"])
         if claim is not None and claim["metadata"]["uid"] == reference["uid"]:
             return
+        self._devices.close(name)
         shutil.rmtree(self._folder / name, ignore_errors=True)
         metadata = volume["metadata"]
         self._cluster.delete(PV, name, uid=metadata["uid"])
@@ -97,15 +101,12 @@ class ClaimBinder:
 
     def _bind(self, claim: Object) -> None:
         metadata, spec = claim["metadata"], claim["spec"]
-        if spec.get("volumeMode", "Filesystem") != "Filesystem":
-            message = "this node has volumes of the mode Filesystem only; change spec.volumeMode"
-            self._events.record(claim, "ProvisioningFailed", message, warning=True)
-            return
         name = spec.get("volumeName") or f"pvc-{metadata['uid']}"
         wanted = spec["resources"]["requests"]["storage"]
         status = claim.get("status") or {}
-        if status.get("phase") == "Bound":
-            self._grow(claim, name, wanted)
+        if status.get("phase") in ("Bound", "Lost"):
+            if self._is_there(claim, name):
+                self._grow(claim, name, wanted)
             return
         if (metadata.get("annotations") or {}).get(_NODE) != self._node:
             finalizers = sorted({*(metadata.get("finalizers") or ()), CLAIM_FINALIZER})
@@ -122,7 +123,7 @@ class ClaimBinder:
                 claim = self._cluster.patch(PVC, metadata["name"], patch, metadata["namespace"])
             except ConflictError:
                 return  # the change that was in between calls us again
-        (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make(name, claim, wanted)
         try:
             volume = self._cluster.create(PV, self._volume(name, claim, wanted))
         except AlreadyExistsError:
@@ -136,15 +137,34 @@ class ClaimBinder:
         self._cluster.patch(PVC, metadata["name"], {"status": bound}, metadata["namespace"], "status")
         self._events.record(claim, "ProvisioningSucceeded", f"Successfully provisioned volume {name}")
 
+    def _is_there(self, claim: Object, name: str) -> bool:
+        """Whether the bound claim's volume and its folder exist; the claim's phase says so too."""
+        there = (self._folder / name).is_dir() and self._cluster.get(PV, name) is not None
+        phase = "Bound" if there else "Lost"
+        if claim["status"]["phase"] != phase:
+            metadata = claim["metadata"]
+            self._cluster.patch(PVC, metadata["name"], {"status": {"phase": phase}}, metadata["namespace"], "status")
+            if there:
+                self._events.record(claim, "VolumeFound", f"volume {name} is back")
+            else:
+                self._events.record(claim, "VolumeLost", f"the folder of volume {name} is gone", warning=True)
+        return there
+
     def _grow(self, claim: Object, name: str, wanted: str) -> None:
         present = claim["status"]["capacity"]["storage"]
         if parse_bytes(wanted) <= parse_bytes(present):
             return
         metadata = claim["metadata"]
+        self._make(name, claim, wanted)
         self._cluster.patch(PV, name, {"spec": {"capacity": {"storage": wanted}}})
         status = {"capacity": {"storage": wanted}}
         self._cluster.patch(PVC, metadata["name"], {"status": status}, metadata["namespace"], "status")
         self._events.record(claim, "FileSystemResizeSuccessful", f"Resized from {present} to {wanted}")
+
+    def _make(self, name: str, claim: Object, size: str) -> None:
+        (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if claim["spec"].get("volumeMode") == "Block":
+            self._devices.create(name, parse_bytes(size))
 
     def _release(self, claim: Object) -> None:
         metadata = claim["metadata"]
@@ -178,7 +198,7 @@ class ClaimBinder:
                 "accessModes": claim["spec"].get("accessModes") or ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Delete",
                 "storageClassName": CLASS,
-                "volumeMode": "Filesystem",
+                "volumeMode": claim["spec"].get("volumeMode", "Filesystem"),
                 "claimRef": {
                     "apiVersion": "v1",
                     "kind": "PersistentVolumeClaim",
@@ -190,6 +210,12 @@ class ClaimBinder:
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
             },
         }
+
+
+def has_changed(claim: Object, folder: Path) -> bool:
+    """Whether the folder of the claim's volume came or went without anybody having told."""
+    phase = (claim.get("status") or {}).get("phase")
+    return phase in ("Bound", "Lost") and (folder / claim["spec"].get("volumeName", "")).is_dir() != (phase == "Bound")
 
 
 def is_ours(volume: Object, node: str) -> bool:

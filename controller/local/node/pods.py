@@ -20,7 +20,9 @@ from typing import Any
 
 import structlog
 
+from controller.api.pod_claims import ADDITIONAL_CLAIMS_ANNOTATION
 from controller.api.resource import CONFIG_MAP, POD, SECRET
+from controller.local.node.additional import AdditionalMounts
 from controller.local.node.addresses import AddressPool
 from controller.local.node.cgroups import CpuGroups
 from controller.local.node.clock import parse_timestamp, timestamp
@@ -31,7 +33,7 @@ from controller.local.node.probes import Prober, ProbeTarget
 from controller.local.node.process import Run
 from controller.local.node.restarts import Backoff
 from controller.local.node.status import pod_status
-from controller.local.node.volumes import PodVolumes, contents, mount
+from controller.local.node.volumes import PodVolumes, contents, mount, mounts_of
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from dvcr.errors import DvcrError, ResourceError
@@ -86,6 +88,8 @@ class PodWorker:
         self._containers: dict[str, Container] = {}
         self._probers: dict[str, tuple[str, Prober]] = {}
         self._volumes = PodVolumes(node.cluster, self._folder, node.volumes_dir)
+        self._additional = AdditionalMounts(self._volumes, self._folder)
+        self._unmounted: list[str] | None = None
         self._stop_by = float("inf")
         self._asked: set[Path] = set()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -159,8 +163,9 @@ class PodWorker:
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return self._stop(self._containers.values(), stop_by=0) or _REFRESH_S
         wait_s = self._advance(pod)
+        self._mount_additional(pod)
         self._report(pod)
-        return wait_s
+        return min(wait_s, _RETRY_S) if self._unmounted else wait_s
 
     def _adopt(self, pod: Object) -> None:
         """Learn what is on disk, and make what is not."""
@@ -206,6 +211,14 @@ class PodWorker:
             for spec in pod["spec"]["containers"]
         )
 
+    def _mount_additional(self, pod: Object) -> None:
+        roots = {name: container.root for name, container in self._containers.items() if container.alive}
+        missing = self._additional.sync(pod, roots)
+        named = ADDITIONAL_CLAIMS_ANNOTATION in (pod["metadata"].get("annotations") or {})
+        self._unmounted = missing if named else None
+        if missing:
+            self._node.events.record(pod, "FailedMount", "; ".join(missing), warning=True)
+
     def _keep_running(self, pod: Object, container: Container, volumes: Mapping[str, Path], policy: str) -> float:
         if container.alive:
             self._probe(pod, container)
@@ -230,7 +243,7 @@ class PodWorker:
         return _START_S
 
     def _run_of(self, pod: Object, container: Container, volumes: Mapping[str, Path]) -> Run:
-        mount(container.root, container.spec.get("volumeMounts") or [], volumes)
+        mount(container.root, mounts_of(container.spec), volumes)
         root = container.root.absolute()
         env = environment(pod, container.spec, root=root, pod_ip=self._ip, lookup=self._entries)
         cwd = root / str(container.spec.get("workingDir") or "").lstrip("/")
@@ -288,6 +301,7 @@ class PodWorker:
             host_ip=HOST_IP,
             now=timestamp(),
             failure=failure,
+            unmounted=self._unmounted,
         )  # fmt: skip
         old = pod.get("status") or {}
         changes = {key: value for key, value in status.items() if old.get(key) != value}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from controller.api.pod_claims import CLAIMS_MOUNTED_CONDITION
 from controller.local.node.process import Exit
 from controller.local.node.restarts import restarts
 
@@ -39,11 +40,13 @@ def pod_status(
     host_ip: str,
     now: str,
     failure: tuple[str, str] | None = None,
+    unmounted: Sequence[str] | None = None,
 ) -> Object:
     """The status of a pod that is bound to this node.
 
-    `failure` (reason, message) is why the node itself ended the pod, if it did. Conditions keep their
-    `lastTransitionTime` from the pod's present status as long as they say the same.
+    `failure` (reason, message) is why the node itself ended the pod, if it did. `unmounted` says what is missing of the
+    additional claims, None for a pod without any. Conditions keep their `lastTransitionTime` from the pod's present
+    status as long as they say the same.
     """
     old: Object = pod.get("status") or {}
     policy = pod["spec"].get("restartPolicy", "Always")
@@ -60,6 +63,9 @@ def pod_status(
         ("ContainersReady", ready),
         ("Ready", ready),
     ]
+    if unmounted is not None:
+        mounted = ("False", "FailedMount", "; ".join(unmounted)) if unmounted else ("True", "", "")
+        conditions.append((CLAIMS_MOUNTED_CONDITION, mounted))
     status: Object = {
         "phase": phase,
         "conditions": _conditions(conditions, old.get("conditions") or [], now),

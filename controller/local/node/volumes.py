@@ -3,6 +3,7 @@
 <pod>/volumes/<volume>/    what an emptyDir, secret or configMap holds
 <data>/volumes/<pv>/       what a persistent volume holds (see claims.py)
 <root>/<mountPath>         a link to one of them
+<root>/<devicePath>        a link to the device or file of a volume of mode Block (see devices.py)
 """
 
 import base64
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.api.resource import CONFIG_MAP, PVC, SECRET, Resource
+from controller.local.node.devices import BlockDevices
 from controller.runtime.cluster import Cluster
 from dvcr.errors import ResourceError
 
@@ -25,9 +27,10 @@ class PodVolumes:
         self._cluster = cluster
         self._folder = pod_folder / "volumes"
         self._persistent = volumes_folder
+        self._devices = BlockDevices(volumes_folder)
 
     def prepare(self, pod: Object) -> dict[str, Path]:
-        """The folder of every volume by its name.
+        """The folder, or the device, of every volume by its name.
 
         Raises ResourceError (retryable) while something that the pod refers to is not there.
         """
@@ -36,7 +39,7 @@ class PodVolumes:
     def _prepare(self, volume: Object, pod: Object) -> Path:
         name, namespace = volume["name"], pod["metadata"]["namespace"]
         if "persistentVolumeClaim" in volume:
-            return self._claim(volume["persistentVolumeClaim"]["claimName"], namespace)
+            return self.claim(volume["persistentVolumeClaim"]["claimName"], namespace)
         if "hostPath" in volume:
             return Path(str(volume["hostPath"]["path"]))
         folder: Path = self._folder / name
@@ -59,7 +62,8 @@ class PodVolumes:
             )
         return folder
 
-    def _claim(self, name: str, namespace: str) -> Path:
+    def claim(self, name: str, namespace: str) -> Path:
+        """The folder of a claim's volume, or its device with volume mode Block; ResourceError while it is not there."""
         claim = self._cluster.get(PVC, name, namespace)
         if claim is None:
             raise ResourceError(f"persistentvolumeclaim {name!r} not found", reason="FailedMount", retryable=True)
@@ -71,7 +75,7 @@ class PodVolumes:
         if not folder.is_dir():
             message = f"the folder of volume {folder.name!r} is not on this node"
             raise ResourceError(message, reason="FailedMount", retryable=True)
-        return folder
+        return self._devices.open(volume) if claim["spec"].get("volumeMode") == "Block" else folder
 
     def _data(self, resource: Resource, name: str, namespace: str, optional: bool) -> dict[str, bytes]:
         obj = self._cluster.get(resource, name, namespace)
@@ -124,6 +128,14 @@ def write_files(folder: Path, files: Mapping[str, bytes], source: Object) -> Non
     for path in list(folder.rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() not in files:
             path.unlink()
+
+
+def mounts_of(container: Object) -> list[Object]:
+    """Where the container wants its volumes: the entries of volumeMounts, and those of volumeDevices as such."""
+    devices = [
+        {"name": entry["name"], "mountPath": entry["devicePath"]} for entry in container.get("volumeDevices") or ()
+    ]
+    return [*(container.get("volumeMounts") or ()), *devices]
 
 
 def mount(root: Path, mounts: list[Object], volumes: Mapping[str, Path]) -> None:

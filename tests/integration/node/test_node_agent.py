@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import json
 import os
 import signal
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from controller.api.pod_claims import ADDITIONAL_CLAIMS_ANNOTATION, CLAIMS_MOUNTED_CONDITION
 from controller.api.resource import CONFIG_MAP, EVENT, NODE, POD, PV, PVC, SECRET
 from controller.local.node.agent import Agent
+from controller.local.node.devices import BlockDevices
 from controller.local.node.process import Process
 from controller.runtime.cluster import Cluster
 from dvcr.config import NodeSettings
@@ -368,3 +371,106 @@ def test_pods_that_do_not_fit_stay_unbound(site: Site) -> None:
     site.pod("picky", "true", nodeSelector={"disk": "ssd"})
     eventually(lambda: "FailedScheduling" in site.reasons(), "the event")
     assert "nodeName" not in (site.cluster.get(POD, "picky", "default") or {})["spec"]
+
+
+def block_claim(name: str, size: str) -> Object:
+    spec = {
+        "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "resources": {"requests": {"storage": size}},
+    }  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def test_a_block_volume_is_a_device_of_its_size_that_grows_and_goes(site: Site) -> None:
+    site.cluster.create(PVC, block_claim("raw", "1Mi"))
+    pod = site.pod(
+        "raw", "sh", "-c", "printf data > dev/disk; exec sleep 1000",
+        container={"volumeDevices": [{"name": "disk", "devicePath": "/dev/disk"}]},
+        volumes=[{"name": "disk", "persistentVolumeClaim": {"claimName": "raw"}}],
+    )  # fmt: skip
+    device = site.root(pod) / "dev/disk"
+
+    def size() -> int:
+        with device.open("rb") as file:
+            return file.seek(0, os.SEEK_END)
+
+    eventually(lambda: device.exists() and device.open("rb").read(4) == b"data", "the pod writes to its device")
+    if os.geteuid() == 0:
+        assert device.is_block_device()
+    assert size() == 2**20
+
+    site.cluster.patch(PVC, "raw", {"spec": {"resources": {"requests": {"storage": "3Mi"}}}}, "default")
+    eventually(lambda: size() == 3 * 2**20, "grown under the pod")
+
+    site.cluster.delete(POD, "raw", "default", grace_period_s=0)
+    eventually(lambda: site.status("raw")["phase"] == "Gone", "the pod is gone")
+    devices = BlockDevices(site.data_dir / "volumes")
+    eventually(lambda: devices.opened() == set(), "the device is given back")
+    (volume,) = site.cluster.list(PV)
+    assert (site.data_dir / "volumes" / volume["metadata"]["name"] / "device").read_bytes()[:4] == b"data"
+    site.cluster.delete(PVC, "raw", "default")
+    eventually(lambda: not site.cluster.list(PV), "the volume is gone")
+
+
+def annotate(site: Site, pod: str, claims: Object | None) -> None:
+    annotation = {ADDITIONAL_CLAIMS_ANNOTATION: None if claims is None else json.dumps(claims)}
+    site.cluster.patch(POD, pod, {"metadata": {"annotations": annotation}}, "default")
+
+
+def mounted(site: Site, pod: str) -> tuple[str, str] | None:
+    conditions = site.status(pod)["conditions"]
+    return next(
+        ((c["status"], c.get("message", "")) for c in conditions if c["type"] == CLAIMS_MOUNTED_CONDITION), None
+    )
+
+
+def test_claims_come_and_go_while_a_pod_runs_and_are_kept_while_it_has_them(site: Site) -> None:
+    pod = site.pod("open", *SLEEP)
+    site.until_phase("open", "Running")
+    assert mounted(site, "open") is None
+    annotate(site, "open", {"disk": {"container": "main", "mountPath": "/disks/data"},
+                            "raw": {"container": "main", "devicePath": "/dev/raw"}})  # fmt: skip
+    eventually(lambda: (mounted(site, "open") or ("",))[0] == "False", "told what is missing")
+    assert "persistentvolumeclaim 'disk' not found" in (mounted(site, "open") or ("", ""))[1]
+
+    site.cluster.create(PVC, claim("1Gi"))
+    site.cluster.create(PVC, block_claim("raw", "1Mi"))
+    eventually(lambda: mounted(site, "open") == ("True", ""), "mounted", 15)
+    folder, device = site.root(pod) / "disks/data", site.root(pod) / "dev/raw"
+    (folder / "file").write_text("data")
+    assert device.exists()
+
+    site.cluster.delete(PVC, "disk", "default")
+    eventually(lambda: "InUse" in site.reasons(), "told that it is in use")
+    # Whoever takes the node over unmounts what its predecessor mounted.
+    record = site.data_dir / "pods" / pod["metadata"]["uid"] / "additional.json"
+    assert json.loads(record.read_text()) == sorted([str(device), str(folder)])
+    annotate(site, "open", {"raw": {"container": "main", "devicePath": "/dev/raw"}})
+    eventually(lambda: not folder.is_symlink(), "unmounted")
+    eventually(lambda: site.cluster.get(PVC, "disk", "default") is None, "the claim is gone")
+    assert device.exists()
+    annotate(site, "open", None)
+    eventually(lambda: not device.is_symlink(), "unmounted too")
+    assert site.status("open")["phase"] == "Running"
+    annotate(site, "open", {"raw": {"container": "main"}})
+    eventually(lambda: "needs either mountPath or devicePath" in str(mounted(site, "open")), "told what is wrong")
+    annotate(site, "open", None)
+    site.cluster.delete(PVC, "raw", "default")
+    eventually(lambda: not site.cluster.list(PV), "the volumes are gone")
+
+
+def test_a_volume_whose_folder_is_gone_is_lost_until_it_is_back(site: Site) -> None:
+    site.cluster.create(PVC, claim("1Gi"))
+    eventually(lambda: claim_status(site).get("phase") == "Bound", "bound")
+    (volume,) = site.cluster.list(PV)
+    folder = site.data_dir / "volumes" / volume["metadata"]["name"]
+    folder.rename(site.data_dir / "away")
+    eventually(lambda: claim_status(site)["phase"] == "Lost", "lost", 30)
+    (site.data_dir / "away").rename(folder)
+    eventually(lambda: claim_status(site)["phase"] == "Bound", "found", 30)
+    site.cluster.delete(PVC, "disk", "default")
+    eventually(lambda: not site.cluster.list(PV), "the volume is gone")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from controller.api.kinds import admit
-from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATION, Resource
+from controller.api.resource import ATTACHMENT, CLUSTER_IMAGE, DISK, IMAGE, MACHINE, OPERATION, Resource
 
 HTTP: dict[str, Any] = {"type": "HTTP", "http": {"url": "https://example.com/x.img"}}
 DEVICE: dict[str, Any] = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "root"}}
@@ -190,3 +190,16 @@ def test_an_operation_is_immutable_and_start_has_no_force() -> None:
 
 def test_other_kinds_are_none_of_our_business() -> None:
     assert admit({"apiVersion": "v1", "kind": "VirtualMachine", "metadata": {"name": "x"}, "spec": {}}, None) == []
+
+
+def test_an_attachment_names_a_disk_that_stays_and_a_machine_that_may_change() -> None:
+    good: dict[str, Any] = {"virtualMachineName": "web", "blockDevice": DEVICE}
+    assert fields(ATTACHMENT, good) == []
+    assert fields(ATTACHMENT, {**good, "virtualMachineName": "db"}, old=good) == []
+    other = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "data"}}
+    assert fields(ATTACHMENT, {**good, "blockDevice": other}, old=good) == ["spec.blockDevice"]
+    assert fields(ATTACHMENT, {**good, "virtualMachineName": "A B"}) == ["spec.virtualMachineName"]
+    missing = {**good, "blockDevice": {"type": "VirtualMachineDisk"}}
+    assert fields(ATTACHMENT, missing) == ["spec.blockDevice.virtualMachineDisk"]
+    image_device = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": "x"}}
+    assert fields(ATTACHMENT, {**good, "blockDevice": image_device}) == ["spec.blockDevice.type"]

@@ -11,6 +11,7 @@ COLUMNS = {
     "disks": ["Phase", "Capacity", "Progress*", "Target PVC*", "Age"],
     "machines": ["Phase", "NodeName", "IPAddress", "Age"],
     "operations": ["Phase", "VMName", "Age"],
+    "attachments": ["Phase", "VMName", "Disk*", "Age"],
 }
 FACTS = [
     ("ClusterVirtualMachineImage", "Cluster", "clustervirtualmachineimages", ["cvmi", "cvmis"], "images"),
@@ -18,6 +19,13 @@ FACTS = [
     ("VirtualMachineDisk", "Namespaced", "virtualmachinedisks", ["vmd", "vmds"], "disks"),
     ("VirtualMachine", "Namespaced", "virtualmachines", ["vm", "vms"], "machines"),
     ("VirtualMachineOperation", "Namespaced", "virtualmachineoperations", ["vmop", "vmops"], "operations"),
+    (
+        "VirtualMachineBlockDeviceAttachment",
+        "Namespaced",
+        "virtualmachineblockdeviceattachments",
+        ["vmbda", "vmbdas"],
+        "attachments",
+    ),
 ]
 
 
