@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
+from controller.launcher import qcow2
 from controller.launcher.processor import processor_argument
 from controller.launcher.spec import MachineSpec
 
@@ -37,6 +38,8 @@ class Drive:
     export: str | None
     """NBD export that shows the image: what the qcow2 still lacks, or the drive itself."""
     cdrom: bool = False
+    port: int | None = None
+    """The hotplug port that it sits on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,9 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             yield from ("-add-fd", f"fd={runtime.disk_fds[drive.node]},set={index}")
         for node in blockdev_nodes(drive, runtime.nbd_socket, file_set(index)):
             yield from ("-blockdev", _json(**node))
+        if drive.port is not None:
+            yield from ("-device", _json(**hotplug_device(drive)))
+            continue
         if drive.cdrom and scsi_cdrom:
             device = "scsi-cd,bus=scsi.0"
         elif spec.paravirtualization and not drive.cdrom:
@@ -170,7 +176,7 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             arguments, bus = next(sata)
             yield from arguments
             device = f"{'ide-cd' if drive.cdrom else 'ide-hd'},bus={bus}"
-        device += f",id=device-{drive.node},drive={drive.node},serial={drive.node},bootindex={index}"
+        device += f",id={device_id(drive)},drive={drive.node},serial={drive.node},bootindex={index}"
         yield from ("-device", f"{device},werror=stop,rerror=stop")
     for name, path in (("seed", runtime.seed), ("sysprep", runtime.sysprep)):
         if path is None:
@@ -190,6 +196,24 @@ def file_set(number: int) -> str:
     return f"/dev/fdset/{number}"
 
 
+def hotplug_device(drive: Drive) -> dict[str, Any]:
+    """The arguments of `-device` or `device_add` for a disk on its hotplug port: the same however it came there."""
+    return {
+        "driver": "virtio-blk-pci",
+        "id": device_id(drive),
+        "bus": f"hotplug{drive.port}",
+        "drive": drive.node,
+        "serial": drive.node,
+        "werror": "stop",
+        "rerror": "stop",
+    }
+
+
+def device_id(drive: Drive) -> str:
+    """QEMU's name of the drive's device."""
+    return f"device-{drive.node}"
+
+
 def blockdev_nodes(drive: Drive, nbd_socket: Path, file: str) -> Iterator[dict[str, Any]]:
     """The arguments of `-blockdev` or `blockdev-add` for the drive's nodes, the guest's own last.
 
@@ -200,13 +224,13 @@ def blockdev_nodes(drive: Drive, nbd_socket: Path, file: str) -> Iterator[dict[s
         yield {
             "driver": "nbd",
             "node-name": f"{drive.node}-image" if drive.path else drive.node,
-            "server": {"type": "unix", "path": nbd_socket},
+            "server": {"type": "unix", "path": str(nbd_socket)},
             "export": drive.export,
             "read-only": True,
         }
     if drive.path is not None:
         yield {
-            "driver": "host_device" if drive.path.is_block_device() else "file",
+            "driver": qcow2.driver(drive.path),
             "node-name": f"{drive.node}-file",
             "filename": file,
             "discard": "unmap",

@@ -70,7 +70,7 @@ def capture(
     """
     path: Path | None = root / spec.disk.path.lstrip("/")
     assert path is not None
-    if path.exists():
+    if qcow2.is_made(path, device=spec.disk.device):
         header = qcow2.read_header(path)
         reference = parse_backing(path, header.backing)
         size = max(spec.disk.size_bytes, header.virtual_size_bytes)
@@ -204,7 +204,7 @@ class _OverlayFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._fd = file.fileno()
-        self.size_bytes = os.fstat(self._fd).st_size
+        self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         data = bytearray(os.pread(self._fd, length_bytes, offset_bytes))

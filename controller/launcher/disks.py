@@ -64,6 +64,8 @@ class PreparedDisk:
     name: str
     drive: Drive
     export: WatchedExport | None
+    size_bytes: int
+    """Virtual size as it is."""
     grow_to_bytes: int | None = None
     """Size to give the disk before the guest starts; None: it has it."""
 
@@ -99,21 +101,23 @@ def _prepare(disk: DiskSpec, root: Path, export_of: Callable[[ImageReference], W
     if disk.kind == "image":
         if disk.image is None:
             raise ImageError(f"block device {disk.name} is an image, but no image is given")
-        return PreparedDisk(disk.name, Drive(node, None, disk.image.digest, disk.cdrom), export_of(disk.image))
+        image = export_of(disk.image)
+        return PreparedDisk(disk.name, Drive(node, None, disk.image.digest, disk.cdrom), image, image.size_bytes)
     path = root / disk.path.lstrip("/")
-    if not path.exists():
+    if not qcow2.is_made(path, device=disk.device):
         _create(disk, path, export_of)
     header = qcow2.read_header(path)
     reference = parse_backing(path, header.backing)
     grow_to = disk.size_bytes if disk.size_bytes > header.virtual_size_bytes else None
-    if reference is None:
-        return PreparedDisk(disk.name, Drive(node, path, None, disk.cdrom), None, grow_to)
-    return PreparedDisk(disk.name, Drive(node, path, reference.digest, disk.cdrom), export_of(reference), grow_to)
+    drive = Drive(node, path, reference.digest if reference else None, disk.cdrom, disk.port)
+    return PreparedDisk(
+        disk.name, drive, export_of(reference) if reference else None, header.virtual_size_bytes, grow_to
+    )
 
 
 def _create(disk: DiskSpec, path: Path, export_of: Callable[[ImageReference], WatchedExport]) -> None:
     if disk.image is None:
-        qcow2.create(path, disk.size_bytes, None)
+        qcow2.create(path, disk.size_bytes, None, device=disk.device)
         return
     image_size = export_of(disk.image).size_bytes
     if 0 < disk.size_bytes < image_size:
@@ -122,7 +126,7 @@ def _create(disk: DiskSpec, path: Path, export_of: Callable[[ImageReference], Wa
             f"give it at least the image's size",
             reason="DiskTooSmall",
         )
-    qcow2.create(path, disk.size_bytes or image_size, _backing(disk.image))
+    qcow2.create(path, disk.size_bytes or image_size, _backing(disk.image), device=disk.device)
 
 
 def _backing(image: ImageReference) -> str:

@@ -20,7 +20,7 @@ import structlog
 
 from controller.launcher.disks import PreparedDisk
 from controller.launcher.power import power_off
-from controller.launcher.qmp import Monitor, MonitorError, MonitorEvent
+from controller.launcher.qmp import COMMAND_TIMEOUT_S, Monitor, MonitorError, MonitorEvent
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus, Termination, TerminationReason
 
 RETRY_FIRST_S = 0.5
@@ -39,7 +39,8 @@ class Machine:
     ) -> None:
         self._process = process
         self._monitor = monitor
-        self._disks = disks
+        self._disks = list(disks)
+        self._sizes_bytes = {disk.name: disk.size_bytes for disk in disks}
         self._accelerator = accelerator
         self._state = MachineState.STARTING
         self._paused = False
@@ -49,6 +50,8 @@ class Machine:
         self._failed_jobs: set[str] = set()
         self._shutdown_reason = ""
         self._killed = False
+        self.devices_changed = asyncio.Event()
+        """Set when a device is gone, whether anybody asked for that or the guest let it go by itself."""
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._recovery: asyncio.Task[None] | None = None
         self._watchers = [asyncio.create_task(self._watch_events()), asyncio.create_task(self._read_stderr())]
@@ -57,12 +60,53 @@ class Machine:
         """Give the disks their sizes, start copying, and let the guest run."""
         for disk in self._disks:
             if disk.grow_to_bytes is not None:
-                await self._monitor.execute("block_resize", node_name=disk.drive.node, size=disk.grow_to_bytes)
+                await self.grow(disk, disk.grow_to_bytes)
         for job in self._streaming:
             await self._start_stream(job)
         await self._monitor.execute("cont")
         if self._state is MachineState.STARTING:
             self._state = MachineState.RUNNING
+
+    @property
+    def monitor(self) -> Monitor:
+        """The session with QEMU."""
+        return self._monitor
+
+    @property
+    def disks(self) -> tuple[PreparedDisk, ...]:
+        """Those that QEMU has."""
+        return tuple(self._disks)
+
+    def size_bytes(self, disk: PreparedDisk) -> int:
+        """What the guest sees of the disk."""
+        return self._sizes_bytes[disk.name]
+
+    async def take_on(self, disk: PreparedDisk) -> None:
+        """A disk was plugged: from now on it is watched, and its image copied."""
+        self._disks.append(disk)
+        self._sizes_bytes[disk.name] = disk.size_bytes
+        if disk.streams:
+            self._streaming[_job(disk)] = disk
+            await self._start_stream(_job(disk))
+
+    async def give_up(self, disk: PreparedDisk) -> None:
+        """A disk was unplugged: its copy ends here, and goes on wherever it is opened next."""
+        self._disks.remove(disk)
+        await self._end_stream(disk)
+
+    async def grow(self, disk: PreparedDisk, size_bytes: int) -> None:
+        """Give the disk that size, which the guest sees at once."""
+        streams = _job(disk) in self._streaming
+        if streams:
+            # QEMU does not resize what it copies to. The copy goes on with what is still missing.
+            await self._end_stream(disk)
+        try:
+            await self._monitor.execute("block_resize", node_name=disk.drive.node, size=size_bytes)
+            self._sizes_bytes[disk.name] = size_bytes
+        finally:
+            if streams:
+                self._streaming[_job(disk)] = disk
+                await self._start_stream(_job(disk))
 
     async def status(self) -> MachineStatus:
         """The state now; answers also while QEMU ends."""
@@ -73,7 +117,16 @@ class Machine:
         state = self._state
         if self._paused and state is MachineState.RUNNING:
             state = MachineState.PAUSED
-        disks = tuple(DiskStatus(name=disk.name, streamed_percent=self._percent(disk, jobs)) for disk in self._disks)
+        disks = tuple(
+            DiskStatus(
+                name=disk.name,
+                streamed_percent=self._percent(disk, jobs),
+                size_bytes=self._sizes_bytes[disk.name],
+                hotplug=disk.drive.port is not None,
+                port=disk.drive.port,
+            )
+            for disk in self._disks
+        )
         return MachineStatus(state=state, accelerator=self._accelerator, disks=disks, message=self._trouble)
 
     async def screenshot(self, path: Path) -> None:
@@ -146,6 +199,8 @@ class Machine:
         match event.name:
             case "SHUTDOWN":
                 self._shutdown_reason = data["reason"]
+            case "DEVICE_DELETED":
+                self.devices_changed.set()
             case "STOP":
                 self._paused = True
             case "RESUME":
@@ -210,6 +265,19 @@ class Machine:
         await self._monitor.execute(
             "block-stream", job_id=job, device=disk.drive.node, filter_node_name=_filter(disk), on_error="stop"
         )
+
+    async def _end_stream(self, disk: PreparedDisk) -> None:
+        """End the disk's copy where it is; QEMU has let go of it when this returns."""
+        job = _job(disk)
+        if self._streaming.pop(job, None) is None:
+            return
+        self._stopped_jobs.discard(job)
+        self._failed_jobs.discard(job)
+        with suppress(MonitorError):  # it may end by itself at this very moment
+            await self._monitor.execute_until(
+                lambda event: event.name.startswith("BLOCK_JOB_C") and event.data["device"] == job,
+                COMMAND_TIMEOUT_S, "block-job-cancel", device=job, force=True,
+            )  # fmt: skip
 
     def _percent(self, disk: PreparedDisk, jobs: dict[str, dict[str, Any]]) -> int:
         if not disk.streams or _job(disk) not in self._streaming:

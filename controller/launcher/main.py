@@ -31,6 +31,7 @@ from controller.launcher.console import Console
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
 from controller.launcher.firmware import find_firmware
 from controller.launcher.guest import GuestWatcher
+from controller.launcher.hotplug import Hotplug, with_ports
 from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
 from controller.launcher.network import GuestNetwork
@@ -45,6 +46,7 @@ from controller.launcher.spec import (
     SPEC_PATH,
     STATUS_PORT,
     CaptureEnd,
+    DiskWishes,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -53,6 +55,7 @@ from controller.launcher.spec import (
 )
 from controller.launcher.status import build_app, build_health_app, serving
 from controller.launcher.sysprep import sysprep_iso
+from controller.launcher.targets import cold_targets
 from converter.nbd.server import NbdServer
 from dvcr.config import Settings, TlsSettings, load_settings
 from dvcr.errors import ConfigError, DvcrError, StorageError
@@ -99,6 +102,7 @@ class Launcher:
         self._guest: GuestWatcher | None = None
         address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
         self._network = GuestNetwork(settings.launcher, address, argv.mac_address(spec.uid))
+        self._hotplug: Hotplug | None = None
         self._waiting_for = ""
         self._stop = asyncio.Event()
         self._confinement = Confinement.of(spec.uid)
@@ -137,15 +141,19 @@ class Launcher:
             self._confinement.give(nbd_socket)
             machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
             self._guest = GuestWatcher(GuestAgent(folder / AGENT_SOCKET))
+            hotplug = self._prepare_hotplug(machine, server, nbd_socket)
             watching = asyncio.create_task(self._guest.run())
             reading = asyncio.create_task(console.run())
+            plugging = asyncio.create_task(hotplug.run())
             try:
-                self._machine = machine
+                self._machine, self._hotplug = machine, hotplug
                 await self._accompany(machine)
             finally:
                 watching.cancel()
+                plugging.cancel()
                 termination = await machine.close()
-                await asyncio.gather(watching, return_exceptions=True)
+                await asyncio.gather(watching, plugging, return_exceptions=True)
+                await asyncio.to_thread(hotplug.close)
                 await reading
             return termination
 
@@ -153,7 +161,7 @@ class Launcher:
         folder = (self._root / SPEC_PATH.lstrip("/")).parent
         trust = TlsSettings(client_ca_file=folder / AUTHORITY_FILE, client_certificates="required")
         tls = ServerTls(folder / CERTIFICATE_FILE, folder / KEY_FILE, trust, str(folder))
-        app = build_app(self._status, console)
+        app = build_app(self._status, self._want, console)
         access.add_routes(app)
         await stack.enter_async_context(serving(app, address, STATUS_PORT, tls))
         await stack.enter_async_context(serving(build_health_app(self._status), address, HEALTH_PORT))
@@ -163,7 +171,7 @@ class Launcher:
         delay_s = RETRY_FIRST_S
         while True:
             try:
-                return await asyncio.to_thread(prepare, self._spec.disks, self._root, open_image)
+                return await asyncio.to_thread(prepare, with_ports(self._spec.disks), self._root, open_image)
             except DvcrError as exc:
                 if not exc.retryable:
                     raise
@@ -232,6 +240,15 @@ class Launcher:
             raise ConfigError(stderr.decode(errors="replace").strip() or exc.message, reason="QemuFailed") from exc
         return Machine(process, monitor, disks, accelerator)
 
+    def _prepare_hotplug(self, machine: Machine, server: NbdServer, nbd_socket: Path) -> Hotplug:
+        spec = self._spec
+        targets = cold_targets(
+            [disk.drive for disk in machine.disks],
+            paravirtualization=spec.paravirtualization,
+            seed=spec.cloud_init is not None and spec.paravirtualization,
+        )
+        return Hotplug(machine, server, nbd_socket, self._root, lambda: images(self._settings), targets)
+
     async def _accompany(self, machine: Machine) -> None:
         await machine.begin()
         ended, stopped = asyncio.create_task(machine.wait()), asyncio.create_task(self._stop.wait())
@@ -242,12 +259,18 @@ class Launcher:
         await ended
 
     async def _status(self) -> MachineStatus:
-        if self._machine is not None:
-            status = await self._machine.status()
+        if self._machine is not None and self._hotplug is not None:
+            status = self._hotplug.complete(await self._machine.status())
             guest = self._guest.status if self._guest is not None else None
             message = status.message or self._network.trouble
             return status.model_copy(update={"guest": guest, "network": self._network.kind, "message": message})
         return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
+
+    def _want(self, wishes: DiskWishes) -> bool:
+        if self._hotplug is None:
+            return False
+        self._hotplug.want(wishes)
+        return True
 
 
 def _read_spec(root: Path) -> MachineSpec:

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
 from qemu.qmp.events import EventListener
 
 from controller.launcher.argv import file_set
@@ -97,7 +97,18 @@ class Monitor:
                 message = arrived.result()
             else:
                 message = await self._listener.get()
-            yield MonitorEvent(cast("str", message["event"]), cast("Mapping[str, Any]", message.get("data", {})))
+            yield _event(message)
+
+    async def execute_until(
+        self, accept: Callable[[MonitorEvent], bool], timeout_s: float, command: str, **arguments: Any
+    ) -> MonitorEvent | None:
+        """Execute a command and wait for the first event that `accept` takes; None if it does not come in time."""
+        with self._client.listener(event_filter=lambda message: accept(_event(message))) as listener:
+            await self.execute(command, **arguments)
+            try:
+                return _event(await asyncio.wait_for(listener.get(), timeout_s))
+            except TimeoutError:
+                return None
 
     async def _ended(self) -> None:
         while self._client.runstate is Runstate.RUNNING:
@@ -109,3 +120,7 @@ class Monitor:
             await self._client.disconnect()
         except (QMPError, EOFError, OSError):
             return
+
+
+def _event(message: Message) -> MonitorEvent:
+    return MonitorEvent(cast("str", message["event"]), cast("Mapping[str, Any]", message.get("data", {})))

@@ -50,11 +50,17 @@ class DiskSpec(_Message):
     """A `disk` is written by the guest and lives at `path`; an `image` is read-only, straight from the registry."""
     path: str = ""
     """Where the qcow2 of a `disk` is or will be made."""
+    device: bool = False
+    """`path` is there already: a device, or what stands for one, which becomes the qcow2 as a whole."""
     size_bytes: int = 0
     """Virtual size of a `disk`."""
     image: ImageReference | None = None
     """What an `image` shows; what a `disk` that does not exist yet starts from (None: it starts empty)."""
     cdrom: bool = False
+    hotplug: bool = False
+    """The disk sits on a port of its own, from which it can be taken while the machine runs."""
+    port: int | None = None
+    """The number of that port; None: a free one. The status tells which it is."""
 
 
 class CloudInit(_Message):
@@ -112,6 +118,17 @@ class DiskStatus(_Message):
     name: str
     streamed_percent: int = 100
     """How much of the image has been copied to the disk; 100: the disk stands alone."""
+    size_bytes: int = 0
+    """What the guest sees."""
+    target: str = ""
+    """What Linux calls the device; empty where nothing can be said."""
+    hotplug: bool = False
+    port: int | None = None
+    """The hotplug port that it sits on."""
+    attached: bool = True
+    """Whether the guest has it."""
+    message: str = ""
+    """What plugging, unplugging or growing it waits for."""
 
 
 class GuestInterface(_Message):
@@ -145,6 +162,18 @@ class MachineStatus(_Message):
     message: str = ""
     guest: GuestStatus | None = None
     """None: no guest agent answers."""
+
+
+class DiskWishes(_Message):
+    """What `PUT /disks` takes: all that is wanted of the disks of a running machine, each time.
+
+    Accepted at once and carried out as soon as possible; `GET /status` tells how far it is.
+    """
+
+    plugged: tuple[DiskSpec, ...] = ()
+    """Every disk that the machine is to have besides those that it was started with for good."""
+    sizes_bytes: dict[str, int] = Field(default_factory=dict)
+    """Virtual sizes to grow to, by the names of disks; one that is not named stays as it is."""
 
 
 class TerminationReason(StrEnum):

@@ -1,4 +1,6 @@
-"""What the launcher answers over HTTP: `/healthz` to all, `/status` and the websocket `/console` to the controller."""
+"""What the launcher answers over HTTP: `/healthz` to all; `/status`, `PUT /disks` and the websocket `/console` to the
+controller.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,9 +8,10 @@ from contextlib import asynccontextmanager
 
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
+from pydantic import ValidationError
 
 from controller.launcher.console import Console
-from controller.launcher.spec import CONTROLLER_IDENTITY, MachineState, MachineStatus
+from controller.launcher.spec import CONTROLLER_IDENTITY, DiskWishes, MachineState, MachineStatus
 from dvcr.access.certificates import certificate_caller
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError
@@ -27,11 +30,23 @@ def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Appl
     return app
 
 
-def build_app(status: Callable[[], Awaitable[MachineStatus]], console: Console) -> web.Application:
-    """The application for the controller; everybody else gets 403."""
+def build_app(
+    status: Callable[[], Awaitable[MachineStatus]], want: Callable[[DiskWishes], bool], console: Console
+) -> web.Application:
+    """The application for the controller; everybody else gets 403.
+
+    `want` takes the wishes for the machine's disks, or is False while there is no machine yet.
+    """
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(text=(await status()).model_dump_json())
+
+    async def put_disks(request: web.Request) -> web.Response:
+        try:
+            wishes = DiskWishes.model_validate_json(await request.read())
+        except ValidationError as exc:
+            return web.Response(status=400, text=f"{exc}\n")
+        return web.Response(status=202 if want(wishes) else 503)
 
     async def attach(request: web.Request) -> web.WebSocketResponse:
         peer = web.WebSocketResponse(heartbeat=20)
@@ -50,6 +65,7 @@ def build_app(status: Callable[[], Awaitable[MachineStatus]], console: Console) 
 
     app = web.Application(middlewares=[_only_controller])
     app.router.add_get("/status", show_status)
+    app.router.add_put("/disks", put_disks)
     app.router.add_get("/console", attach)
     return app
 

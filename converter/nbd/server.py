@@ -91,6 +91,17 @@ class NbdServer:
         self._serve_in_thread(ours)
         return theirs
 
+    def offer(self, name: str, export: ReadableExport | WritableExport) -> None:
+        """Serve one more export, to clients that connect from now on."""
+        with self._lock:
+            # Replaced, never changed: a client that is just choosing goes on with what it has seen.
+            self._exports = {**self._exports, name: export}
+
+    def withdraw(self, name: str) -> None:
+        """Serve the export to nobody else; who has it keeps it. Idempotent."""
+        with self._lock:
+            self._exports = {key: export for key, export in self._exports.items() if key != name}
+
     def idle_s(self) -> float:
         """How long all clients have neither asked for anything nor taken an answer; 0 while one waits for us."""
         with self._lock:

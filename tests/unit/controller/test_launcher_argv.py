@@ -12,6 +12,7 @@ from controller.launcher.argv import (
     Runtime,
     blockdev_nodes,
     file_set,
+    hotplug_device,
     mac_address,
     node_name,
     qemu_arguments,
@@ -216,3 +217,16 @@ def test_the_hardware_address_stays_with_the_machine() -> None:
     assert mac_address(UID) == mac_address(UID)
     assert mac_address(UID) != mac_address("another")
     assert mac_address(UID).startswith("52:54:00:")
+
+
+def test_a_disk_on_a_port_is_no_boot_device_and_looks_the_same_however_it_came_there() -> None:
+    data = Drive("data", Path("/disks/data/disk.qcow2"), None, port=3)
+
+    arguments = qemu_arguments(spec(), runtime(SYSTEM, data))
+
+    (device,) = devices(arguments, '{"driver": "virtio-blk-pci"')
+    assert json.loads(device) == hotplug_device(data)
+    assert hotplug_device(data) == {
+        "driver": "virtio-blk-pci", "id": "device-data", "bus": "hotplug3", "drive": "data", "serial": "data",
+        "werror": "stop", "rerror": "stop",
+    }  # fmt: skip

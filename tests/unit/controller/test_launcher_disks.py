@@ -149,3 +149,42 @@ def test_a_read_that_failed_is_tried_again_without_the_guest() -> None:
     image.away = False
     assert watched.recovered()
     assert watched.error is None
+
+
+def device(path: Path, size_bytes: int = 32 * MIB) -> DiskSpec:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.truncate(size_bytes)
+    return disk(size_bytes=16 * MIB, device=True, path=f"/{path.relative_to(path.parents[1])}")
+
+
+def test_a_blank_device_becomes_the_disk_once_and_keeps_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "vol/device"
+    (prepared,) = prepare([device(path).model_copy(update={"image": IMAGE})], tmp_path, Registry().open_image)
+
+    assert prepared.streams
+    assert qcow2.read_header(path) == qcow2.Qcow2Header(16 * MIB, f"dvcr:vmi/prod/debian@{IMAGE.digest}")
+    assert path.stat().st_size == 32 * MIB
+    with path.open("r+b") as file:
+        file.seek(20 * MIB)
+        file.write(b"guest")
+    prepare([device(path)], tmp_path, Registry().open_image)
+    assert path.read_bytes()[20 * MIB : 20 * MIB + 5] == b"guest"
+
+
+def test_a_device_with_something_else_on_it_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "vol/device"
+    spec = device(path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"precious")
+
+    with pytest.raises(ImageError, match="holds something that is no qcow2 disk"):
+        prepare([spec], tmp_path, Registry().open_image)
+    assert path.read_bytes()[4096:4104] == b"precious"
+
+
+def test_a_device_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot read the device"):
+        prepare([disk(size_bytes=MIB, device=True)], tmp_path, Registry().open_image)
+    assert not (tmp_path / "vol").exists()
