@@ -2,7 +2,27 @@
 
 from collections.abc import Callable, Iterable
 
-from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, NODE, OPERATION, POD, PVC, Resource
+from controller.api.resource import (
+    ATTACHMENT,
+    CLUSTER_IMAGE,
+    CPU_MODEL,
+    DISK,
+    IMAGE,
+    MACHINE,
+    NODE,
+    OPERATION,
+    POD,
+    PVC,
+    Resource,
+)
+from controller.attachments.concerns import (
+    attachments_of_disk,
+    attachments_of_machine,
+    machines_of_attachment,
+    machines_of_disk,
+    rivals,
+)
+from controller.attachments.reconciler import AttachmentReconciler
 from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.claim import disk_name
 from controller.disks.reconciler import DiskReconciler
@@ -75,6 +95,8 @@ def build_loops(
             triggers=(
                 (POD, _renamed(machine_name)),
                 (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),
+                (DISK, machines_of_disk),
+                (ATTACHMENT, machines_of_attachment),
                 (IMAGE, _referring(MACHINE, "virtualMachineImage", namespaced=True)),
                 (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
             ),
@@ -83,6 +105,15 @@ def build_loops(
             CPU_MODEL,
             CpuModelReconciler(cluster),
             triggers=((NODE, _every(CPU_MODEL)), (MACHINE, _every(CPU_MODEL, deleting=True))),
+        ),
+        Loop(
+            ATTACHMENT,
+            AttachmentReconciler(cluster, launchers),
+            triggers=(
+                (MACHINE, attachments_of_machine),
+                (DISK, attachments_of_disk),
+                (ATTACHMENT, rivals),
+            ),
         ),
         Loop(OPERATION, OperationReconciler(cluster, launcher.operation_ttl_s), triggers=((MACHINE, _operations_of),)),
     ]

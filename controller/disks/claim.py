@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 from controller.api.quantity import format_bytes, parse_bytes
 from controller.api.resource import GROUP
+from controller.disks.storage_class import VolumeProfile
 from controller.runtime.informer import Object
 
 IMAGE_ANNOTATION = f"{GROUP}/image"
 """`repository@digest` of the artifact; absent for a disk that starts empty."""
+SIZE_ANNOTATION = f"{GROUP}/disk-size"
+"""Virtual size of the disk, where the volume must be larger than that."""
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,18 @@ def disk_name(claim: str) -> str | None:
 
 
 def build_claim(
-    disk: str, namespace: str, owner: Object, size_bytes: int, storage_class: str | None, origin: DiskOrigin | None
+    disk: str,
+    namespace: str,
+    owner: Object,
+    size_bytes: int,
+    storage_class: str | None,
+    profile: VolumeProfile,
+    origin: DiskOrigin | None,
 ) -> Object:
     """The claim as it is to be created."""
     annotations = {IMAGE_ANNOTATION: f"{origin.repository}@{origin.digest}"} if origin else {}
-    spec: Object = {
-        "accessModes": ["ReadWriteOnce"],
-        "volumeMode": "Filesystem",
-        "resources": {"requests": {"storage": format_bytes(size_bytes)}},
-    }
+    sizes = resized(profile.volume_mode, size_bytes)
+    spec: Object = {"accessModes": [profile.access_mode], "volumeMode": profile.volume_mode, **sizes["spec"]}
     if storage_class:
         spec["storageClassName"] = storage_class
     return {
@@ -47,15 +54,37 @@ def build_claim(
         "metadata": {
             "name": claim_name(disk),
             "namespace": namespace,
-            "annotations": annotations,
+            "annotations": annotations | sizes["metadata"]["annotations"],
             "ownerReferences": [owner],
         },
         "spec": spec,
     }
 
 
+def resized(volume_mode: str, size_bytes: int) -> Object:
+    """The part of a claim that says how large it is to be for a disk of that size."""
+    if volume_mode != "Block":
+        return {"metadata": {"annotations": {}}, "spec": _storage(size_bytes)}
+    # A qcow2 that is written all over is larger than what it holds: for every 64 KiB, 8 bytes say where they are and 2
+    # how often they are used; a megabyte has room for its header and the tables of those.
+    needed_bytes = size_bytes + size_bytes // 2**16 * 10 + _MIB
+    annotations = {SIZE_ANNOTATION: format_bytes(size_bytes)}
+    return {"metadata": {"annotations": annotations}, "spec": _storage(-(-needed_bytes // _MIB) * _MIB)}
+
+
+def is_block(claim: Object) -> bool:
+    """Whether the volume is a device, not a folder."""
+    return bool(claim["spec"].get("volumeMode") == "Block")
+
+
+def disk_bytes(claim: Object) -> int:
+    """The virtual size of the disk."""
+    noted = (claim["metadata"].get("annotations") or {}).get(SIZE_ANNOTATION)
+    return parse_bytes(noted) if noted else requested_bytes(claim)
+
+
 def requested_bytes(claim: Object) -> int:
-    """The size that was asked for: the virtual size of the disk."""
+    """The size that was asked for."""
     return parse_bytes(claim["spec"]["resources"]["requests"]["storage"])
 
 
@@ -70,6 +99,11 @@ def is_bound(claim: Object) -> bool:
     return (claim.get("status") or {}).get("phase") == "Bound"
 
 
+def is_lost(claim: Object) -> bool:
+    """Whether the volume that stood behind the claim is gone."""
+    return (claim.get("status") or {}).get("phase") == "Lost"
+
+
 def pinned_image(claim: Object) -> tuple[str, str] | None:
     """Repository and digest of the artifact that the disk starts from."""
     image = (claim["metadata"].get("annotations") or {}).get(IMAGE_ANNOTATION)
@@ -77,3 +111,7 @@ def pinned_image(claim: Object) -> tuple[str, str] | None:
         return None
     repository, _, digest = image.partition("@")
     return repository, digest
+
+
+def _storage(size_bytes: int) -> Object:
+    return {"resources": {"requests": {"storage": format_bytes(size_bytes)}}}

@@ -8,12 +8,16 @@ from controller.disks.claim import (
     DiskOrigin,
     build_claim,
     claim_name,
+    disk_bytes,
     is_bound,
+    is_lost,
     provided_bytes,
     requested_bytes,
+    resized,
 )
 from controller.disks.origin import Waiting, find_origin, import_target
-from controller.disks.usage import pods_using
+from controller.disks.storage_class import volume_profile
+from controller.disks.usage import pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, utc_now
@@ -71,7 +75,8 @@ class DiskReconciler:
         if disk.status.phase in (DiskPhase.READY, DiskPhase.RESIZING, DiskPhase.PVC_LOST):
             disk.status.phase = DiskPhase.PVC_LOST
             message = (
-                f"PersistentVolumeClaim {claim_name(disk.name)!r} is gone, and the data with it; recreate the disk"
+                f"PersistentVolumeClaim {claim_name(disk.name)!r} is gone; restore it from a backup under this name,"
+                " or recreate the disk"
             )
             disk.condition(READY, False, "PVCLost", message)
             return None
@@ -89,10 +94,11 @@ class DiskReconciler:
             self._fail(disk, _SMALLER, message)
             return None
         storage_class = spec.persistent_volume_claim.storage_class_name or self._default_storage_class
-        claim = self._cluster.create(
-            PVC,
-            build_claim(disk.name, disk.namespace or "", disk.owner_reference(), size_bytes, storage_class, origin),
+        profile = volume_profile(self._cluster, storage_class)
+        claim = build_claim(
+            disk.name, disk.namespace or "", disk.owner_reference(), size_bytes, storage_class, profile, origin
         )
+        claim = self._cluster.create(PVC, claim)
         return self._follow_claim(disk, spec, claim)
 
     def _follow_claim(self, disk: Subject[DiskStatus], spec: DiskSpec, claim: Object) -> float | None:
@@ -101,20 +107,25 @@ class DiskReconciler:
         url = status.target.registry_url if status.target else None
         status.target = Target(registry_url=url, persistent_volume_claim_name=claim_name(disk.name))
         given = spec.persistent_volume_claim.size
-        wanted_bytes = max(requested_bytes(claim), parse_bytes(given) if given is not None else 0)
-        if wanted_bytes > requested_bytes(claim):
-            patch = {"spec": {"resources": {"requests": {"storage": format_bytes(wanted_bytes)}}}}
+        wanted_bytes = max(disk_bytes(claim), parse_bytes(given) if given is not None else 0)
+        if wanted_bytes > disk_bytes(claim):
+            patch = resized(claim["spec"].get("volumeMode", ""), wanted_bytes)
             claim = self._cluster.patch(PVC, claim_name(disk.name), patch, disk.namespace)
+        if is_lost(claim):
+            status.phase = DiskPhase.PVC_LOST
+            message = f"the volume behind PersistentVolumeClaim {claim_name(disk.name)!r} is gone; bring it back"
+            disk.condition(READY, False, "PVCLost", message)
+            return None
         if not is_bound(claim):
             status.phase = DiskPhase.PROVISIONING
             disk.condition(READY, False, "WaitForVolume", "waits for a volume to stand behind the claim")
             return None
-        status.capacity = format_bytes(provided_bytes(claim))
-        if provided_bytes(claim) < wanted_bytes:
+        if provided_bytes(claim) < requested_bytes(claim):
             status.phase = DiskPhase.RESIZING
-            message = f"grows from {status.capacity} to {format_bytes(wanted_bytes)}"
+            message = f"grows from {status.capacity or 'less'} to {format_bytes(wanted_bytes)}"
             disk.condition(READY, False, "Resizing", message)
             return None
+        status.capacity = format_bytes(wanted_bytes)
         status.phase = DiskPhase.READY
         status.progress = "100%"
         disk.condition(READY, True, "Ready", "the disk can be used")
@@ -142,7 +153,7 @@ class DiskReconciler:
         if disk.finalized:
             return None
         disk.status.phase = DiskPhase.TERMINATING
-        users = [pod["metadata"]["name"] for pod in pods_using(self._cluster, claim_name(disk.name), disk.namespace)]
+        users = [user_of(pod) for pod in pods_using(self._cluster, claim_name(disk.name), disk.namespace)]
         if users:
             disk.condition(READY, False, "InUse", f"waits for {', '.join(users)} to stop using the disk")
             disk.save()

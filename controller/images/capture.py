@@ -14,8 +14,9 @@ from controller.api.data_source import DataSource, NamedInNamespace, SourceType
 from controller.api.disk import DiskPhase
 from controller.api.image import ImageStatus
 from controller.api.resource import DISK, POD, PVC
-from controller.disks.claim import claim_name, is_bound, pinned_image, requested_bytes
-from controller.disks.usage import CAPTURE_ANNOTATION, captured_for, is_over, pods_using
+from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
+from controller.disks.mount import disk_mount
+from controller.disks.usage import CAPTURE_ANNOTATION, captured_for, is_over, pods_using, user_of
 from controller.images.existing import NotThere
 from controller.images.importing import ImportOutcome, ImportState, ImportTarget, advance_progress
 from controller.launcher.spec import (
@@ -148,12 +149,19 @@ class DiskCapture:
             return NotThere("DiskNotReady", f"waits for {label}, which is {phase}", _WAIT_S)
         users = [pod for pod in pods_using(self._cluster, claim_name(name), namespace) if not captured_for(pod)]
         if users:
-            names = ", ".join(str(pod["metadata"]["name"]) for pod in users)
+            names = ", ".join(user_of(pod) for pod in users)
             message = f"waits until {label} is not used any more: stop the machine ({names})"
             return NotThere("DiskInUse", message, _WAIT_S)
         pinned = pinned_image(claim)
         reference = ImageReference(repository=pinned[0], digest=pinned[1]) if pinned else None
-        spec = DiskSpec(name=name, kind="disk", path=DISK_PATH, size_bytes=requested_bytes(claim), image=reference)
+        spec = DiskSpec(
+            name=name,
+            kind="disk",
+            path=DISK_PATH,
+            device=is_block(claim),
+            size_bytes=disk_bytes(claim),
+            image=reference,
+        )
         return _Disk(name, namespace, spec)
 
 
@@ -191,7 +199,7 @@ def build_pod(
             "limits": {"memory": str(2 * MEMORY_BYTES)},
         },
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
-        "volumeMounts": [{"name": "disk", "mountPath": DISK_PATH.rpartition("/")[0]}],
+        **disk_mount("disk", disk),
         "terminationMessagePath": "/dev/termination-log",
     }
     return {

@@ -5,8 +5,8 @@ from controller.api.image import ImagePhase
 from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
-from controller.disks.claim import claim_name, is_bound, pinned_image, requested_bytes
-from controller.disks.usage import captured_for, is_over, pods_using
+from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
+from controller.disks.usage import is_over, machine_of, pods_using, user_of
 from controller.images.existing import repository_of
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
@@ -31,7 +31,9 @@ class BlockDevices:
 
     def __call__(self, visit: Visit, launch: Launch) -> NotReady | None:
         namespace = visit.machine.namespace or ""
-        devices = resolve_devices(visit.cluster, self._registry, namespace, visit.spec.block_devices)
+        devices = resolve_devices(
+            visit.cluster, self._registry, namespace, visit.spec.block_devices, visit.machine.name
+        )
         if isinstance(devices, NotReady):
             visit.machine.condition(BLOCK_DEVICES_READY, False, devices.reason, devices.message)
             return devices
@@ -42,13 +44,13 @@ class BlockDevices:
 
 
 def resolve_devices(
-    cluster: ClusterPort, registry: ImageRegistry, namespace: str, devices: list[BlockDevice]
+    cluster: ClusterPort, registry: ImageRegistry, namespace: str, devices: list[BlockDevice], machine: str
 ) -> list[Device] | NotReady:
-    """All devices in boot order, or the first thing that is missing."""
+    """All devices of the machine in boot order, or the first thing that is missing."""
     resolved = []
     for index, device in enumerate(devices):
         if device.type is BlockDeviceType.DISK:
-            found = _disk(cluster, namespace, device)
+            found = resolve_disk(cluster, namespace, device, machine)
         else:
             found = _image(cluster, registry, namespace, device)
         if isinstance(found, NotReady):
@@ -60,7 +62,8 @@ def resolve_devices(
     return resolved
 
 
-def _disk(cluster: ClusterPort, namespace: str, device: BlockDevice) -> Device | NotReady:
+def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, machine: str) -> Device | NotReady:
+    """The disk, if the machine can have it now."""
     label = f"VirtualMachineDisk {device.name!r}"
     disk = cluster.get(DISK, device.name, namespace)
     if disk is None:
@@ -70,19 +73,25 @@ def _disk(cluster: ClusterPort, namespace: str, device: BlockDevice) -> Device |
     if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None or not is_bound(claim):
         return NotReady("DiskNotReady", f"waits for {label}, which is {phase}")
     for pod in pods_using(cluster, claim_name(device.name), namespace):
-        captured = captured_for(pod)
-        if captured and not is_over(pod):
-            return NotReady("DiskInUse", f"waits until {captured} is made of {label}")
+        if machine_of(pod) != machine and not is_over(pod):
+            return NotReady("DiskInUse", f"waits until {user_of(pod)} does not use {label} any more")
     image = pinned_image(claim)
-    size_bytes = requested_bytes(claim)
+    size_bytes = disk_bytes(claim)
     spec = DiskSpec(
-        name=_device_name(device),
+        name=device_name(device),
         kind="disk",
         path=f"{DISKS_FOLDER}/{device.name}/disk.qcow2",
+        device=is_block(claim),
         size_bytes=size_bytes,
         image=ImageReference(repository=image[0], digest=image[1]) if image else None,
     )
     return Device(spec, _attached(device, size_bytes), claim_name(device.name))
+
+
+def unresolved_disk(device: BlockDevice) -> Device:
+    """A disk that a machine has, whatever there is left of its resources."""
+    path = f"{DISKS_FOLDER}/{device.name}/disk.qcow2"
+    return Device(DiskSpec(name=device_name(device), kind="disk", path=path), _attached(device, 0))
 
 
 def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device: BlockDevice) -> Device | NotReady:
@@ -99,7 +108,7 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
     if stored is None:
         return NotReady("ImageNotReady", f"waits for {label}, whose bytes are not in the registry")
     spec = DiskSpec(
-        name=_device_name(device),
+        name=device_name(device),
         kind="image",
         image=ImageReference(repository=repository, digest=str(stored.digest)),
         cdrom=stored.image.cdrom,
@@ -107,7 +116,16 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
     return Device(spec, _attached(device, stored.image.virtual_size_bytes))
 
 
-def _device_name(device: BlockDevice) -> str:
+def device_of(name: str) -> BlockDevice:
+    """The block device that a launcher knows by that name."""
+    prefix, _, rest = name.partition("-")
+    kind = next(kind for kind, known in _PREFIXES.items() if known == prefix)
+    device = BlockDevice(type=kind)
+    return BlockDevice.read({"type": kind, device.block: {"name": rest}})
+
+
+def device_name(device: BlockDevice) -> str:
+    """What a launcher calls the block device; for a disk, the name of its claim."""
     return f"{_PREFIXES[device.type]}-{device.name}"
 
 

@@ -1,7 +1,7 @@
 """What a machine's pod is made from, gathered by the prerequisites of a start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.api.machine import AttachedDevice
 from controller.launcher.spec import CloudInit, DiskSpec, Processor, Sysprep
@@ -18,6 +18,14 @@ class Device:
     attached: AttachedDevice
     claim: str | None = None
     """The PersistentVolumeClaim of a disk, mounted at the folder of `disk.path`."""
+
+    def on_a_port(self) -> "Device":
+        """The same, to be taken away while the machine runs."""
+        return replace(
+            self,
+            disk=self.disk.model_copy(update={"hotplug": True}),
+            attached=self.attached.model_copy(update={"hotpluggable": True}),
+        )
 
 
 @dataclass(frozen=True)

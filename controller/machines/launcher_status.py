@@ -6,7 +6,7 @@ from typing import Protocol
 import urllib3
 from pydantic import ValidationError
 
-from controller.launcher.spec import STATUS_PORT, MachineStatus, machine_identity
+from controller.launcher.spec import STATUS_PORT, DiskWishes, MachineStatus, machine_identity
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
@@ -30,6 +30,10 @@ class LauncherStatus(Protocol):
         """The status; None if the launcher does not answer."""
         ...
 
+    def want(self, pod: Object, wishes: DiskWishes) -> bool:
+        """Tell what is wanted of the machine's disks; whether the launcher took it."""
+        ...
+
 
 class HttpLauncherStatus:
     """LauncherStatus over HTTPS, with the controller's certificate."""
@@ -44,6 +48,13 @@ class HttpLauncherStatus:
         except (LauncherError, ValidationError):
             # A launcher that starts, stops or hangs: the pod's own state tells the rest.
             return None
+
+    def want(self, pod: Object, wishes: DiskWishes) -> bool:
+        try:
+            self._request("PUT", pod, "/disks", wishes.model_dump_json())
+        except LauncherError:
+            return False  # as above
+        return True
 
     def _request(
         self, method: str, pod: Object, path: str, body: str | None = None, timeout_s: float = _TIMEOUT_S

@@ -9,6 +9,7 @@ from controller.api.machine import MachineSpec as ApiMachineSpec
 from controller.api.model import ApiModel
 from controller.api.quantity import parse_bytes
 from controller.api.resource import GROUP, MACHINE
+from controller.disks.mount import disk_mount
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     CONTAINER_NAME,
@@ -19,7 +20,7 @@ from controller.launcher.spec import (
     Termination,
     TerminationReason,
 )
-from controller.machines.launch import DISKS_FOLDER, Launch
+from controller.machines.launch import Launch
 from controller.machines.processor import on_capable_nodes
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
@@ -122,13 +123,7 @@ def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
 def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Launch, setup: LauncherSetup) -> Object:
     """The pod that runs the launcher."""
     name = metadata["name"]
-    claims = {device.claim: device.disk.path.rpartition("/")[0] for device in launch.devices if device.claim}
     volumes: list[Object] = [{"name": "machine", "secret": {"secretName": pod_name(name)}}]
-    mounts: list[Object] = [{"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True}]
-    for index, (claim, folder) in enumerate(sorted(claims.items())):
-        volumes.append({"name": f"disk-{index}", "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": f"disk-{index}", "mountPath": folder})
-    assert all(folder.startswith(f"{DISKS_FOLDER}/") for folder in claims.values())
     milli_cores = spec.cpu.cores * 10 * int(spec.cpu.core_fraction.rstrip("%"))
     memory_bytes = parse_bytes(spec.memory.size) + _LAUNCHER_MEMORY_BYTES
     container: Object = {
@@ -149,9 +144,14 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             {"name": "health", "containerPort": HEALTH_PORT},
         ],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 1},
-        "volumeMounts": mounts,
+        "volumeMounts": [{"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True}],
         "terminationMessagePath": "/dev/termination-log",
     }
+    claimed = sorted(((d.claim, d.disk) for d in launch.devices if d.claim), key=lambda claimed: claimed[0])
+    for index, (claim, disk) in enumerate(claimed):
+        volumes.append({"name": f"disk-{index}", "persistentVolumeClaim": {"claimName": claim}})
+        for key, entries in disk_mount(f"disk-{index}", disk).items():
+            container[key] = container.get(key, []) + entries
     pod_spec: Object = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + _KILL_MARGIN_S,

@@ -7,6 +7,7 @@ from controller.machines.changes import list_changes
 from controller.machines.ending import clear_up
 from controller.machines.following import follow
 from controller.machines.guest import guest_facts
+from controller.machines.hotplug import Plug
 from controller.machines.launcher_status import LauncherStatus, Observe
 from controller.machines.pod import pod_name
 from controller.machines.power import first_power
@@ -46,6 +47,7 @@ class MachineReconciler:
             switch_off,
             switch_on(starting),
             follow,
+            Plug(launchers),
         )
 
     def reconcile(self, key: Key) -> float | None:

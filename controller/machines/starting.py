@@ -4,6 +4,7 @@ from controller.api.resource import POD, SECRET
 from controller.images.registry import ImageRegistry
 from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
+from controller.machines.hotplug import attached_disks
 from controller.machines.launch import Launch, NotReady, Prerequisite
 from controller.machines.pod import LauncherSetup, build_pod, build_secret, launcher_spec, pod_name
 from controller.machines.processor import processor
@@ -22,7 +23,12 @@ class MachineStart:
         self._cluster = cluster
         self._setup = setup
         self._authority = authority
-        self._prerequisites: tuple[Prerequisite, ...] = (BlockDevices(registry), provisioning, processor)
+        self._prerequisites: tuple[Prerequisite, ...] = (
+            BlockDevices(registry),
+            attached_disks,
+            provisioning,
+            processor,
+        )
 
     def start(self, visit: Visit) -> Object | NotReady:
         """The new pod, or what the machine waits for."""

@@ -14,7 +14,7 @@ from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 
 FINALIZER = f"{GROUP}/dvcr"
-MAIN_CONDITIONS = ("Ready", "Running", "Completed")
+MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
 """Of each kind, the one that says what the phase says; events repeat its message."""
 _FAILED_PHASES = ("Failed", "ImageLost", "PVCLost")
 S = TypeVar("S", bound=ApiModel)

@@ -104,7 +104,7 @@ def test_a_running_machine_is_waited_for(world: World) -> None:
     world.run_pod()
     world.apply(IMAGE, "golden", GOLDEN)
     condition = world.condition(IMAGE, "golden", "Ready")
-    assert (condition["reason"], "vm-web" in condition["message"]) == ("DiskInUse", True)
+    assert (condition["reason"], "VirtualMachine 'web'" in condition["message"]) == ("DiskInUse", True)
     assert pod_of(world) is None
     world.delete(MACHINE, "web")
     world.end_pod("Stopped")

@@ -24,9 +24,12 @@ def test_the_launcher_is_told_everything() -> None:
             "name": "vmd-root",
             "kind": "disk",
             "path": "/disks/root/disk.qcow2",
+            "device": False,
             "size_bytes": 64 * 2**20,
             "image": {"repository": "cvmi/debian", "digest": "sha256:" + "a" * 64},
             "cdrom": False,
+            "hotplug": False,
+            "port": None,
         }
     ]
     assert (spec["cores"], spec["core_percent"], spec["memory_bytes"]) == (2, 25, 2**30)

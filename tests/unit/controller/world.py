@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controller.api.resource import (
+    ATTACHMENT,
     CLUSTER_IMAGE,
     CPU_MODEL,
     DISK,
@@ -18,6 +19,7 @@ from controller.api.resource import (
     VERSION,
     Resource,
 )
+from controller.attachments.reconciler import AttachmentReconciler
 from controller.cpumodels.default import ensure_default
 from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.reconciler import DiskReconciler
@@ -25,7 +27,7 @@ from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
-from controller.launcher.spec import MachineState, MachineStatus
+from controller.launcher.spec import DiskWishes, MachineState, MachineStatus
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import LauncherSetup
 from controller.machines.reconciler import MachineReconciler
@@ -73,9 +75,14 @@ class MemoryImageRegistry:
 class MemoryLaunchers:
     def __init__(self) -> None:
         self.status: MachineStatus | None = MachineStatus(state=MachineState.RUNNING)
+        self.wishes: DiskWishes | None = None
 
     def read(self, pod: Object) -> MachineStatus | None:
         return self.status
+
+    def want(self, pod: Object, wishes: DiskWishes) -> bool:
+        self.wishes = wishes
+        return True
 
 
 class MemoryCaptureProgress:
@@ -110,6 +117,7 @@ class World:
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, self.clock),
             CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
+            ATTACHMENT: AttachmentReconciler(self.cluster, self.launchers, self.clock),
             OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),
         }
         ensure_default(self.cluster)
@@ -170,11 +178,11 @@ class World:
         self.cluster.set_status(PVC, claim, "default", phase="Bound", capacity={"storage": size})
         self.settle()
 
-    def run_pod(self, pod: str = "vm-web") -> None:
+    def run_pod(self, pod: str = "vm-web", address: str = "127.64.0.2") -> None:
         """As the node agent does: bind it and have it ready."""
         self.cluster.patch(POD, pod, {"spec": {"nodeName": "node"}}, "default")
         ready = [{"type": "Ready", "status": "True"}]
-        self.cluster.set_status(POD, pod, "default", phase="Running", podIP="127.64.0.2", conditions=ready)
+        self.cluster.set_status(POD, pod, "default", phase="Running", podIP=address, conditions=ready)
         self.settle()
 
     def end_pod(self, reason: str, message: str = "", pod: str = "vm-web") -> None:

@@ -1,0 +1,53 @@
+"""What a storage class says of the volumes that disks are to have, in the annotations of the original module."""
+
+from dataclasses import dataclass
+
+from controller.api.resource import STORAGE_CLASS
+from controller.runtime.informer import Object
+from controller.runtime.port import ClusterPort
+from dvcr.errors import ResourceError
+
+VOLUME_MODE_ANNOTATION = "virtualdisk.virtualization.deckhouse.io/volume-mode"
+ACCESS_MODE_ANNOTATION = "virtualdisk.virtualization.deckhouse.io/access-mode"
+_DEFAULT_ANNOTATION = "storageclass.kubernetes.io/is-default-class"
+_VOLUME_MODES = ("Filesystem", "Block")
+_ACCESS_MODES = ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod")
+
+
+@dataclass(frozen=True)
+class VolumeProfile:
+    """How the claim of a disk asks for its volume."""
+
+    volume_mode: str = _VOLUME_MODES[0]
+    access_mode: str = _ACCESS_MODES[0]
+
+
+def volume_profile(cluster: ClusterPort, storage_class: str) -> VolumeProfile:
+    """The profile of a storage class, the cluster's default one for an empty name.
+
+    ResourceError `StorageClassInvalid` for an annotation that means nothing. A class that is not there says nothing:
+    the claim waits for it.
+    """
+    classes = cluster.list(STORAGE_CLASS)
+    for found in classes:
+        annotations = found["metadata"].get("annotations") or {}
+        if storage_class == found["metadata"]["name"] or (
+            not storage_class and annotations.get(_DEFAULT_ANNOTATION) == "true"
+        ):
+            return VolumeProfile(
+                _choice(found, VOLUME_MODE_ANNOTATION, _VOLUME_MODES),
+                _choice(found, ACCESS_MODE_ANNOTATION, _ACCESS_MODES),
+            )
+    return VolumeProfile()
+
+
+def _choice(storage_class: Object, annotation: str, values: tuple[str, ...]) -> str:
+    metadata = storage_class["metadata"]
+    value = str((metadata.get("annotations") or {}).get(annotation, values[0]))
+    if value not in values:
+        raise ResourceError(
+            f"annotation {annotation} of storage class {metadata['name']!r} is {value!r};"
+            f" it can be {' or '.join(values)}",
+            reason="StorageClassInvalid",
+        )
+    return value
