@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,10 +18,14 @@ import pytest
 from converter.convert import convert
 from converter.inspect import ImageInfo, inspect
 from converter.qemu_img import QemuImg, sandbox_layers
+from dvcr.descriptor import Descriptor
 from dvcr.errors import ConfigError, ImageError, RegistryError, SourceError
 from tests.support.images import MemoryChunkStore, MemorySource, build_image, qemu_img, reference
+from tests.support.peak_memory import peak_memory
 
 MIB = 2**20
+# On a machine that others use, too; what takes longer is no conversion of a few megabytes.
+HANG_S = 60
 LIMIT = 2**41
 FORMATS = [
     ("raw",),
@@ -254,19 +259,43 @@ def test_truncated_images_are_refused(image_format: tuple[str, ...], share: floa
         assert reason_of(cut) == "TruncatedImage"
 
 
-@pytest.mark.parametrize("image_format", [("qcow2",), ("vmdk",), ("vdi",), ("vpc",), ("vhdx",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "image_format",
+    [
+        ("qcow2",),
+        ("qcow2", "-c"),
+        ("vmdk",),
+        ("vmdk", "-o", "subformat=streamOptimized"),
+        ("vdi",),
+        ("vpc",),
+        ("vhdx",),
+    ],
+    ids=" ".join,
+)
 def test_damaged_images_end_in_an_image_error_or_a_disk(image_format: tuple[str, ...], tmp_path: Path) -> None:
+    """Soon, and in little memory; an empty store takes what a disk that grew large would."""
     data = build_image(tmp_path, make_disk(3 * MIB), *image_format)
     rng = random.Random(7)
     for _ in range(8):
         damaged = bytearray(data)
         for _ in range(20):
             damaged[rng.randrange(min(len(data), 400_000))] = rng.randrange(256)
-        try:
-            converted(bytes(damaged))
-        except ImageError as exc:
-            assert exc.reason != "InvalidImage"  # noqa: PT017  # either outcome is right
+        began = time.monotonic()
+        with peak_memory() as peak:
+            try:
+                convert(MemorySource(bytes(damaged)), inspected(bytes(damaged)), Nowhere(), on_progress=lambda _: None)
+            except ImageError as exc:
+                assert exc.reason != "InvalidImage"  # noqa: PT017  # either outcome is right
+        assert time.monotonic() - began < HANG_S
+        assert peak.grown < 200 * MIB
     assert not children()
+
+
+class Nowhere:
+    """A ChunkStore that keeps nothing."""
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        pass
 
 
 class Gated(MemorySource):
@@ -371,6 +400,51 @@ def test_errors_of_source_and_store_come_through(tmp_path: Path) -> None:
     with pytest.raises(RegistryError):
         convert(MemorySource(data), inspected(data), Full(), on_progress=lambda _: None)
     assert not children()
+
+
+def test_what_a_running_qemu_img_is_confined_to(tmp_path: Path) -> None:
+    source = Gated(build_image(tmp_path, make_disk(9 * MIB), "vmdk"))
+    thread, raised = run_until_waiting(source)
+    (child,) = children()
+    process = Path(f"/proc/{child}")
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in (process / "limits").read_text().splitlines()}
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    network = (process / "ns" / "net").readlink()
+    files = {fd.readlink().as_posix().partition(":")[0] for fd in (process / "fd").iterdir()}
+    source.gate.set()
+    thread.join(60)
+    assert not raised
+    assert limits["Max cpu time"] == ["296", "301"]
+    assert limits["Max address space"] == [str(2 * 2**30)] * 2
+    assert limits["Max file size"] == limits["Max core file size"] == ["0", "0"]
+    assert limits["Max open files"] == ["64", "64"]
+    assert status["NoNewPrivs"] == "1"
+    layers = sandbox_layers()
+    if "seccomp" in layers:
+        assert status["Seccomp"] == "2"
+    if "unprivileged" in layers:
+        assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
+        assert status["Groups"].split() == []
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    if "namespaces" in layers:
+        assert network != Path("/proc/self/ns/net").readlink()
+    assert files <= {"/dev/null", "socket", "pipe", "anon_inode"}
+
+
+def busy(folder: Path) -> QemuImg:
+    """A program that only takes processor time: a second of it."""
+    script = folder / "busy"
+    script.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    script.chmod(0o755)
+    folder.chmod(0o755)
+    return QemuImg(str(script), cpu_base_s=6)
+
+
+def test_processor_time_that_is_used_up_is_told(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(ImageError) as caught:
+        busy(Path(folder)).convert([], virtual_size_bytes=MIB, on_tick=lambda: None)
+    assert caught.value.reason == "ConversionFailed"
+    assert "more processor time than a disk of that size may take" in caught.value.message
 
 
 def test_a_missing_qemu_img_says_what_to_do(tmp_path: Path) -> None:

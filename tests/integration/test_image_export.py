@@ -3,6 +3,7 @@
 import json
 import random
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from converter.export import Compression, ExportFormat, compressions, export_image
 from converter.nbd.export import Extent
-from dvcr.errors import ConfigError, NoSpaceError, RegistryError, StorageError
+from converter.qemu_img import QemuImg
+from dvcr.errors import ConfigError, ImageError, NoSpaceError, RegistryError, StorageError
 from tests.support.images import MemoryExport
 from tests.support.small_disk import small_disk_of
 
@@ -123,3 +125,24 @@ def test_a_failure_keeps_the_former_file_and_leaves_nothing(image_format: Export
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         export_image(Disk(), tmp_path / "nowhere" / "x.raw", ExportFormat.RAW, on_progress=lambda _: None)
+
+
+def test_a_qemu_img_that_hangs_is_stopped(tmp_path: Path) -> None:
+    """It asks for nothing for a while: here from the beginning."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "hangs"
+        script.write_text("#!/bin/sh\nexec sleep 60\n")
+        script.chmod(0o755)
+        Path(folder).chmod(0o755)
+        with pytest.raises(ImageError) as caught:
+            export_image(
+                Disk(),
+                tmp_path / "disk",
+                ExportFormat.QCOW2,
+                on_progress=lambda _: None,
+                qemu_img=QemuImg(str(script)),
+                idle_timeout_s=0.5,
+            )
+    assert caught.value.reason == "ConversionFailed"
+    assert "asked for nothing" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
