@@ -1,7 +1,8 @@
-"""A small Linux guest for the demo and the tests: a disk that boots under BIOS, built without root in about a second.
+"""A small Linux guest for the demo and the tests: a disk that boots everywhere, built without root in about a second.
 
-Debian's cloud kernel and static busybox come from the package archive, unpacked into a cache folder; `guest_init.sh` is
-the whole user space. The disk has a FAT partition with the boot loader and an ext4 partition that counts its boots.
+Debian's cloud kernel, static busybox and signed UEFI boot loaders come from the package archive, unpacked into a cache
+folder; `guest_init.sh` is the whole user space. The disk has a FAT partition with the boot loaders, for BIOS and for UEFI
+with and without secure boot, and an ext4 partition that counts its boots.
 
     python -m demo.guest --output guest.qcow2
 """
@@ -18,9 +19,11 @@ from pathlib import Path
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX_PACKAGE = "busybox-static"
+SHIM_PACKAGE, GRUB_PACKAGE = "shim-signed", "grub-efi-amd64-signed"
 DRIVERS = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "virtio_console", "virtio-rng", "sd_mod", "sr_mod")
 FILESYSTEMS = ("isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")
 POWER_BUTTON = ("button", "evdev")
+PANIC_DEVICE = ("pvpanic-mmio",)
 INIT = Path(__file__).with_name("guest_init.sh")
 MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 TOOLS = {
@@ -28,6 +31,7 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "mformat": "mtools",
     "mcopy": "mtools",
+    "mmd": "mtools",
     "syslinux": "syslinux",
     "qemu-img": "qemu-utils",
 }
@@ -38,14 +42,21 @@ BOOT_SIZE_BYTES = 48 * MIB
 DATA_START_BYTES = BOOT_START_BYTES + BOOT_SIZE_BYTES
 DEFAULT_CACHE_DIR = Path(__file__).parent.parent / ".cache" / "guest"
 
-# mitigations=off and no quirks: the guest mostly runs under emulation. panic=-1 makes a crash a reset.
-BOOT_CONFIG = """\
+# mitigations=off and no quirks: the guest mostly runs under emulation. panic=-1 makes a crash a reset where no device
+# tells of it.
+KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"
+BOOT_CONFIG = f"""\
 DEFAULT linux
 PROMPT 0
 LABEL linux
   LINUX /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on
+  APPEND {KERNEL_ARGUMENTS}
+"""
+UEFI_CONFIG = f"""\
+linux /vmlinuz {KERNEL_ARGUMENTS}
+initrd /initrd
+boot
 """
 
 
@@ -62,12 +73,14 @@ def build(output: Path, cache_dir: Path = DEFAULT_CACHE_DIR) -> Path:
     cache_dir.mkdir(parents=True, exist_ok=True)
     kernel = _unpacked(KERNEL_PACKAGE, cache_dir, dependency="linux-image-")
     busybox = _unpacked(BUSYBOX_PACKAGE, cache_dir)
-    identity = hashlib.sha256(b"\0".join((kernel.name.encode(), busybox.name.encode(), *_sources()))).hexdigest()[:16]
+    shim, grub = _unpacked(SHIM_PACKAGE, cache_dir), _unpacked(GRUB_PACKAGE, cache_dir)
+    names = (folder.name.encode() for folder in (kernel, busybox, shim, grub))
+    identity = hashlib.sha256(b"\0".join((*names, *_sources()))).hexdigest()[:16]
     built = cache_dir / f"guest-{identity}.qcow2"
     if not built.exists():
         _require_tools()
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            _build_disk(Path(folder), kernel, busybox).replace(built)
+            _build_disk(Path(folder), kernel, busybox, shim, grub).replace(built)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.copyfile(built, partial)
@@ -115,11 +128,13 @@ def _require_tools() -> None:
         raise GuestError(f"run as root: apt-get install -y {' '.join(sorted(missing))}")
 
 
-def _build_disk(folder: Path, kernel: Path, busybox: Path) -> Path:
-    raw, initrd, config = folder / "disk.raw", folder / "initrd", folder / "syslinux.cfg"
+def _build_disk(folder: Path, kernel: Path, busybox: Path, shim: Path, grub: Path) -> Path:
+    raw, initrd = folder / "disk.raw", folder / "initrd"
+    config, uefi_config = folder / "syslinux.cfg", folder / "grub.cfg"
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     initrd.write_bytes(_initramfs(kernel, busybox))
     config.write_text(BOOT_CONFIG)
+    uefi_config.write_text(UEFI_CONFIG)
     with raw.open("wb") as disk:
         disk.truncate(DISK_SIZE_BYTES)
     table = (
@@ -131,7 +146,16 @@ def _build_disk(folder: Path, kernel: Path, busybox: Path) -> Path:
     boot = f"{raw}@@{BOOT_START_BYTES}"
     geometry = f"-T {BOOT_SIZE_BYTES // 512} -h 64 -s 32 -H {BOOT_START_BYTES // 512}".split()
     _run("mformat", "-i", boot, *geometry, "-N", "44564352", "-v", "BOOT", "::")
-    for source, name in ((vmlinuz, "vmlinuz"), (initrd, "initrd"), (config, "syslinux.cfg")):
+    # Firmware starts BOOTX64.EFI, which checks and starts its neighbour, which reads its configuration at a fixed place.
+    _run("mmd", "-i", boot, "::EFI", "::EFI/BOOT", "::EFI/debian")
+    for source, name in (
+        (vmlinuz, "vmlinuz"),
+        (initrd, "initrd"),
+        (config, "syslinux.cfg"),
+        (shim / "usr/lib/shim/shimx64.efi.signed", "EFI/BOOT/BOOTX64.EFI"),
+        (grub / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "EFI/BOOT/grubx64.efi"),
+        (uefi_config, "EFI/debian/grub.cfg"),
+    ):
         _run("mcopy", "-i", boot, str(source), f"::{name}")
     _run("syslinux", "--install", "--offset", str(BOOT_START_BYTES), str(raw))
     with raw.open("r+b") as disk:
@@ -183,7 +207,7 @@ def _module_order(kernel: Path) -> list[Path]:
             add(_needs(path))
             order[name] = path
 
-    add(DRIVERS + FILESYSTEMS + POWER_BUTTON)
+    add(DRIVERS + FILESYSTEMS + POWER_BUTTON + PANIC_DEVICE)
     return list(order.values())
 
 

@@ -60,6 +60,11 @@ else
     say "boot=unknown: the disk has no data partition that can be written"
 fi
 
+firmware=bios
+[ -d /sys/firmware/efi ] && firmware=efi
+dmesg | grep -qi 'secure boot enabled' && firmware=efi-secure
+say "firmware=$firmware"
+
 hostname guest
 if seed=$(eventually find_iso cidata) && mount -o ro "$seed" /seed; then
     name=$(sed -n 's/^local-hostname: *//p' /seed/meta-data | tr -d "\"'")

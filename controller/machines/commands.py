@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from controller.operations.commands import register as register_operations
 from dvcr.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     for command in (console, vnc, ssh, logs, screenshot):
         machines.command()(command)
     machines.command("port-forward")(port_forward)
+    register_operations(machines)
     app.add_typer(machines, name="vm")
 
 
