@@ -1,8 +1,8 @@
 """A small Linux guest for the demo and the tests: a disk that boots everywhere, built without root in about a second.
 
 Debian's cloud kernel, static busybox and signed UEFI boot loaders come from the package archive, unpacked into a cache
-folder; `guest_init.sh` is the whole user space. The disk has a FAT partition with the boot loaders, for BIOS and for UEFI
-with and without secure boot, and an ext4 partition that counts its boots.
+folder; `guest_init.sh` is the whole user space. The disk has a FAT partition with the boot loaders, for BIOS and for
+UEFI with and without secure boot, and an ext4 partition that counts its boots.
 
     python -m demo.guest --output guest.qcow2
 """
@@ -146,7 +146,7 @@ def _build_disk(folder: Path, kernel: Path, busybox: Path, shim: Path, grub: Pat
     boot = f"{raw}@@{BOOT_START_BYTES}"
     geometry = f"-T {BOOT_SIZE_BYTES // 512} -h 64 -s 32 -H {BOOT_START_BYTES // 512}".split()
     _run("mformat", "-i", boot, *geometry, "-N", "44564352", "-v", "BOOT", "::")
-    # Firmware starts BOOTX64.EFI, which checks and starts its neighbour, which reads its configuration at a fixed place.
+    # Firmware starts BOOTX64.EFI, which checks and starts its neighbour, whose configuration is at a fixed place.
     _run("mmd", "-i", boot, "::EFI", "::EFI/BOOT", "::EFI/debian")
     for source, name in (
         (vmlinuz, "vmlinuz"),

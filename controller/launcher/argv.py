@@ -1,8 +1,8 @@
 """The QEMU command line of a machine. Pure: the same input gives the same arguments; nothing is read or started.
 
 The machine is a q35 without default devices. With paravirtualization disks are virtio-blk and CD-ROMs hang on a
-virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA and
-the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later. What a machine does not
+virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA
+(images that are no CD-ROMs are USB) and the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later. What a machine does not
 use it does not have: every emulated device is code that a guest can attack.
 
 QEMU is handed its disks as open files, each in a set of its own: it may not be allowed to open them itself.
@@ -24,6 +24,8 @@ from controller.launcher.spec import MachineSpec
 QEMU = "qemu-system-x86_64"
 HOTPLUG_PORTS = 16
 SATA_PORTS = 6
+USB_PORTS = 15
+"""Of each speed: the most that the controller has."""
 MIB = 2**20
 
 
@@ -152,7 +154,7 @@ def _pointer(spec: MachineSpec) -> Iterator[str]:
     if spec.paravirtualization and spec.os_type != "Windows":
         yield from ("-device", "virtio-tablet-pci")
     else:
-        yield from ("-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0")
+        yield from ("-device", f"qemu-xhci,id=usb,p2={USB_PORTS},p3={USB_PORTS}", "-device", "usb-tablet,bus=usb.0")
 
 
 def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
@@ -172,6 +174,9 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
             device = "scsi-cd,bus=scsi.0"
         elif spec.paravirtualization and not drive.cdrom:
             device = "virtio-blk-pci"
+        elif drive.path is None and not drive.cdrom:
+            # SATA knows no disk that is read-only.
+            device = "usb-storage,bus=usb.0"
         else:
             arguments, bus = next(sata)
             yield from arguments
@@ -258,7 +263,7 @@ def _hotplug_ports() -> Iterator[str]:
     # Eight functions share a slot. No I/O ports are reserved: there are too few for so many bridges, and virtio on
     # PCIe needs none.
     for port in range(HOTPLUG_PORTS):
-        slot, function = 0x10 + port // 8, port % 8
+        slot, function = 0x1C + port // 8, port % 8
         address = f"addr={slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
         yield from ("-device", f"pcie-root-port,id=hotplug{port},chassis={port + 1},io-reserve=0,{address}")
 

@@ -54,7 +54,7 @@ def devices(arguments: list[str], prefix: str) -> list[str]:
 def test_the_whole_command_line_of_a_plain_machine() -> None:
     arguments = qemu_arguments(spec(), runtime(SYSTEM, seed=RUN / "seed.iso"))
 
-    ports = arguments.index("pcie-root-port,id=hotplug0,chassis=1,io-reserve=0,addr=0x10.0,multifunction=on") - 1
+    ports = arguments.index("pcie-root-port,id=hotplug0,chassis=1,io-reserve=0,addr=0x1c.0,multifunction=on") - 1
     assert arguments[:ports] == [
         "qemu-system-x86_64", "-S", "-nodefaults", "-no-user-config",
         "-name", "guest=prod/web",

@@ -1,0 +1,67 @@
+"""A guest's firmware and a guest's end: what the launcher sees of a guest that boots and dies in every way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.launcher.spec import MachineState, Termination, TerminationReason
+from tests.support.image_server import ImageServer, image_server
+from tests.support.machine import LauncherPod, guest_disk, machine_spec
+
+__all__ = ["guest_disk", "image_server"]
+
+# Firmware and boot loader load the kernel byte by byte under emulation.
+BOOT_TIMEOUT_S = 240
+NEHALEM = {"type": "Model", "model": "Nehalem"}
+
+
+def pod(tmp_path: Path, images: ImageServer, disk: Path, script: str, **changes: Any) -> LauncherPod:
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    image = images.publish("vmi/system", disk)
+    disks = [{"name": "system", "kind": "disk", "path": "/disk.qcow2", "image": image.model_dump()}]
+    cloud_init = {"user_data": f"#!/bin/sh\n{script}\n", "instance_id": "i", "hostname": "red"}
+    settings = {"DVCR__LAUNCHER__CACHE_DIR": str(tmp_path / "cache"), "DVCR__LAUNCHER__ACCELERATOR": "tcg"}
+    spec = machine_spec(folder, disks=disks, cloud_init=cloud_init, **changes)
+    return LauncherPod(folder, spec, settings | images.settings)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("bootloader", "firmware"), [("EFI", "efi"), ("EFIWithSecureBoot", "efi-secure")])
+def test_a_guest_boots_under_uefi(
+    tmp_path: Path, image_server: ImageServer, guest_disk: Path, bootloader: str, firmware: str
+) -> None:
+    with pod(tmp_path, image_server, guest_disk, "poweroff", bootloader=bootloader, processor=NEHALEM) as machine:
+        console = machine.wait_for_console("DVCR-GUEST hostname=red", BOOT_TIMEOUT_S)
+        termination = machine.wait()
+
+    assert f"DVCR-GUEST firmware={firmware}" in console.splitlines()
+    assert termination.reason is TerminationReason.GUEST_SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("script", "processor", "reason", "code"),
+    [
+        ("poweroff", {"type": "Host"}, "GuestShutdown", 0),
+        ("reboot", {"type": "Model", "model": "Nehalem"}, "GuestReset", 0),
+        ("echo c >/proc/sysrq-trigger", {"type": "Features", "features": ["sse4.2"]}, "GuestPanic", 0),
+        ("echo b >/proc/sysrq-trigger", {"type": "Model", "model": "Skylake-Client"}, "GuestReset", 0),
+    ],
+)
+def test_how_a_guest_ends_is_told(
+    tmp_path: Path,
+    image_server: ImageServer,
+    guest_disk: Path,
+    script: str,
+    processor: dict[str, Any],
+    reason: str,
+    code: int,
+) -> None:
+    with pod(tmp_path, image_server, guest_disk, script, processor=processor) as machine:
+        machine.wait_for_state(MachineState.RUNNING, 60)
+        termination = machine.wait(BOOT_TIMEOUT_S)
+
+    messages = {"GuestPanic": "the guest's kernel panicked"}
+    assert termination == Termination(reason=TerminationReason(reason), message=messages.get(reason, ""))
+    assert machine.process.returncode == code
