@@ -1,9 +1,10 @@
 """The QEMU command line of a machine. Pure: the same input gives the same arguments; nothing is read or started.
 
 The machine is a q35 without default devices. With paravirtualization disks are virtio-blk and CD-ROMs hang on a
-virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA
-(images that are no CD-ROMs are USB) and the network card an e1000. Spare PCIe root ports stand ready for disks that are attached later. What a machine does not
-use it does not have: every emulated device is code that a guest can attack.
+virtio-scsi bus (Windows' installer has no driver for that, so there they are SATA); without it everything is SATA, but
+for images that are no CD-ROMs, which are USB, and the network card is an e1000. Spare PCIe root ports stand ready for
+disks that are attached later. What a machine does not use it does not have: every emulated device is code that a guest
+can attack.
 
 QEMU is handed its disks as open files, each in a set of its own: it may not be allowed to open them itself.
 """
