@@ -1,8 +1,9 @@
 """Bodies in Kubernetes' protobuf encoding, for the few kinds that `kubectl create` sends this way.
 
-Newer kubectl sends what it builds itself (namespaces, ConfigMaps, Secrets, ServiceAccounts) as protobuf, and offers no
-other form; everything else comes as JSON. The field numbers are those of the `generated.proto` files in
-k8s.io/api/core/v1 and k8s.io/apimachinery/pkg/apis/meta/v1.
+Newer kubectl sends what it builds itself (namespaces, ConfigMaps, Secrets, ServiceAccounts, roles, bindings, requests
+for tokens, reviews of access) as protobuf, and offers no other form; everything else comes as JSON. The field numbers
+are those of the `generated.proto` files in k8s.io/api (core, rbac, authentication and authorization v1) and
+k8s.io/apimachinery/pkg/apis/meta/v1.
 """
 
 import base64
@@ -38,6 +39,23 @@ _META: _Message = {
     14: _Field("finalizers", "string", "list"),
 }
 _METADATA = _Field("metadata", _META)
+_RULE: _Message = {
+    number: _Field(name, "string", "list")
+    for number, name in enumerate(("verbs", "apiGroups", "resources", "resourceNames", "nonResourceURLs"), start=1)
+}
+_SUBJECT: _Message = {
+    number: _Field(name, "string") for number, name in enumerate(("kind", "apiGroup", "name", "namespace"), start=1)
+}
+_ROLE_REFERENCE: _Message = {
+    number: _Field(name, "string") for number, name in enumerate(("apiGroup", "kind", "name"), start=1)
+}
+_ATTRIBUTES: _Message = {
+    number: _Field(name, "string")
+    for number, name in enumerate(("namespace", "verb", "group", "version", "resource", "subresource", "name"), start=1)
+}
+_ROLE: _Message = {1: _METADATA, 2: _Field("rules", _RULE, "list")}
+_BINDING: _Message = {1: _METADATA, 2: _Field("subjects", _SUBJECT, "list"), 3: _Field("roleRef", _ROLE_REFERENCE)}
+_RBAC = "rbac.authorization.k8s.io/v1"
 _MESSAGES: dict[tuple[str, str], _Message] = {
     ("v1", "Namespace"): {1: _METADATA, 2: _Field("spec", "skipped"), 3: _Field("status", "skipped")},
     ("v1", "ConfigMap"): {
@@ -54,6 +72,20 @@ _MESSAGES: dict[tuple[str, str], _Message] = {
         5: _Field("immutable", "boolean"),
     },
     ("v1", "ServiceAccount"): {1: _METADATA, 4: _Field("automountServiceAccountToken", "boolean")},
+    ("authentication.k8s.io/v1", "TokenRequest"): {
+        1: _METADATA,
+        2: _Field("spec", {1: _Field("audiences", "string", "list"), 4: _Field("expirationSeconds", "integer")}),
+        3: _Field("status", "skipped"),
+    },
+    ("authorization.k8s.io/v1", "SelfSubjectAccessReview"): {
+        1: _METADATA,
+        2: _Field("spec", {1: _Field("resourceAttributes", _ATTRIBUTES)}),
+        3: _Field("status", "skipped"),
+    },
+    (_RBAC, "Role"): _ROLE,
+    (_RBAC, "ClusterRole"): _ROLE,
+    (_RBAC, "RoleBinding"): _BINDING,
+    (_RBAC, "ClusterRoleBinding"): _BINDING,
 }
 _DELETE_OPTIONS: _Message = {
     1: _Field("gracePeriodSeconds", "integer"),

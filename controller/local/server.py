@@ -30,6 +30,8 @@ from controller.local.request import (
     object_body,
     rendering,
 )
+from controller.local.review import PATH as PATH_OF_REVIEWS
+from controller.local.review import review
 from controller.local.selectors import matcher
 from controller.local.store import Key, Store, Stored
 from controller.local.table import partial_metadata, table
@@ -117,6 +119,9 @@ class _Api:
         path = request.path
         if path in ("/healthz", "/readyz", "/livez"):
             return web.Response(text="ok")
+        if path == PATH_OF_REVIEWS and request.method == "POST":
+            answer = review(self._store.image, request[_USER], await object_body(request))
+            return web.json_response(answer, status=201)
         if (place := ResourcePath.parse(path)) is not None:
             user = request[_USER]
             action = _action(request, place)

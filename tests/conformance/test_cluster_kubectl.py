@@ -257,3 +257,25 @@ def test_logs_and_events(kubectl: Kubectl, kubelet_port: int) -> None:
     assert "Spoke" in kubectl("get", "events")
     kubectl("delete", "pod", "talker", "--grace-period=0", "--force")
     assert "NotFound" in kubectl.refused("get", "pod", "talker")
+
+
+def test_roles_decide_what_a_service_account_may(cluster: ClusterProcess) -> None:
+    def run(*arguments: str) -> str:
+        return cluster.kubectl(*arguments, program=KUBECTL)
+
+    run("create", "serviceaccount", "reader")
+    run("create", "role", "reader", "--verb=get,list", "--resource=configmaps")
+    run("create", "rolebinding", "reader", "--role=reader", "--serviceaccount=default:reader")
+    config = json.loads(run("config", "view", "--raw", "-o", "json"))
+    config["users"][0]["user"] = {"token": run("create", "token", "reader").strip()}
+    cluster.kubeconfig.write_text(json.dumps(config))
+
+    assert run("get", "configmaps").startswith("No resources found")
+    refused = cluster.try_kubectl("get", "secrets", program=KUBECTL)
+    assert refused.returncode == 1
+    assert (
+        'User "system:serviceaccount:default:reader" cannot list resource "secrets" in API group ""' in refused.stdout
+    )
+    assert run("auth", "can-i", "list", "configmaps").strip() == "yes"
+    assert cluster.try_kubectl("auth", "can-i", "list", "configmaps", "-n", "other", program=KUBECTL).returncode == 1
+    assert cluster.try_kubectl("delete", "role", "reader", program=KUBECTL).returncode == 1
