@@ -2,7 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
+from controller.addresses.claims import ClaimReconciler, claim_name
+from controller.addresses.leases import LeaseReconciler, claim_of
+from controller.addresses.ranges import AddressRanges
+from controller.api.address import ClaimPhase, lease_name
 from controller.api.resource import (
+    ADDRESS_CLAIM,
+    ADDRESS_LEASE,
     ATTACHMENT,
     CLUSTER_IMAGE,
     CPU_MODEL,
@@ -31,6 +37,7 @@ from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
+from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import LauncherSetup, machine_name
@@ -66,6 +73,8 @@ def build_loops(
     launcher = settings.controller
     setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client, settings.launcher)
     authority = MachineAuthority(cluster, launcher.namespace)
+    ranges = AddressRanges(launcher.machine_cidrs)
+    address = LeasedAddress(ranges, launcher.address_annotations)
     captures = DiskCapture(cluster, HttpCaptureProgress(), setup)
     return [
         *(
@@ -91,7 +100,9 @@ def build_loops(
         ),
         Loop(
             MACHINE,
-            MachineReconciler(cluster, MachineStart(cluster, registry, setup, authority), authority, launchers),
+            MachineReconciler(
+                cluster, MachineStart(cluster, registry, setup, authority, address), authority, launchers
+            ),
             triggers=(
                 (POD, _renamed(machine_name)),
                 (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),
@@ -99,8 +110,15 @@ def build_loops(
                 (ATTACHMENT, machines_of_attachment),
                 (IMAGE, _referring(MACHINE, "virtualMachineImage", namespaced=True)),
                 (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
+                (ADDRESS_CLAIM, _machines_with_claim),
             ),
         ),
+        Loop(
+            ADDRESS_CLAIM,
+            ClaimReconciler(cluster, ranges),
+            triggers=((ADDRESS_LEASE, _claims_of_lease), (MACHINE, _claim_of_machine)),
+        ),
+        Loop(ADDRESS_LEASE, LeaseReconciler(cluster), triggers=((ADDRESS_CLAIM, _leases_of_claim),)),
         Loop(
             CPU_MODEL,
             CpuModelReconciler(cluster),
@@ -154,6 +172,43 @@ def _every(resource: Resource, *, deleting: bool = False) -> KeysOf:
                 yield obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
     return keys
+
+
+def _machines_with_claim(key: Key, cached: Cached) -> Iterable[Key]:
+    for obj in cached(MACHINE):
+        if (obj["metadata"]["namespace"], claim_name(obj)) == key:
+            yield key[0], obj["metadata"]["name"]
+
+
+def _claim_of_machine(key: Key, cached: Cached) -> Iterable[Key]:
+    """The machine's claim, and any that the machine had before it changed or was deleted."""
+    for obj in cached(MACHINE):
+        if (obj["metadata"]["namespace"], obj["metadata"]["name"]) == key:
+            yield key[0], claim_name(obj)
+    for obj in cached(ADDRESS_CLAIM):
+        if obj["metadata"]["namespace"] == key[0] and (obj.get("status") or {}).get("virtualMachineName") == key[1]:
+            yield key[0], obj["metadata"]["name"]
+
+
+def _claims_of_lease(key: Key, cached: Cached) -> Iterable[Key]:
+    """The claim that the lease is for, and all that wait for an address."""
+    for obj in cached(ADDRESS_LEASE):
+        if obj["metadata"]["name"] == key[1]:
+            yield claim_of(obj).namespace, claim_of(obj).name
+    for obj in cached(ADDRESS_CLAIM):
+        if (obj.get("status") or {}).get("phase") != ClaimPhase.BOUND or _has(obj, key[1]):
+            yield obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _leases_of_claim(key: Key, cached: Cached) -> Iterable[Key]:
+    for obj in cached(ADDRESS_LEASE):
+        if (claim_of(obj).namespace, claim_of(obj).name) == key:
+            yield "", obj["metadata"]["name"]
+
+
+def _has(claim: Object, lease: str) -> bool:
+    address = (claim.get("status") or {}).get("address")
+    return address is not None and lease_name(address) == lease
 
 
 def _operations_of(key: Key, cached: Cached) -> Iterable[Key]:

@@ -313,6 +313,16 @@ class ControllerSettings(_Section):
     default_storage_class: str = ""
     """Storage class of disks that name none; empty for the cluster's default."""
     machine_api: MachineApiSettings = MachineApiSettings()
+    machine_cidrs: tuple[Network, ...] = ()
+    """Networks that VirtualMachineIPAddressClaims get their addresses from. Without one, a machine has the address that
+    its pod happens to get. `dvcr up` sets a loopback range."""
+    address_annotations: dict[str, str] = {
+        "cni.projectcalico.org/ipAddrs": '["{address}"]',
+        "ovn.kubernetes.io/ip_address": "{address}",
+        "ipam.antrea.io/pod-ips": "{address}",
+    }
+    """Annotations of a machine's pod by which the cluster's network plugin gives it the leased address: those of
+    Calico, Kube-OVN and Antrea. Cilium has none."""
 
 
 class ClusterSettings(_Section):

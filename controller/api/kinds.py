@@ -6,6 +6,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controller.api.address import (
+    AddressClaimSpec,
+    AddressClaimStatus,
+    AddressLeaseSpec,
+    AddressLeaseStatus,
+    check_address_claim,
+    check_address_lease,
+)
 from controller.api.attachment import AttachmentSpec, AttachmentStatus, check_attachment
 from controller.api.cpu_model import CpuModelSpec, CpuModelStatus, check_cpu_model
 from controller.api.disk import DiskSpec, DiskStatus, check_disk
@@ -14,6 +22,8 @@ from controller.api.machine import MachineSpec, MachineStatus, check_machine
 from controller.api.model import ApiModel, FieldError, field_errors
 from controller.api.operation import OperationSpec, OperationStatus, check_operation
 from controller.api.resource import (
+    ADDRESS_CLAIM,
+    ADDRESS_LEASE,
     ATTACHMENT,
     CLUSTER_IMAGE,
     CPU_MODEL,
@@ -105,6 +115,25 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
         ),
         check_attachment,
+    ),
+    Kind(
+        ADDRESS_CLAIM,
+        AddressClaimSpec,
+        AddressClaimStatus,
+        (_PHASE, Column("Address", ".status.address"), Column("VM", ".status.virtualMachineName"), _AGE),
+        check_address_claim,
+    ),
+    Kind(
+        ADDRESS_LEASE,
+        AddressLeaseSpec,
+        AddressLeaseStatus,
+        (
+            _PHASE,
+            Column("Namespace", ".spec.claimRef.namespace"),
+            Column("Claim", ".spec.claimRef.name"),
+            _AGE,
+        ),
+        check_address_lease,
     ),
 )
 _BY_KIND = {kind.resource.kind: kind for kind in KINDS}

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 GROUP = "virtualization.deckhouse.io"
 VERSION = "v1alpha2"
+ADDRESS_ANNOTATION = f"{GROUP}/ip-address"
+"""Of a pod: the address that the embedded cluster's node agent is to give it."""
 
 
 @dataclass(frozen=True)
@@ -107,4 +109,21 @@ ATTACHMENT = Resource(
     "virtualmachineblockdeviceattachments",
     short_names=("vmbda", "vmbdas"),
     categories=("virtualization", "all"),
+)
+ADDRESS_CLAIM = Resource(
+    GROUP,
+    VERSION,
+    "VirtualMachineIPAddressClaim",
+    "virtualmachineipaddressclaims",
+    short_names=("vmip", "vmips"),
+    categories=("virtualization", "all"),
+)
+ADDRESS_LEASE = Resource(
+    GROUP,
+    VERSION,
+    "VirtualMachineIPAddressLease",
+    "virtualmachineipaddressleases",
+    namespaced=False,
+    short_names=("vmipl", "vmipls"),
+    categories=("virtualization",),
 )

@@ -45,6 +45,8 @@ class Launch:
     processor: Processor = field(default_factory=Processor)
     cloud_init: CloudInit | None = None
     sysprep: Sysprep | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Of the pod."""
 
 
 Prerequisite = Callable[[Visit, Launch], NotReady | None]

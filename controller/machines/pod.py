@@ -30,6 +30,7 @@ APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
 """What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
 _RESTART_FIELDS = (
     "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
+    "virtualMachineIPAddressClaimName",
 )  # fmt: skip
 _NETWORK_SETTINGS = (
     "network", "guest_tcp_ports", "guest_udp_ports", "guest_denied_networks", "guest_reaches_loopback",
@@ -169,7 +170,8 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             "name": pod_name(name),
             "namespace": metadata["namespace"],
             "labels": {**(metadata.get("labels") or {}), NAME_LABEL: name},
-            "annotations": {APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True)},
+            "annotations": launch.annotations
+            | {APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True)},
             "ownerReferences": [owner],
         },
         "spec": pod_spec | wire,

@@ -2,6 +2,7 @@
 
 from controller.api.machine import MachineSpec, MachineStatus
 from controller.api.resource import MACHINE, POD
+from controller.machines.address import compare_address
 from controller.machines.authority import MachineAuthority
 from controller.machines.changes import list_changes
 from controller.machines.ending import clear_up
@@ -48,6 +49,7 @@ class MachineReconciler:
             switch_on(starting),
             follow,
             Plug(launchers),
+            compare_address,
         )
 
     def reconcile(self, key: Key) -> float | None:

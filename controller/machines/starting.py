@@ -2,6 +2,7 @@
 
 from controller.api.resource import POD, SECRET
 from controller.images.registry import ImageRegistry
+from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
 from controller.machines.hotplug import attached_disks
@@ -18,7 +19,12 @@ class MachineStart:
     """Makes the pod of a machine, or says in its conditions what is missing."""
 
     def __init__(
-        self, cluster: ClusterPort, registry: ImageRegistry, setup: LauncherSetup, authority: MachineAuthority
+        self,
+        cluster: ClusterPort,
+        registry: ImageRegistry,
+        setup: LauncherSetup,
+        authority: MachineAuthority,
+        address: LeasedAddress,
     ) -> None:
         self._cluster = cluster
         self._setup = setup
@@ -28,6 +34,7 @@ class MachineStart:
             attached_disks,
             provisioning,
             processor,
+            address,
         )
 
     def start(self, visit: Visit) -> Object | NotReady:

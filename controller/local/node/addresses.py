@@ -56,7 +56,9 @@ class AddressPool:
         with self._lock:
             # Should another agent have got it meanwhile, the pod still has it: it was first.
             self._owners[address] = (owner, self._claim(address))
-            self._next = max(self._next, int(ipaddress.IPv4Address(address)) - self._first + 1)
+            number = int(ipaddress.IPv4Address(address)) - self._first
+            if number < self._count:
+                self._next = max(self._next, number + 1)
 
     def take(self, owner: str) -> str:
         """A free address for `owner`; ResourceError if there is none."""
@@ -71,6 +73,20 @@ class AddressPool:
                     self._next += offset + 1
                     return address
         raise ResourceError("the node has no free pod address; widen node.pod_cidr", reason="NoFreeAddress")
+
+    def take_leased(self, owner: str, address: str) -> None:
+        """Give `owner` the address that it has a lease of, in the range or not.
+
+        ResourceError if it is no loopback address or somebody has it.
+        """
+        if not _is_loopback(address):
+            message = f"{address!r} is no loopback address, and this node has no others: see controller.machine_cidrs"
+            raise ResourceError(message, reason="AddressRefused")
+        with self._lock:
+            claim = None if address in self._owners else self._claim(address)
+            if claim is None:
+                raise ResourceError(f"the address {address} is still in use", reason="AddressInUse", retryable=True)
+            self._owners[address] = (owner, claim)
 
     def release(self, owner: str) -> None:
         """Free the addresses of `owner`. Idempotent."""
@@ -87,3 +103,10 @@ class AddressPool:
             owners = [owner for owner, _ in self._owners.values()]
         for owner in owners:
             self.release(owner)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(text).is_loopback
+    except ValueError:
+        return False

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from controller.api.pod_claims import ADDITIONAL_CLAIMS_ANNOTATION
-from controller.api.resource import CONFIG_MAP, POD, SECRET
+from controller.api.resource import ADDRESS_ANNOTATION, CONFIG_MAP, POD, SECRET
 from controller.local.node.additional import AdditionalMounts
 from controller.local.node.addresses import AddressPool
 from controller.local.node.cgroups import CpuGroups
@@ -153,12 +153,15 @@ class PodWorker:
             return self._remove(stop_by=0)
         self._pod = pod
         if pod["metadata"].get("deletionTimestamp"):
-            if self._folder.is_dir():
+            if self._has_begun():
                 self._adopt(pod)
             stop_by = parse_timestamp(pod["metadata"]["deletionTimestamp"]).timestamp()
             return self._remove(min(stop_by, self._stop_by))
+        shuts_down = self._stop_by != float("inf")
+        if shuts_down and not self._has_begun():
+            return None
         self._adopt(pod)
-        if self._stop_by != float("inf"):
+        if shuts_down:
             return self._end(pod)
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return self._stop(self._containers.values(), stop_by=0) or _REFRESH_S
@@ -166,6 +169,10 @@ class PodWorker:
         self._mount_additional(pod)
         self._report(pod)
         return min(wait_s, _RETRY_S) if self._unmounted else wait_s
+
+    def _has_begun(self) -> bool:
+        """Whether the pod has its address; before that it has nothing to be stopped."""
+        return (self._folder / "pod.json").exists()
 
     def _adopt(self, pod: Object) -> None:
         """Learn what is on disk, and make what is not."""
@@ -175,7 +182,7 @@ class PodWorker:
             if record.exists():
                 self._ip = json.loads(record.read_text())["ip"]
             else:
-                self._ip = self._node.addresses.take(self.uid)
+                self._ip = self._take_address(pod)
                 metadata = {key: pod["metadata"][key] for key in ("namespace", "name", "uid")}
                 new = record.with_suffix(".new")
                 new.write_text(json.dumps(metadata | {"ip": self._ip}))
@@ -184,6 +191,17 @@ class PodWorker:
             if spec["name"] not in self._containers:
                 folder = self._folder / spec["name"]
                 self._containers[spec["name"]] = Container(folder, spec, self._node.backoff)
+
+    def _take_address(self, pod: Object) -> str:
+        leased = (pod["metadata"].get("annotations") or {}).get(ADDRESS_ANNOTATION)
+        if not leased:
+            return self._node.addresses.take(self.uid)
+        try:
+            self._node.addresses.take_leased(self.uid, leased)
+        except ResourceError as exc:
+            self._node.events.record(pod, "FailedAddress", exc.message, warning=True)
+            raise
+        return str(leased)
 
     def _advance(self, pod: Object) -> float:
         policy = pod["spec"].get("restartPolicy", "Always")
@@ -353,6 +371,8 @@ class PodWorker:
         wait_s = self._stop(self._containers.values(), stop_by)
         if wait_s:
             return wait_s
+        # Nobody listens there any more, and a successor of the pod may be waiting for its leased address.
+        self._node.addresses.release(self.uid)
         pod = self._lookup()
         if pod is not None:
             if self._containers:
@@ -360,7 +380,6 @@ class PodWorker:
             metadata = pod["metadata"]
             self._node.cluster.delete(POD, metadata["name"], metadata["namespace"], grace_period_s=0, uid=self.uid)
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._node.addresses.release(self.uid)
         self._node.cpu.remove(self.uid)
         return None
 

@@ -13,6 +13,8 @@ from dvcr.config import as_environment
 from dvcr.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
+# Beside the range of other pods, node.pod_cidr.
+MACHINE_CIDR = "127.65.0.0/16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def make_plan(data: Path, ports: Ports) -> Plan:
                 "kubeconfig": kubeconfig,
                 "launcher_command": json.dumps(_command("dvcr-launcher")),
                 "machine_api": {"external_name": LOOPBACK},
+                "machine_cidrs": json.dumps([MACHINE_CIDR]),
             },
             "cluster": {
                 "host": LOOPBACK,

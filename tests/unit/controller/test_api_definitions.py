@@ -12,6 +12,8 @@ COLUMNS = {
     "machines": ["Phase", "NodeName", "IPAddress", "Age"],
     "operations": ["Phase", "VMName", "Age"],
     "attachments": ["Phase", "VMName", "Disk*", "Age"],
+    "claims": ["Phase", "Address", "VM", "Age"],
+    "leases": ["Phase", "Namespace", "Claim", "Age"],
 }
 FACTS = [
     ("ClusterVirtualMachineImage", "Cluster", "clustervirtualmachineimages", ["cvmi", "cvmis"], "images"),
@@ -26,6 +28,8 @@ FACTS = [
         ["vmbda", "vmbdas"],
         "attachments",
     ),
+    ("VirtualMachineIPAddressClaim", "Namespaced", "virtualmachineipaddressclaims", ["vmip", "vmips"], "claims"),
+    ("VirtualMachineIPAddressLease", "Cluster", "virtualmachineipaddressleases", ["vmipl", "vmipls"], "leases"),
 ]
 
 

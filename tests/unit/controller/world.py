@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from controller.addresses.claims import ClaimReconciler
+from controller.addresses.leases import LeaseReconciler
+from controller.addresses.ranges import AddressRanges
 from controller.api.resource import (
+    ADDRESS_CLAIM,
+    ADDRESS_LEASE,
     ATTACHMENT,
     CLUSTER_IMAGE,
     CPU_MODEL,
@@ -28,6 +33,7 @@ from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.launcher.spec import DiskWishes, MachineState, MachineStatus
+from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import LauncherSetup
 from controller.machines.reconciler import MachineReconciler
@@ -103,6 +109,8 @@ class World:
     launchers: MemoryLaunchers = field(default_factory=MemoryLaunchers)
     capture_progress: MemoryCaptureProgress = field(default_factory=MemoryCaptureProgress)
     now: datetime = NOW
+    cidrs: tuple[str, ...] = ()
+    """Where machines get leased addresses from."""
 
     def __post_init__(self) -> None:
         origins = Origins(self.cluster, self.registry)
@@ -110,12 +118,16 @@ class World:
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
         captures = DiskCapture(self.cluster, self.capture_progress, setup)
         self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
-        start = MachineStart(self.cluster, self.registry, setup, self.authority)
+        ranges = AddressRanges(self.cidrs)
+        address = LeasedAddress(ranges, {"example.com/ip": "[{address}]"})
+        start = MachineStart(self.cluster, self.registry, setup, self.authority, address)
         self.reconcilers: dict[Resource, Reconciler] = {
             CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, self.clock),
+            ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
+            ADDRESS_LEASE: LeaseReconciler(self.cluster, self.clock),
             CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
             ATTACHMENT: AttachmentReconciler(self.cluster, self.launchers, self.clock),
             OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),

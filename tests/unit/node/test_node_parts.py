@@ -61,6 +61,24 @@ def test_addresses_are_given_once_and_rest_before_they_are_given_again() -> None
         pool.take("z")
 
 
+def test_a_leased_address_is_given_to_one_owner_wherever_it_lies() -> None:
+    others = {"127.65.0.9"}
+    pool = AddressPool("127.64.0.0/29", lambda address: None if address in others else io.BytesIO())
+    pool.take_leased("a", "127.65.0.1")
+    pool.take_leased("b", "127.64.0.1")
+    assert pool.take("c") == "127.64.0.2"
+    for taken in ("127.65.0.1", "127.64.0.2", "127.65.0.9"):
+        with pytest.raises(ResourceError, match="still in use"):
+            pool.take_leased("d", taken)
+    for refused in ("10.0.0.1", "nonsense", "::1"):
+        with pytest.raises(ResourceError, match="no loopback"):
+            pool.take_leased("d", refused)
+    pool.release("a")
+    pool.take_leased("d", "127.65.0.1")
+    pool.reserve("127.65.0.7", "e")
+    assert pool.take("f") == "127.64.0.3"
+
+
 @pytest.mark.parametrize("cidr", ["10.0.0.0/8", "127.0.0.0/31", "nonsense", "127.0.0.1/8"])
 def test_only_loopback_ranges_hold_pods(cidr: str) -> None:
     with pytest.raises(ConfigError, match=r"node\.pod_cidr"):
