@@ -19,6 +19,13 @@ class InvalidDigestError(ValueError):
     """The text is no digest, or one of an algorithm that is not supported."""
 
 
+def digest_algorithm(text: str) -> str:
+    """`text`, if it names a supported algorithm; raises InvalidDigestError."""
+    if text not in HEX_LENGTHS:
+        raise InvalidDigestError(f"digest algorithm {text!r} is not supported; use sha256 or sha512")
+    return text
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
     """A content address. Immutable, hashable, ordered; `str()` gives the canonical text."""
@@ -32,9 +39,7 @@ class Digest:
         algorithm, separator, hex_ = text.partition(":")
         if not separator:
             raise InvalidDigestError(f"digest {text!r} has no algorithm; expected sha256:<64 hex digits>")
-        length = HEX_LENGTHS.get(algorithm)
-        if length is None:
-            raise InvalidDigestError(f"digest algorithm {algorithm!r} is not supported; use sha256 or sha512")
+        length = HEX_LENGTHS[digest_algorithm(algorithm)]
         if len(hex_) != length or not _HEX.fullmatch(hex_):
             raise InvalidDigestError(f"a {algorithm} digest has {length} lower-case hex digits, not {hex_!r}")
         return cls(algorithm, hex_)

@@ -6,7 +6,7 @@ from functools import cache, partial
 from aiohttp import web
 
 from dvcr.access.scope import Action
-from dvcr.digest import Digest
+from dvcr.digest import Digest, digest_algorithm
 from dvcr.http.authentication import rights_of
 from dvcr.http.body import BATCH_BYTES, receive
 from dvcr.http.errors import BadRequestError, RangeError
@@ -30,7 +30,8 @@ async def begin(request: web.Request) -> web.Response:
         begun = await state.run(mount_or_begin)
         return _begun(request, repository, begun) if begun else _created(repository, digest)
     if "digest" not in request.query:
-        return _begun(request, repository, await state.run(partial(registry.uploads.begin, repository)))
+        algorithm = digest_algorithm(request.query.get("digest-algorithm", "sha256"))
+        return _begun(request, repository, await state.run(partial(registry.uploads.begin, repository, algorithm)))
     digest = Digest.parse(request.query["digest"])
     # Begun by the thread that gets the first bytes: most bodies take a single trip to a thread.
     upload = cache(partial(registry.uploads.begin, repository))

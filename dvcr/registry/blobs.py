@@ -1,6 +1,7 @@
 """Blobs: bytes once in the store, a link in every repository that has them."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from dvcr.digest import Digest
@@ -14,6 +15,8 @@ from dvcr.registry.trust import now
 from dvcr.registry.verify import Verifier
 from dvcr.storage import paths
 from dvcr.storage.driver import LocalFiles, Redirects, StorageDriver
+
+_AT_ONCE = 16
 
 
 class Blobs:
@@ -50,6 +53,23 @@ class Blobs:
         self._confirmed.put((repository, digest), size_bytes, self._confirmed.look(link, blob), begin)
         return size_bytes
 
+    def absent(self, repository: str, digests: Iterable[Digest]) -> list[Digest]:
+        """Those that the repository does not have; the others become fresh, as by `confirm`."""
+
+        def is_absent(digest: Digest) -> bool:
+            try:
+                self.confirm(repository, digest)
+            except BlobUnknownError:
+                return True
+            return False
+
+        wanted = list(digests)
+        if self.are_files or len(wanted) < _AT_ONCE:
+            return [digest for digest in wanted if is_absent(digest)]
+        # Each takes several requests to the bucket, and an image has thousands of chunks.
+        with ThreadPoolExecutor(_AT_ONCE, "confirm") as pool:
+            return [digest for digest, absent in zip(wanted, pool.map(is_absent, wanted), strict=True) if absent]
+
     def size_bytes(self, repository: str, digest: Digest) -> int:
         """The blob's size, for a reader; raises BlobUnknownError."""
         try:
@@ -59,17 +79,24 @@ class Blobs:
         try:
             return self._storage.stat(paths.blob(digest)).size_bytes
         except NotFoundError as exc:
-            raise BlobUnknownError(
-                f"the bytes of blob {digest} of {repository} were corrupt or lost: push it again"
-            ) from exc
+            raise _lost(digest) from exc
 
     def open(self, digest: Digest, offset_bytes: int = 0) -> BinaryIO:
-        """A reader of the blob, whose presence in a repository the caller has checked."""
-        return self._storage.open(paths.blob(digest), offset_bytes)
+        """A reader of the blob, whose presence in a repository the caller has checked; raises BlobUnknownError."""
+        try:
+            return self._storage.open(paths.blob(digest), offset_bytes)
+        except NotFoundError as exc:
+            raise _lost(digest) from exc
 
     def url(self, digest: Digest) -> str | None:
-        """Where else a client gets the blob, whose presence in a repository the caller has checked."""
-        return self._storage.url(paths.blob(digest)) if isinstance(self._storage, Redirects) else None
+        """Where else a client gets the blob, whose presence in a repository the caller has checked.
+
+        Raises BlobUnknownError.
+        """
+        try:
+            return self._storage.url(paths.blob(digest)) if isinstance(self._storage, Redirects) else None
+        except NotFoundError as exc:
+            raise _lost(digest) from exc
 
     @property
     def are_files(self) -> bool:
@@ -121,3 +148,7 @@ class Blobs:
 
 def _unknown(repository: str, digest: Digest) -> BlobUnknownError:
     return BlobUnknownError(f"repository {repository} has no blob {digest}")
+
+
+def _lost(digest: Digest) -> BlobUnknownError:
+    return BlobUnknownError(f"the bytes of blob {digest} were corrupt, lost or collected: push it again")

@@ -9,7 +9,6 @@ from dvcr.registry.blobs import Blobs
 from dvcr.registry.catalog import Catalog
 from dvcr.registry.document import ManifestDocument
 from dvcr.registry.errors import (
-    BlobUnknownError,
     DigestMismatchError,
     ManifestBlobUnknownError,
     ManifestCorruptError,
@@ -104,15 +103,11 @@ class Manifests:
         if not media_type or not media_type.isascii() or not media_type.isprintable():
             raise ManifestInvalidError("a manifest needs its media type in Content-Type")
         document = ManifestDocument.parse(body, media_type)
-        missing: list[Digest] = []
-        for blob in set(document.required_blobs()):
-            try:
-                self._blobs.confirm(repository, blob)
-            except BlobUnknownError as exc:
-                if self._sparse:
-                    missing.append(blob)
-                    continue
-                raise ManifestBlobUnknownError(f"push blob {blob} before the manifest that names it") from exc
+        missing = self._blobs.absent(repository, set(document.required_blobs()))
+        if missing and not self._sparse:
+            raise ManifestBlobUnknownError(
+                f"push blob {missing[0]} before the manifest that names it ({len(missing)} are missing)"
+            )
         self._catalog.enter(repository)
         subject = document.subject.digest if document.subject else None
         if subject:
@@ -121,6 +116,10 @@ class Manifests:
         self._storage.write(paths.manifest(repository, actual), media_type.encode() + b"\n" + body)
         for tag in tags:
             self._tags.set(repository, tag, actual)
+        if tags and not exists(self._storage, paths.manifest(repository, actual)):
+            # Deleted since it was written, by somebody who did not see these tags yet: they must not name nothing.
+            self._tags.delete_all_of(repository, actual)
+            raise ManifestUnknownError(f"manifest {actual} of {repository} was deleted meanwhile: push it again")
         return StoredManifest(actual, subject, self._warnings(repository, document, missing))
 
     def _warnings(self, repository: str, document: ManifestDocument, missing: list[Digest]) -> tuple[str, ...]:
@@ -147,6 +146,7 @@ class Manifests:
             pass  # its referrer entry, if it has one, is ignored from now on, and collected
         self._tags.delete_all_of(repository, digest)
         self._storage.delete(paths.manifest(repository, digest))
+        self._tags.delete_all_of(repository, digest)  # and those that a push has set since
         self._storage.delete(paths.quarantined_manifest(repository, digest))
         if subject:
             self._referrers.remove(repository, subject.digest, digest)

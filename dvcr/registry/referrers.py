@@ -69,7 +69,7 @@ class Referrers:
         return entry
 
     def _fallback(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
-        tag = f"{subject.algorithm}-{subject.hex}"[:128]
+        tag = f"{subject.algorithm}-{subject.hex[:64]}"  # distribution-spec, "Referrers Tag Schema"
         try:
             digest = Digest.parse(self._storage.read(paths.tag(repository, tag)).decode())
             items = json.loads(self._storage.read(paths.manifest(repository, digest)).partition(b"\n")[2]).get(

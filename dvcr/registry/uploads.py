@@ -5,7 +5,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 
 from dvcr.digest import Digest, Hasher
-from dvcr.errors import NoSpaceError, NotFoundError
+from dvcr.errors import NoSpaceError, NotFoundError, StorageError
 from dvcr.registry.blobs import Blobs
 from dvcr.registry.errors import DigestMismatchError, QuotaError, UploadUnknownError
 from dvcr.registry.quarantine import exists
@@ -34,9 +34,12 @@ class Uploads:
         self._hashes: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, repository: str = "") -> "Upload":
-        """A new, empty session, within the quota of `repository`."""
-        return Upload(self, self._storage.begin_upload(), Hasher(), 0, repository)
+    def begin(self, repository: str = "", algorithm: str = "sha256") -> "Upload":
+        """A new, empty session, within the quota of `repository`; `algorithm` is the one announced for its digest."""
+        upload = Upload(self, self._storage.begin_upload(), Hasher(algorithm), 0, repository)
+        if algorithm != "sha256":
+            self.remember(upload.id, Hasher(algorithm), 0)
+        return upload
 
     def resume(self, upload_id: str, algorithm: str = "sha256", repository: str = "") -> "Upload":
         """The session with this id, as a restart or an earlier request left it; raises UploadUnknownError.
@@ -45,10 +48,8 @@ class Uploads:
         """
         try:
             session = self._storage.resume_upload(upload_id)
-            if not session.size_bytes:
-                return Upload(self, session, Hasher(algorithm), 0, repository)
         except NotFoundError as exc:
-            raise UploadUnknownError(f"there is no upload {upload_id}") from exc
+            raise _gone(upload_id) from exc
         with self._lock:
             hasher, hashed_bytes = self._hashes.pop(upload_id, (Hasher(algorithm), 0))
         return Upload(self, session, hasher, hashed_bytes, repository)
@@ -58,7 +59,7 @@ class Uploads:
         try:
             return self._storage.resume_upload(upload_id).size_bytes
         except NotFoundError as exc:
-            raise UploadUnknownError(f"there is no upload {upload_id}") from exc
+            raise _gone(upload_id) from exc
 
     def commit(self, repository: str, session: UploadSession, digest: Digest) -> None:
         """Make verified bytes a blob of the repository."""
@@ -92,14 +93,15 @@ class Uploads:
     def expire(self, idle: timedelta, *, dry_run: bool = False) -> int:
         """Remove the sessions that were idle for longer than `idle`; gives their number."""
         moment = datetime.now(UTC) - idle
-        stale = [upload_id for upload_id, used_at in self._storage.uploads() if used_at < moment]
-        if not dry_run:
-            for upload_id in stale:
+        expired = 0
+        for upload_id in [upload_id for upload_id, used_at in self._storage.uploads() if used_at < moment]:
+            if not dry_run:
                 try:
                     self._storage.resume_upload(upload_id).abort()
                 except (NotFoundError, SessionBusyError):
                     continue  # committed meanwhile, or another server removes it or goes on with it
-        return len(stale)
+            expired += 1
+        return expired
 
 
 class Upload:
@@ -124,8 +126,11 @@ class Upload:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the session."""
-        return self._session.size_bytes
+        """Bytes in the session; raises UploadUnknownError if it has ended meanwhile."""
+        try:
+            return self._session.size_bytes
+        except NotFoundError as exc:
+            raise _gone(self.id) from exc
 
     def expect(self, size_bytes: int) -> None:
         """End the session now with NoSpaceError or QuotaError if there is no room for so many bytes more.
@@ -144,8 +149,14 @@ class Upload:
         try:
             self._uploads.quotas.require(self._repository, self._received_bytes)
             self._session.append(data)
+        except NotFoundError as exc:
+            raise _gone(self.id) from exc
         except (NoSpaceError, QuotaError):
             self.abort()
+            raise
+        except StorageError:
+            # Whose bytes are in the session now is not known; what was hashed may not be among them.
+            self._hasher, self._hashed_bytes = Hasher(self._hasher.algorithm), 0
             raise
         self._hasher.update(data)
         self._hashed_bytes += len(data)
@@ -157,16 +168,24 @@ class Upload:
             self._uploads.remember(self.id, self._hasher, self._hashed_bytes)
 
     def commit(self, repository: str, digest: Digest) -> None:
-        """Durably make the bytes a blob of `repository`. DigestMismatchError if they are others: the session ends."""
-        actual = self._digest(digest.algorithm)
-        if actual != digest:
-            self.abort()
-            raise DigestMismatchError(f"the {self._hashed_bytes} bytes received have the digest {actual}, not {digest}")
+        """Durably make the bytes a blob of `repository`. DigestMismatchError if they are others: the session ends.
+
+        Raises UploadUnknownError if the session has ended meanwhile.
+        """
         try:
-            self._uploads.commit(repository, self._session, digest)
+            # From here on the session is ours: what is hashed is what is committed, whoever else would write to it.
+            self._session.append(b"")
+            actual = self._digest(digest.algorithm)
+            if actual == digest:
+                self._uploads.commit(repository, self._session, digest)
+                return
+        except NotFoundError as exc:
+            raise _gone(self.id) from exc
         except (NoSpaceError, QuotaError):
             self.abort()
             raise
+        self.abort()
+        raise DigestMismatchError(f"the {self._hashed_bytes} bytes received have the digest {actual}, not {digest}")
 
     def abort(self) -> None:
         """Forget the bytes and the session. Idempotent."""
@@ -180,3 +199,7 @@ class Upload:
                     self._hasher.update(data)
                     self._hashed_bytes += len(data)
         return self._hasher.digest()
+
+
+def _gone(upload_id: str) -> UploadUnknownError:
+    return UploadUnknownError(f"there is no upload {upload_id}; it may have been committed or ended: begin a new one")

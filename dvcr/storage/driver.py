@@ -39,9 +39,9 @@ class Stat:
 class UploadSession(Protocol):
     """Bytes on their way to a key that is not yet known.
 
-    One writer at a time: from the first `append` to `flush` the session belongs to one object; another one's `append`
-    or `commit` raises SessionBusyError meanwhile. It is free again when its holder's process dies, on a store that
-    cannot see that a few seconds later.
+    One writer at a time: from the first `append`, be it of nothing, to `flush` the session belongs to one object, whose
+    `size_bytes` then tells all that is in it; another one's `append`, `commit` or `abort` raises SessionBusyError. It
+    is free again when its holder's process dies, on a store that cannot see that a few seconds later.
     """
 
     @property

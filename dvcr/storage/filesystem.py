@@ -239,6 +239,7 @@ class FilesystemSession:
     def abort(self) -> None:
         """See UploadSession."""
         with _translated(f"upload session {self.id}"), suppress(FileNotFoundError):
+            self.hold()
             os.unlink(self._path)
         self.flush()
 
@@ -251,8 +252,11 @@ class FilesystemSession:
                 os.rename(self._path, target)
                 break
             except FileNotFoundError:
+                if not os.fstat(fd).st_nlink:
+                    raise  # not the folder is missing, but the session
                 _make_folder(os.path.dirname(target))
-        _sync_folder(os.path.dirname(target))
+        with suppress(FileNotFoundError):  # deleted again already, and its folder pruned
+            _sync_folder(os.path.dirname(target))
         self.flush()
 
     def hold(self, flags: int = 0) -> int:

@@ -219,6 +219,26 @@ class TestUploads:
         first.commit("a")
         assert storage.read("a") == b"xy"
 
+    def test_appending_nothing_takes_it_as_it_is_by_now(self, storage: StorageDriver) -> None:
+        session = storage.begin_upload()
+        session.append(b"one")
+        session.flush()
+        late, between = storage.resume_upload(session.id), storage.resume_upload(session.id)
+        between.append(b"two")
+        between.flush()
+        late.append(b"")
+        assert late.size_bytes == 6
+        with pytest.raises(SessionBusyError):
+            between.append(b"three")
+
+    def test_nobody_ends_it_while_it_is_written(self, storage: StorageDriver) -> None:
+        session = storage.begin_upload()
+        session.append(b"x")
+        with pytest.raises(SessionBusyError):
+            storage.resume_upload(session.id).abort()
+        session.commit("a")
+        assert storage.read("a") == b"x"
+
     @pytest.mark.parametrize("session_id", ["", "0" * 32, "../../etc/passwd", "x/y", "."])
     def test_an_unknown_id_is_not_found(self, storage: StorageDriver, session_id: str) -> None:
         with pytest.raises(NotFoundError):

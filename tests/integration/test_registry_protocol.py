@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -60,6 +61,18 @@ def image(http: requests.Session, repository: str, **fields: Any) -> dict[str, A
 
 def digest_of(value: dict[str, Any], algorithm: str = "sha256") -> str:
     return str(Digest.of(json.dumps({"schemaVersion": 2} | value).encode(), algorithm))
+
+
+def test_an_upload_may_announce_its_algorithm(http: requests.Session, repository: str) -> None:
+    begun = http.post(f"{repository}/blobs/uploads/", params={"digest-algorithm": "sha512"})
+    assert begun.status_code == 202
+    digest = str(Digest.of(b"data", "sha512"))
+    location = urljoin(repository, begun.headers["Location"])
+    assert http.put(location, params={"digest": digest}, data=b"data").status_code == 201
+    assert http.get(f"{repository}/blobs/{digest}").content == b"data"
+    refused = http.post(f"{repository}/blobs/uploads/", params={"digest-algorithm": "md5"})
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["code"] == "DIGEST_INVALID"
 
 
 class TestTagsOfAManifestPutByDigest:

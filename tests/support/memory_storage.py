@@ -157,7 +157,9 @@ class MemorySession:
     def abort(self) -> None:
         """See UploadSession."""
         with self._storage.lock:
-            self._storage.sessions.pop(self.id, None)
+            if self.id in self._storage.sessions:
+                self._hold()
+                del self._storage.sessions[self.id]
             self.flush()
 
     def _check(self) -> None:

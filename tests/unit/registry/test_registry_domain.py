@@ -18,6 +18,8 @@ from dvcr.registry.errors import (
 )
 from dvcr.registry.names import reference, repository_name, tag_name
 from dvcr.registry.registry import Registry
+from dvcr.storage import paths
+from dvcr.storage.driver import SessionBusyError
 from tests.support.memory_storage import MemoryStorage
 from tests.unit.registry.samples import manifest, push_blob, push_image
 
@@ -83,6 +85,40 @@ class TestUploads:
         upload.commit("a", Digest.of(b"data", "sha512"))
         assert registry.blobs.size_bytes("a", Digest.of(b"data", "sha512")) == 4
 
+    def test_the_announced_algorithm_is_the_one_that_is_hashed(self, registry: Registry) -> None:
+        upload = registry.uploads.begin(algorithm="sha512")
+        for part in (b"one", b"two"):
+            upload = registry.uploads.resume(upload.id)
+            upload.append(part)
+            upload.flush()
+        upload.commit("a", Digest.of(b"onetwo", "sha512"))
+        assert registry.blobs.size_bytes("a", Digest.of(b"onetwo", "sha512")) == 6
+
+    def test_one_that_ended_meanwhile_is_unknown(self, registry: Registry) -> None:
+        upload = registry.uploads.begin()
+        late = registry.uploads.resume(upload.id)
+        upload.append(b"data")
+        upload.commit("a", Digest.of(b"data"))
+        for call in (lambda: late.append(b"x"), lambda: late.commit("a", Digest.of(b"data")), lambda: late.size_bytes):
+            with pytest.raises(UploadUnknownError):
+                call()
+
+    def test_a_writer_that_was_overtaken_forgets_what_it_hashed(
+        self, registry: Registry, storage: MemoryStorage
+    ) -> None:
+        upload = registry.uploads.begin()
+        upload.append(b"mine")
+        # Another server takes the session over, as if its lease had ended, and writes something of the same length.
+        content = storage.sessions[upload.id].content
+        content.data[:] = b"hers"
+        content.holder = storage.resume_upload(upload.id)
+        with pytest.raises(SessionBusyError):
+            upload.append(b"more")
+        upload.flush()
+        content.holder = None
+        with pytest.raises(DigestMismatchError):
+            registry.uploads.resume(upload.id).commit("a", Digest.of(b"mine"))
+
     def test_wrong_bytes_leave_nothing(self, registry: Registry, storage: MemoryStorage) -> None:
         upload = registry.uploads.begin()
         upload.append(b"data")
@@ -145,6 +181,32 @@ class TestManifests:
             registry.manifests.put("a", manifest(b"{}"), IMAGE_MANIFEST, tags=["t"])
         with pytest.raises(ManifestUnknownError):
             registry.manifests.get("a", "t")
+
+    def test_say_how_many_blobs_are_missing(self, registry: Registry) -> None:
+        push_blob(registry, "a", b"{}")
+        layers = [b"%d" % number for number in range(40)]
+        for layer in layers[2:]:
+            push_blob(registry, "a", layer)
+        with pytest.raises(ManifestBlobUnknownError, match=r"before the manifest that names it \(2 are missing\)"):
+            registry.manifests.put("a", manifest(b"{}", *layers), IMAGE_MANIFEST)
+        for layer in layers[:2]:
+            push_blob(registry, "a", layer)
+        body = manifest(b"{}", *layers)
+        assert registry.manifests.put("a", body, IMAGE_MANIFEST).digest == Digest.of(body)
+
+    def test_no_tag_outlives_a_deletion_meanwhile(self, registry: Registry, storage: MemoryStorage) -> None:
+        digest = push_image(registry, "a", "old")
+        written = storage.write
+
+        def write(key: str, data: bytes) -> None:
+            if key == paths.tag("a", "new"):
+                registry.manifests.delete("a", digest)
+            written(key, data)
+
+        storage.write = write  # type: ignore[method-assign]
+        with pytest.raises(ManifestUnknownError, match="was deleted meanwhile: push it again"):
+            registry.manifests.put("a", manifest(b"{}"), IMAGE_MANIFEST, tags=["new"])
+        assert registry.tags.all("a") == []
 
     def test_must_have_the_digest_they_are_put_under(self, registry: Registry) -> None:
         push_blob(registry, "a", b"{}")
@@ -229,10 +291,13 @@ class TestReferrers:
         assert [item["digest"] for item in registry.referrers.of("a", subject)] == [str(two)]
         assert list(registry.referrers.of("b", subject)) == []
 
-    def test_include_the_index_under_the_fallback_tag(self, registry: Registry) -> None:
-        subject = push_image(registry, "a", "t", b"1")
+    @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+    def test_include_the_index_under_the_fallback_tag(self, registry: Registry, algorithm: str) -> None:
+        push_image(registry, "a", "t", b"1")
+        body = manifest(b"{}", b"1")
+        subject = registry.manifests.put("a", body, IMAGE_MANIFEST, digest=Digest.of(body, algorithm)).digest
         other = push_image(registry, "a", "o", b"2")
         item = Descriptor(IMAGE_MANIFEST, other, 3, artifact_type="x/y").to_json()
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [item]}
-        registry.manifests.put("a", json.dumps(index).encode(), IMAGE_INDEX, tags=[f"sha256-{subject.hex}"])
+        registry.manifests.put("a", json.dumps(index).encode(), IMAGE_INDEX, tags=[f"{algorithm}-{subject.hex[:64]}"])
         assert list(registry.referrers.of("a", subject)) == [item]
