@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,8 +71,12 @@ class TokenKeys:
             return True
 
     def _look(self) -> frozenset[tuple[str, int, int]]:
-        stats = ((path.name, path.stat()) for path in self._folder.glob("*.pem"))
-        return frozenset((name, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+        found = set()
+        for path in self._folder.glob("*.pem"):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                stat = path.stat()
+                found.add((path.name, stat.st_mtime_ns, stat.st_ino))
+        return frozenset(found)
 
     def _read(self) -> tuple[dict[str, Ed25519PrivateKey], dict[str, Ed25519PublicKey]]:
         private: dict[str, Ed25519PrivateKey] = {}

@@ -10,6 +10,7 @@ from dvcr.http.body import end_uninvited, put_off_invitation
 from dvcr.http.errors import translate_errors
 from dvcr.http.limits import ClientLimit
 from dvcr.http.observe import Observer
+from dvcr.http.silence import limit_silence
 from dvcr.http.state import STATE, State
 from dvcr.http.tokens import TokenEndpoint
 from dvcr.registry.registry import Registry
@@ -41,7 +42,7 @@ def build_app(
             [web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post, expect_handler=put_off_invitation)]
         )
     app[STATE] = state
-    app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection, end_uninvited])
+    app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection, end_uninvited, limit_silence])
     put_off = {"expect_handler": put_off_invitation}
     app.add_routes(
         [

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -127,19 +126,23 @@ async def _send(
     )
     await response.prepare(request)
     state, transport = request.app[STATE], request.transport
-    _limit_silence(transport, state.settings.download_idle_timeout_s)
+    are_files = state.registry.blobs.are_files
+    # Under TLS asyncio's sendfile reads 16 KiB at a time, each by a trip to a thread.
+    by_kernel = are_files and request.get_extra_info("sslcontext") is None
     try:
         for part in content:
             if isinstance(part, bytes):
                 await response.write(part)
             elif isinstance(part, Future):
                 await asyncio.shield(asyncio.wrap_future(part))  # others wait for it too
-            elif state.registry.blobs.are_files and part.length and transport is not None:
-                # The kernel moves the bytes: three times what goes through Python.
+            elif by_kernel and part.length and transport is not None:
+                # Three times what goes through Python.
+                if transport.is_closing():
+                    raise ConnectionResetError("the client has left")
                 sent = await asyncio.get_running_loop().sendfile(transport, reader, part.start, part.length)
                 _check_whole(request, part, sent)
             else:
-                await _copy(request, response, reader, part, digest)
+                await _copy(request, response, reader, part, None if are_files else digest)
         await response.write_eof()
     except (ConnectionError, OSError, DvcrError) as exc:
         # The headers are out: all that is left to say is that the answer is not whole.
@@ -148,13 +151,6 @@ async def _send(
         if transport is not None:
             transport.abort()
     return response
-
-
-def _limit_silence(transport: asyncio.Transport | None, timeout_s: float) -> None:
-    """Have the kernel end the connection of a client that takes no byte for so long: `sendfile` knows no timeout."""
-    connection = transport.get_extra_info("socket") if transport else None
-    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_s * 1000))
 
 
 async def _copy(

@@ -37,6 +37,9 @@ class TokenEndpoint:
             return self._refuse(request, exc)
         except BusyError:
             return busy("too many passwords are being checked")
+        if caller.scopes is not None:
+            # Otherwise a token would live for ever, by being exchanged for the next one.
+            return self._unauthorized("a token gets no other token: log in with a password or a certificate")
         return self._answer(caller, request.query.get("service"), request.query.getall("scope", []))
 
     async def post(self, request: web.Request) -> web.Response:

@@ -165,6 +165,13 @@ def test_oauth_form(url: str) -> None:
     assert requests.post(f"{url}/token", data=b"x" * 10**6).status_code == 413
 
 
+def test_a_token_is_not_exchanged_for_the_next_one(url: str) -> None:
+    held = token(url, ALICE, "repository:team/a:pull")
+    answer = requests.get(f"{url}/token", params={"scope": "repository:team/a:pull"}, headers=held)
+    assert answer.status_code == 401
+    assert "a token gets no other token" in answer.json()["errors"][0]["message"]
+
+
 def test_a_token_request_that_makes_no_sense(url: str) -> None:
     assert requests.get(f"{url}/token", params={"service": "other"}, auth=ALICE).status_code == 400
     assert requests.get(f"{url}/token", params={"scope": "nonsense"}, auth=ALICE).status_code == 400

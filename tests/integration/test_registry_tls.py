@@ -73,6 +73,13 @@ def test_our_client_pushes_and_pulls_over_tls(tmp_path: Path) -> None:
         data = os.urandom(9 * 2**20)
         assert repository.push_blob(Digest.of(data), data)
         assert repository.read_blob(Digest.of(data)) == data
+    with tls_registry(tmp_path / "registry", certificate) as server:
+        # This one knows nothing of the blob yet, and hashes it beside the answer.
+        url = f"{server.url}/v2/a/b/blobs/{Digest.of(data)}"
+        assert requests.get(url, verify=False).content == data
+        for begin, end in ((0, 0), (5 * 2**20, 9 * 2**20 - 1)):
+            answer = requests.get(url, headers={"Range": f"bytes={begin}-{end}"}, verify=False)
+            assert (answer.status_code, answer.content) == (206, data[begin : end + 1])
 
 
 @pytest.mark.parametrize("policy", ["optional", "required"])
@@ -234,3 +241,23 @@ def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, tls: bool) -> No
 
             eventually(is_given_up, "the download is given up")
         assert requests.get(blob, verify=False).content == data
+
+
+def test_a_client_that_takes_no_manifests_is_cut_off(tmp_path: Path) -> None:
+    settings = {"DVCR__REGISTRY__DOWNLOAD_IDLE_TIMEOUT_S": "1"}
+    with RegistryServer(tmp_path / "registry", settings) as server:
+        index = {"schemaVersion": 2, "manifests": [], "annotations": {"filler": "x" * 4_000_000}}
+        media_type = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        put = requests.put(f"{server.url}/v2/a/manifests/v1", data=json.dumps(index), headers=media_type)
+        assert put.status_code == 201
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            # More than the buffers of both ends hold.
+            connection.sendall(b"GET /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+
+            def is_reset() -> bool:
+                # The first byte of TCP_INFO is the connection's state; 7 is TCP_CLOSE.
+                return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7
+
+            eventually(is_reset, "the server gives up")
