@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from dvcr.errors import IntegrityError
+from dvcr.sha256 import AVAILABLE, Sha256
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -74,3 +75,27 @@ class Hasher:
     def digest(self) -> Digest:
         """The digest of all bytes so far; more may follow."""
         return Digest(self.algorithm, self._state.hexdigest())
+
+
+class SavableHasher:
+    """As Hasher, over bytes only, and its state can be kept where that is possible: for sha256, with OpenSSL."""
+
+    def __init__(self, algorithm: str = "sha256", state: Sha256 | None = None) -> None:
+        self.algorithm = algorithm
+        savable = algorithm == "sha256" and AVAILABLE
+        self._state = state or (Sha256() if savable else hashlib.new(algorithm))
+        self.update: Callable[[bytes], None] = self._state.update
+
+    def digest(self) -> Digest:
+        """The digest of all bytes so far; more may follow."""
+        return Digest(self.algorithm, self._state.hexdigest())
+
+    def save(self) -> bytes:
+        """The state, for `restore`; empty if it cannot be kept."""
+        return self._state.save() if isinstance(self._state, Sha256) else b""
+
+    @classmethod
+    def restore(cls, saved: bytes) -> Self | None:
+        """Goes on from a saved state; None if it is of no use here."""
+        state = Sha256.restore(saved) if AVAILABLE else None
+        return cls("sha256", state) if state else None

@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 
-from dvcr.digest import Digest, Hasher
+from dvcr.digest import Digest, SavableHasher
 from dvcr.errors import NoSpaceError, NotFoundError, StorageError
 from dvcr.registry.blobs import Blobs
 from dvcr.registry.errors import DigestMismatchError, QuotaError, UploadUnknownError
@@ -22,8 +22,8 @@ class Uploads:
     """The upload sessions of every repository.
 
     A session's id is unguessable and is all that is needed to go on with it, on any server over the same store. Hash
-    states are kept in memory between requests; where one is missing (a restart, another server), the bytes are hashed
-    again at commit.
+    states are kept in memory between requests, and as notes with the sessions where the driver keeps notes; where one
+    is missing, the bytes are hashed again at commit.
     """
 
     def __init__(self, storage: StorageDriver, blobs: Blobs, verifier: Verifier, quotas: Quotas) -> None:
@@ -31,14 +31,14 @@ class Uploads:
         self._storage = storage
         self._blobs = blobs
         self._verifier = verifier
-        self._hashes: OrderedDict[str, tuple[Hasher, int]] = OrderedDict()
+        self._hashes: OrderedDict[str, tuple[SavableHasher, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def begin(self, repository: str = "", algorithm: str = "sha256") -> "Upload":
         """A new, empty session, within the quota of `repository`; `algorithm` is the one announced for its digest."""
-        upload = Upload(self, self._storage.begin_upload(), Hasher(algorithm), 0, repository)
+        upload = Upload(self, self._storage.begin_upload(), SavableHasher(algorithm), 0, repository)
         if algorithm != "sha256":
-            self.remember(upload.id, Hasher(algorithm), 0)
+            self.remember(upload.id, SavableHasher(algorithm), 0)
         return upload
 
     def resume(self, upload_id: str, algorithm: str = "sha256", repository: str = "") -> "Upload":
@@ -48,10 +48,15 @@ class Uploads:
         """
         try:
             session = self._storage.resume_upload(upload_id)
+            size_bytes = session.size_bytes
         except NotFoundError as exc:
             raise _gone(upload_id) from exc
         with self._lock:
-            hasher, hashed_bytes = self._hashes.pop(upload_id, (Hasher(algorithm), 0))
+            remembered = self._hashes.pop(upload_id, None)
+        # A session may have gone on elsewhere since: then the note tells of more.
+        hasher, hashed_bytes = remembered if remembered and remembered[1] == size_bytes else _noted(session.note)
+        if hashed_bytes != size_bytes:
+            hasher, hashed_bytes = SavableHasher(algorithm), 0
         return Upload(self, session, hasher, hashed_bytes, repository)
 
     def size_bytes(self, upload_id: str) -> int:
@@ -83,7 +88,7 @@ class Uploads:
                 f"no room for {size_bytes} bytes, {free_bytes} are free: free space in the storage folder"
             )
 
-    def remember(self, upload_id: str, hasher: Hasher, hashed_bytes: int) -> None:
+    def remember(self, upload_id: str, hasher: SavableHasher, hashed_bytes: int) -> None:
         """Keep a hash state for the session's next request."""
         with self._lock:
             self._hashes[upload_id] = hasher, hashed_bytes
@@ -108,7 +113,7 @@ class Upload:
     """One session in the hands of one request. Ends with `flush`, `commit` or `abort`."""
 
     def __init__(
-        self, uploads: Uploads, session: UploadSession, hasher: Hasher, hashed_bytes: int, repository: str
+        self, uploads: Uploads, session: UploadSession, hasher: SavableHasher, hashed_bytes: int, repository: str
     ) -> None:
         self._uploads = uploads
         self._session = session
@@ -156,14 +161,15 @@ class Upload:
             raise
         except StorageError:
             # Whose bytes are in the session now is not known; what was hashed may not be among them.
-            self._hasher, self._hashed_bytes = Hasher(self._hasher.algorithm), 0
+            self._hasher, self._hashed_bytes = SavableHasher(self._hasher.algorithm), 0
             raise
         self._hasher.update(data)
         self._hashed_bytes += len(data)
 
     def flush(self) -> None:
         """Keep what has arrived for a later request, on this server or after its restart."""
-        self._session.flush()
+        state = self._hasher.save()
+        self._session.flush(b"%d:%b" % (self._hashed_bytes, state) if state else b"")
         if self._hashed_bytes:
             self._uploads.remember(self.id, self._hasher, self._hashed_bytes)
 
@@ -193,12 +199,19 @@ class Upload:
 
     def _digest(self, algorithm: str) -> Digest:
         if self._hasher.algorithm != algorithm or self._hashed_bytes != self._session.size_bytes:
-            self._hasher, self._hashed_bytes = Hasher(algorithm), 0
+            self._hasher, self._hashed_bytes = SavableHasher(algorithm), 0
             with self._session.open() as reader:
                 while data := reader.read(_REHASH_BYTES):
                     self._hasher.update(data)
                     self._hashed_bytes += len(data)
         return self._hasher.digest()
+
+
+def _noted(note: bytes) -> tuple[SavableHasher, int]:
+    """The hash state that `Upload.flush` noted, and how many bytes it has seen."""
+    count, _, state = note.partition(b":")
+    hasher = SavableHasher.restore(state)
+    return (hasher, int(count)) if hasher else (SavableHasher(), 0)
 
 
 def _gone(upload_id: str) -> UploadUnknownError:

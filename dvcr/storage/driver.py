@@ -58,8 +58,16 @@ class UploadSession(Protocol):
         """Add `data` at the end. Acknowledged only by `flush`."""
         ...
 
-    def flush(self) -> None:
-        """Make all appended bytes survive a crash of the process, and `size_bytes` tell them."""
+    def flush(self, note: bytes = b"") -> None:
+        """Make all appended bytes survive a crash of the process, and `size_bytes` tell them.
+
+        `note`, of less than 1 KiB, is for whoever goes on with the session.
+        """
+        ...
+
+    @property
+    def note(self) -> bytes:
+        """What the last `flush` noted; empty where the driver keeps no notes."""
         ...
 
     def open(self) -> BinaryIO:

@@ -202,7 +202,10 @@ class FilesystemSession:
                 raise
             writeback.begin(fd, begin, begin + len(data))
 
-    def flush(self) -> None:
+    note = b""
+    """None is kept: what it would save is read from the page cache most often."""
+
+    def flush(self, note: bytes = b"") -> None:
         """See UploadSession."""
         if self._fd is not None:
             os.close(self._fd)

@@ -49,6 +49,8 @@ class SessionState:
     """ETags of its parts."""
     parts_bytes: int = 0
     tail: bytes = b""
+    note: str = ""
+    """What the last flush noted, in hex."""
     holder: str = ""
     held_until: float = 0
     closing: bool = False
@@ -154,13 +156,19 @@ class S3Session:
             self._give_up()
             raise
 
-    def flush(self) -> None:
+    @property
+    def note(self) -> bytes:
+        """See UploadSession."""
+        return bytes.fromhex(self._state.note)
+
+    def flush(self, note: bytes = b"") -> None:
         """See UploadSession."""
         if not self._held:
             return
         try:
             self._collect()
-            self._save(replace(self._state, tail=b"".join(self._buffer), holder="", held_until=0))
+            tail = b"".join(self._buffer)
+            self._save(replace(self._state, tail=tail, note=note.hex(), holder="", held_until=0))
         finally:
             self._release()
 

@@ -231,6 +231,17 @@ class TestUploads:
         with pytest.raises(SessionBusyError):
             between.append(b"three")
 
+    def test_a_note_is_kept_with_the_bytes_or_not_at_all(self, storage: StorageDriver) -> None:
+        session = storage.begin_upload()
+        assert session.note == b""
+        session.append(b"one")
+        session.flush(b"\x00note\xff")
+        resumed = storage.resume_upload(session.id)
+        assert resumed.note == (b"" if isinstance(storage, FilesystemStorage) else b"\x00note\xff")
+        resumed.append(b"two")
+        resumed.flush()
+        assert storage.resume_upload(session.id).note == b""
+
     def test_nobody_ends_it_while_it_is_written(self, storage: StorageDriver) -> None:
         session = storage.begin_upload()
         session.append(b"x")

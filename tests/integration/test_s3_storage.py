@@ -8,11 +8,14 @@ import pytest
 import requests
 from pydantic import SecretStr
 
+from dvcr.digest import Digest
 from dvcr.errors import NoSpaceError, NotFoundError, StorageError
+from dvcr.registry.errors import BlobUnknownError, DigestMismatchError
+from dvcr.registry.registry import Registry
 from dvcr.storage.bucket import Bucket
 from dvcr.storage.driver import SessionBusyError
 from dvcr.storage.s3 import S3Storage
-from dvcr.storage.s3_upload import part_bytes
+from dvcr.storage.s3_upload import S3Session, part_bytes
 from tests.support.s3_server import S3Server
 
 MIB = 2**20
@@ -56,6 +59,43 @@ def test_a_large_upload_goes_from_server_to_server(s3_server: S3Server) -> None:
     assert list(other.uploads()) == []
     other.delete("a")
     assert names(s3_server, settings.bucket, "data") == names(s3_server, settings.bucket, "keys") == []
+
+
+def test_nothing_is_read_at_a_commit_on_another_server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = s3_server.bucket()
+    one, other = (Registry(S3Storage(settings)) for _ in range(2))
+    data = os.urandom(21 * MIB + 5)
+    upload_id = one.uploads.begin().id
+    for number, server in enumerate((one, other, one)):
+        upload = server.uploads.resume(upload_id)
+        for begin in range(number * 7 * MIB, (number + 1) * 7 * MIB, MIB):
+            upload.append(data[begin : begin + MIB])
+        upload.flush()
+
+    def read(*_: object) -> None:
+        raise AssertionError("the bytes are read again")
+
+    last = other.uploads.resume(upload_id)
+    last.append(data[21 * MIB :])
+    with monkeypatch.context() as watched:
+        watched.setattr(S3Session, "open", read)
+        last.commit("a", Digest.of(data))
+    with one.blobs.open(Digest.of(data)) as reader:
+        assert reader.read() == data
+
+
+def test_a_session_that_grew_meanwhile_is_not_committed_as_what_it_was(s3_server: S3Server) -> None:
+    registry, other = (Registry(S3Storage(settings)) for settings in [s3_server.bucket()] * 2)
+    upload = registry.uploads.begin()
+    upload.append(b"data")
+    upload.flush()
+    late, more = registry.uploads.resume(upload.id), other.uploads.resume(upload.id)
+    more.append(b"more")
+    more.flush()
+    with pytest.raises(DigestMismatchError, match="the 8 bytes received"):
+        late.commit("a", Digest.of(b"data"))
+    with pytest.raises(BlobUnknownError):
+        registry.blobs.size_bytes("a", Digest.of(b"data"))
 
 
 def test_a_writer_that_was_overtaken_is_told(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

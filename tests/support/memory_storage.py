@@ -108,6 +108,7 @@ class MemoryStorage:
 class _Content:
     def __init__(self) -> None:
         self.data = bytearray()
+        self.note = b""
         self.holder: MemorySession | None = None
 
 
@@ -133,10 +134,16 @@ class MemorySession:
             self._storage.take(len(data))
             self.content.data += data
 
-    def flush(self) -> None:
+    @property
+    def note(self) -> bytes:
+        """See UploadSession."""
+        return self.content.note
+
+    def flush(self, note: bytes = b"") -> None:
         """See UploadSession."""
         if self.content.holder is self:
             self.content.holder = None
+            self.content.note = note
 
     def open(self) -> BinaryIO:
         """See UploadSession."""

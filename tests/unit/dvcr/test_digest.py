@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvcr.digest import Digest, Hasher, InvalidDigestError
+from dvcr.digest import Digest, Hasher, InvalidDigestError, SavableHasher
 from dvcr.errors import IntegrityError
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -40,6 +40,21 @@ def test_pieces_hash_as_the_whole(pieces: list[bytes], algorithm: str) -> None:
     whole = b"".join(pieces)
     assert hasher.digest() == Digest.of(whole, algorithm)
     assert hasher.digest().hex == hashlib.new(algorithm, whole).hexdigest()
+
+
+@given(st.lists(st.binary(max_size=200)), st.sampled_from(["sha256", "sha512"]))
+def test_a_saved_hasher_goes_on(pieces: list[bytes], algorithm: str) -> None:
+    hasher = SavableHasher(algorithm)
+    for piece in pieces:
+        hasher.update(piece)
+        hasher = SavableHasher.restore(hasher.save()) or hasher
+    assert hasher.digest() == Digest.of(b"".join(pieces), algorithm)
+    assert bool(hasher.save()) == (algorithm == "sha256")
+
+
+@given(st.one_of(st.binary(max_size=200), st.integers(0, 111).map(lambda at: SavableHasher().save()[:at])))
+def test_what_is_no_state_is_not_restored(saved: bytes) -> None:
+    assert SavableHasher.restore(saved) is None
 
 
 def test_verify_names_both_digests() -> None:
