@@ -78,13 +78,13 @@ class Hasher:
 
 
 class SavableHasher:
-    """As Hasher, over bytes only, and its state can be kept where that is possible: for sha256, with OpenSSL."""
+    """As Hasher, and its state can be kept where that is possible: for sha256, with OpenSSL."""
 
     def __init__(self, algorithm: str = "sha256", state: Sha256 | None = None) -> None:
         self.algorithm = algorithm
         savable = algorithm == "sha256" and AVAILABLE
         self._state = state or (Sha256() if savable else hashlib.new(algorithm))
-        self.update: Callable[[bytes], None] = self._state.update
+        self.update: Callable[[bytes | bytearray | memoryview], None] = self._state.update
 
     def digest(self) -> Digest:
         """The digest of all bytes so far; more may follow."""
