@@ -15,6 +15,7 @@ demo: setup ## Run the main job: from an image's URL to a booted machine (IMAGE=
 	@$(BIN)/python -m demo.run $(if $(IMAGE),--image '$(IMAGE)')
 
 test: setup ## Run all tests (PYTEST='-k name' to choose)
+	@$(BIN)/python -m tests.support.go_tool
 	$(BIN)/python -m pytest $(PYTEST)
 
 check: setup ## Format, lint, types, layers, generated pages

@@ -59,7 +59,8 @@ async def receive(request: web.Request, append: Callable[[bytes], None], finish:
 
     def write_and_finish(parts: list[bytes]) -> T:
         write(parts)
-        return finish()
+        with state.metrics.storage_seconds.time():
+            return finish()
 
     await _invite(request)
     try:
@@ -69,18 +70,18 @@ async def receive(request: web.Request, append: Callable[[bytes], None], finish:
             if batch_bytes >= BATCH_BYTES:
                 if under_way:
                     await under_way
-                under_way = loop.run_in_executor(state.threads, write, batch)
+                under_way = loop.run_in_executor(state.bodies, write, batch)
                 batch, batch_bytes = [], 0
         if under_way:
             await under_way
         under_way = None
-        return await _completed(loop.run_in_executor(state.threads, write_and_finish, batch))
+        return await _completed(loop.run_in_executor(state.bodies, write_and_finish, batch))
     except (ConnectionError, IdleError, web.RequestPayloadError):
         # The session goes on from here later: keep what has come.
         if under_way:
             await under_way
             under_way = None
-        await _completed(loop.run_in_executor(state.threads, write, batch))
+        await _completed(loop.run_in_executor(state.bodies, write, batch))
         raise
     finally:
         if under_way and not under_way.done():

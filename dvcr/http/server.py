@@ -87,6 +87,7 @@ async def serve(
         await runner.cleanup()
         state.registry.verifier.close()
         state.threads.shutdown()
+        state.bodies.shutdown()
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, parent: int, stopping: asyncio.Event) -> None:

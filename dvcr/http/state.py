@@ -29,6 +29,8 @@ class State:
     metrics: Metrics = field(default_factory=Metrics)
     drain: Drain = field(default_factory=Drain)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "registry"))
+    bodies: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "bodies"))
+    """For what arrives: a bucket that takes it slowly keeps nobody else waiting."""
 
     async def run(self, call: Callable[[], T]) -> T:
         """The result of a blocking call, made in a thread."""

@@ -1,8 +1,6 @@
 """A full disk, for real: the store on a small file system of its own."""
 
 import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ import requests
 
 from dvcr.digest import Digest
 from tests.support.registry import RegistryServer
+from tests.support.small_disk import small_disk_of
 
 MIB = 2**20
 DISK_BYTES = 48 * MIB
@@ -21,19 +20,9 @@ DISK_BYTES = 48 * MIB
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of DISK_BYTES; mounting one needs root."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("mounting a small tmpfs needs root")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    """A file system of DISK_BYTES."""
+    with small_disk_of(tmp_path / "disk", DISK_BYTES) as folder:
+        yield folder
 
 
 def files(root: Path, below: str) -> list[Path]:

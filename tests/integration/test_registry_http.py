@@ -372,3 +372,21 @@ class TestFaults:
             eventually(lambda: http.get(url).status_code == 404, "the link goes")
             eventually(lambda: not server.stored_bytes(), "the blob goes")
             eventually(lambda: not list(server.root.glob("catalog/*")), "the repository goes")
+            metrics = http.get(f"{server.url}/metrics").text
+            assert "dvcr_registry_freed_blobs_total 1.0" in metrics
+            assert "dvcr_registry_freed_bytes_total 6.0" in metrics
+            assert 'dvcr_registry_collections_total{result="failed"}' not in metrics
+
+    def test_the_access_log_is_a_line_of_json_for_each_request(
+        self, tmp_path: Path, http: requests.Session, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with RegistryServer(tmp_path / "root", {"DVCR__LOG__LEVEL": "info", "DVCR__LOG__STYLE": "json"}) as server:
+            digest = Digest.of(b"data")
+            push = {"method": "POST", "path": f"/v2/a/blobs/uploads/?digest={str(digest).replace(':', '%3A')}"}
+            http.post(server.url + push["path"], data=b"data", headers={"X-Request-ID": "mine"})
+            http.get(f"{server.url}/v2/a/blobs/{digest}")
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        pushed, pulled = (line for line in lines if line.get("event") == "request")
+        shown = ("request_id", "method", "path", "status", "remote", "received_bytes", "sent_bytes")
+        assert [pushed[name] for name in shown] == ["mine", "POST", push["path"], 201, "127.0.0.1", 4, 0]
+        assert [pulled[name] for name in shown[1:]] == ["GET", f"/v2/a/blobs/{digest}", 200, "127.0.0.1", 0, 4]

@@ -31,7 +31,16 @@ REPOSITORIES = [f"stress/r{number}" for number in range(4)]
 TAGS = [f"t{number}" for number in range(6)]
 
 
-@pytest.fixture(params=[("filesystem", 160), ("memory", 80), ("s3", 20)], ids=lambda param: param[0])
+@pytest.fixture(
+    params=[
+        ("filesystem", 160),
+        ("memory", 80),
+        ("s3", 20),
+        pytest.param(("filesystem", 1000), marks=pytest.mark.slow),
+        pytest.param(("s3", 500), marks=pytest.mark.slow),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[StorageDriver, int]:
     """The storage, and how many actions each client takes on it."""
     kind, actions = request.param
@@ -133,8 +142,12 @@ class Client(threading.local):
         assert answer.status_code in (202, 404), answer.text
 
     def leave_garbage(self, repository: str, step: int) -> None:
-        self.push_blob(repository, b"garbage %d " % step * 100)
+        garbage = b"garbage %d " % step * 100
+        self.push_blob(repository, garbage)
         self.http.post(self.url(repository, "blobs/uploads/"))
+        if self.random.random() < 0.3:
+            answer = self.http.delete(self.url(repository, f"blobs/{Digest.of(garbage)}"))
+            assert answer.status_code in (202, 404), answer.text  # a client of the same step was first
 
 
 def blobs(storage: StorageDriver) -> set[Digest]:

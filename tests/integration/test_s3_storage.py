@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from dvcr.storage.bucket import Bucket
 from dvcr.storage.driver import SessionBusyError
 from dvcr.storage.s3 import S3Storage
 from dvcr.storage.s3_upload import S3Session, part_bytes
-from tests.support.s3_server import S3Server
+from tests.support.certificates import self_signed
+from tests.support.s3_server import S3Server, run_versitygw
 
 MIB = 2**20
 
@@ -253,3 +255,12 @@ def test_registries_share_a_bucket_under_prefixes(s3_server: S3Server) -> None:
         other.read("a")
     other.write("a", b"2")
     assert (one.read("a"), other.read("a")) == (b"1", b"2")
+
+
+def test_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
+    with run_versitygw(self_signed(tmp_path, "localhost")) as server:
+        settings = server.bucket()
+        S3Storage(settings).write("a", b"data")
+        assert S3Storage(settings).read("a") == b"data"
+        with pytest.raises(StorageError, match="certificate verify failed"):
+            S3Storage(settings.model_copy(update={"ca_file": None})).read("a")

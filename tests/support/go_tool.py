@@ -1,8 +1,12 @@
-"""Go programs of pinned versions for tests, through `scripts/go-tool`."""
+"""Go programs of pinned versions for tests, through `scripts/go-tool`.
+
+`python -m tests.support.go_tool` builds those that are missing, so that no test waits for it.
+"""
 
 import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +18,8 @@ ORAS = "oras.land/oras/cmd/oras@v1.3.6"
 REGCTL = "github.com/regclient/regclient/cmd/regctl@v0.11.7"
 CTR = "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2"
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+OF_TESTS = (VERSITYGW, CRANE, ORAS, REGCTL, CTR, CONTAINERD)
 
 _SCRIPT = Path(__file__).parents[2] / "scripts/go-tool"
 
@@ -26,3 +32,18 @@ def build(package: str) -> str:
     done = subprocess.run([_SCRIPT, package], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def main() -> None:
+    """Build what the tests need, telling what comes; without Go say what is left out."""
+    if shutil.which("go") is None:
+        left_out = ", ".join(package.rpartition("/")[2] for package in OF_TESTS)
+        print(f"Go is not installed: tests that need {left_out} are left out", file=sys.stderr)
+        return
+    for number, package in enumerate(OF_TESTS, 1):
+        print(f"[{number}/{len(OF_TESTS)}] {package}", flush=True)
+        subprocess.run([_SCRIPT, package], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,9 +17,8 @@ from botocore.config import Config
 from pydantic import SecretStr
 
 from dvcr.config import S3Settings
+from tests.support.go_tool import VERSITYGW, build
 
-VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-REPOSITORY = Path(__file__).parent.parent.parent
 START_TIMEOUT_S = 30
 ACCESS_KEY, SECRET_KEY = "tester", "not-secret-at-all"
 
@@ -27,8 +26,9 @@ ACCESS_KEY, SECRET_KEY = "tester", "not-secret-at-all"
 class S3Server:
     """A running S3 server. Buckets are made by `bucket`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca_file: Path | None = None) -> None:
         self.url = url
+        self._ca_file = ca_file
         self._buckets = 0
 
     @cached_property
@@ -40,6 +40,7 @@ class S3Server:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
+            verify=str(self._ca_file) if self._ca_file else None,
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )
 
@@ -52,6 +53,7 @@ class S3Server:
             bucket=name,
             endpoint_url=self.url,
             path_style=True,
+            ca_file=self._ca_file,
             access_key_id=SecretStr(ACCESS_KEY),
             secret_access_key=SecretStr(SECRET_KEY),
         )
@@ -70,15 +72,6 @@ def environment(settings: S3Settings) -> dict[str, str]:
     }
 
 
-def versitygw() -> str:
-    """Path of the built server; skips the test where Go is missing, unless this is CI."""
-    built = subprocess.run([REPOSITORY / "scripts" / "go-tool", VERSITYGW], capture_output=True, text=True, check=False)
-    if built.returncode == 3 and not os.environ.get("CI"):
-        pytest.skip(built.stderr.strip())
-    assert built.returncode == 0, built.stderr
-    return built.stdout.strip()
-
-
 @contextmanager
 def run_moto() -> Iterator[S3Server]:
     """S3 in memory. It does not make conditional writes atomic."""
@@ -92,13 +85,15 @@ def run_moto() -> Iterator[S3Server]:
 
 
 @contextmanager
-def run_versitygw() -> Iterator[S3Server]:
-    """A real S3 server over a folder."""
-    binary = versitygw()
+def run_versitygw(certificate: tuple[Path, Path] | None = None) -> Iterator[S3Server]:
+    """A real S3 server over a folder; with TLS if it gets a certificate and its key, which must be for localhost."""
+    binary = build(VERSITYGW)
     with tempfile.TemporaryDirectory(prefix="dvcr-s3-") as folder:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         arguments = ["--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet"]
+        if certificate:
+            arguments += ["--cert", str(certificate[0]), "--key", str(certificate[1])]
         process = subprocess.Popen(
             [binary, *arguments, "--keep-alive", "posix", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -108,7 +103,11 @@ def run_versitygw() -> Iterator[S3Server]:
                 break
             time.sleep(0.05)
         assert process.poll() is None, "versitygw did not start"
-        yield S3Server(f"http://127.0.0.1:{port}")
+        yield (
+            S3Server(f"https://localhost:{port}", certificate[0])
+            if certificate
+            else S3Server(f"http://127.0.0.1:{port}")
+        )
         process.terminate()
         process.wait()
 
