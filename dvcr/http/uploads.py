@@ -107,7 +107,8 @@ async def _check_order(request: web.Request, repository: str, upload: Upload) ->
     if header is None:
         return
     chunk = parse_chunk_range(header)
-    size_bytes = await request.app[STATE].run(lambda: upload.size_bytes)
+    # Held from here on: nobody else's chunk may come in between.
+    size_bytes = await request.app[STATE].run(upload.hold)
     if chunk.start != size_bytes:
         raise RangeError(
             f"the chunk begins at {chunk.start}, the upload continues at {size_bytes}",

@@ -148,6 +148,14 @@ class Upload:
             self.abort()
             raise
 
+    def hold(self) -> int:
+        """Keep others from writing to the session until this object has ended; gives the bytes that are in it.
+
+        Raises SessionBusyError if another request writes to it, UploadUnknownError if it has ended meanwhile.
+        """
+        self.append(b"")
+        return self.size_bytes
+
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add `data`. A full store or quota ends the session: NoSpaceError and QuotaError leave nothing behind."""
         self._received_bytes += len(data)
@@ -179,8 +187,7 @@ class Upload:
         Raises UploadUnknownError if the session has ended meanwhile.
         """
         try:
-            # From here on the session is ours: what is hashed is what is committed, whoever else would write to it.
-            self._session.append(b"")
+            self.hold()  # what is hashed is then what is committed
             actual = self._digest(digest.algorithm)
             if actual == digest:
                 self._uploads.commit(repository, self._session, digest)

@@ -69,7 +69,7 @@ def test_a_bad_digest_and_garbage_leave_an_empty_bucket(
     s3_server: S3Server, tmp_path: Path, http: requests.Session
 ) -> None:
     bucket = s3_server.bucket()
-    limits = {"DVCR__REGISTRY__COLLECT_INTERVAL_S": "0.1", "DVCR__REGISTRY__COLLECT_GRACE_S": "0.5"}
+    limits = {"DVCR__REGISTRY__COLLECT_INTERVAL_S": "0.1", "DVCR__REGISTRY__COLLECT_GRACE_S": "6"}
     with RegistryServer(tmp_path, environment(bucket) | limits) as server:
         urls = [push(http, f"{server.url}/v2/a", os.urandom(size)) for size in (0, 10, 9 * MIB)]
         wrong = {"digest": str(Digest.of(b"other"))}
