@@ -13,7 +13,7 @@ import pytest
 def small_disk_of(folder: Path, size_bytes: int) -> Iterator[Path]:
     """An empty tmpfs of that size at `folder`, until the end of the context."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
