@@ -262,8 +262,7 @@ class Launcher:
         if self._machine is not None and self._hotplug is not None:
             status = self._hotplug.complete(await self._machine.status())
             guest = self._guest.status if self._guest is not None else None
-            message = status.message or self._network.trouble
-            return status.model_copy(update={"guest": guest, "network": self._network.kind, "message": message})
+            return status.model_copy(update={"guest": guest, "network": self._network.status})
         return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
 
     def _want(self, wishes: DiskWishes) -> bool:

@@ -7,6 +7,7 @@ the pod's address.
 import asyncio
 import socket
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -14,10 +15,9 @@ from controller.launcher import passt
 from controller.launcher.frames import FrameRelay, Gate
 from controller.launcher.passt import NetworkError, Passt
 from controller.launcher.ports import LOW_PORTS_END, forwarded, parse_ports
-from controller.launcher.spec import LAUNCHER_PORTS
+from controller.launcher.spec import LAUNCHER_PORTS, NetworkStatus
 from dvcr.config import LauncherSettings
 
-USER, PASST = "user", "passt"
 # QEMU takes them on its command line, and one argument of that is at most 128 KiB long.
 MAX_USER_PORTS = 2000
 NAME_SERVER = "10.0.2.3"
@@ -38,8 +38,7 @@ class GuestNetwork:
         self._relay: FrameRelay | None = None
         self._passt: Passt | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self.kind = ""
-        """passt or user, once started."""
+        self._kind: Literal["passt", "user"] | None = None
         self.netdev = ""
         """QEMU's argument, once started."""
         self._qemu_end: socket.socket | None = None
@@ -52,12 +51,14 @@ class GuestNetwork:
     @property
     def mtu_bytes(self) -> int | None:
         """What the guest's card is to be told."""
-        return passt.MTU_BYTES if self.kind == PASST else None
+        return passt.MTU_BYTES if self._kind == "passt" else None
 
     @property
-    def trouble(self) -> str:
-        """What is wrong with it; empty: nothing."""
-        return self._passt.trouble if self._passt else ""
+    def status(self) -> NetworkStatus | None:
+        """None before it has started."""
+        if self._kind is None:
+            return None
+        return NetworkStatus(kind=self._kind, trouble=self._passt.trouble if self._passt else "")
 
     def answers_at(self, port: int) -> int | None:
         """The TCP port at the machine's address that is this one of the guest's; None if it is not forwarded."""
@@ -65,14 +66,14 @@ class GuestNetwork:
 
     async def start(self) -> None:
         """Make it ready for QEMU. NetworkError if the settings insist on passt and it does not work."""
-        if self._settings.network == USER:
+        if self._settings.network == "user":
             self._use_qemu()
             return
         try:
             await self._start_passt()
         except NetworkError as exc:
             await self.close()
-            if self._settings.network == PASST:
+            if self._settings.network == "passt":
                 raise
             log.warning("QEMU's user networking stands in: the guest reaches the launcher's loopback", why=exc.message)
             self._use_qemu()
@@ -113,7 +114,7 @@ class GuestNetwork:
         self._passt = Passt(self._relay, self._mac_address, arguments)
         await self._passt.start()
         self._keeping = asyncio.create_task(self._passt.keep())
-        self.kind = PASST
+        self._kind = "passt"
         self.netdev = f"stream,id=network,server=off,addr.type=fd,addr.str={self._qemu_end.fileno()}"
 
     def _use_qemu(self) -> None:
@@ -129,7 +130,7 @@ class GuestNetwork:
         network = f"{passt.GATEWAY.rpartition('.')[0]}.0/{passt.PREFIX_LENGTH}"
         self.netdev = f"user,id=network,net={network},host={passt.GATEWAY},dhcpstart={passt.GUEST_ADDRESS}"
         self.netdev += "".join(f",hostfwd={kind}:{self._address}:{port}-:{inside}" for kind, port, inside in free)
-        self.kind = USER
+        self._kind = "user"
 
 
 def unprivileged_start() -> int:

@@ -131,6 +131,15 @@ class DiskStatus(_Message):
     """What plugging, unplugging or growing it waits for."""
 
 
+class NetworkStatus(_Message):
+    """The guest's connection."""
+
+    kind: Literal["passt", "user"]
+    """passt, or QEMU's own user networking."""
+    trouble: str = ""
+    """Why it is down; empty: it is not."""
+
+
 class GuestInterface(_Message):
     """A network card as the guest sees it."""
 
@@ -156,8 +165,8 @@ class MachineStatus(_Message):
     state: MachineState
     accelerator: str = ""
     """kvm or tcg."""
-    network: str = ""
-    """passt or user (QEMU's own)."""
+    network: NetworkStatus | None = None
+    """None before it is chosen."""
     disks: tuple[DiskStatus, ...] = ()
     message: str = ""
     guest: GuestStatus | None = None

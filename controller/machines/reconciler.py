@@ -10,6 +10,7 @@ from controller.machines.following import follow
 from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
 from controller.machines.launcher_status import LauncherStatus, Observe
+from controller.machines.network import network_facts
 from controller.machines.pod import pod_name
 from controller.machines.power import first_power
 from controller.machines.removal import remove
@@ -43,6 +44,7 @@ class MachineReconciler:
             Renew(authority),
             Observe(launchers),
             guest_facts,
+            network_facts,
             take_over,
             list_changes,
             switch_off,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from controller.launcher.network import GuestNetwork
-from controller.launcher.spec import STATUS_PORT
+from controller.launcher.spec import STATUS_PORT, NetworkStatus
 from dvcr.config import LauncherSettings
 from tests.support.coroutines import in_loop
 from tests.support.packets import ACK, GATEWAY, GUEST, MAC, SYN, SYN_ACK, Card
@@ -60,6 +60,11 @@ def passt_pids() -> list[int]:
     return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("passt")]
 
 
+def trouble(network: GuestNetwork) -> str:
+    assert network.status is not None
+    return network.status.trouble
+
+
 async def until(condition: Any, what: str) -> None:
     try:
         async with asyncio.timeout(WAIT_S):
@@ -89,7 +94,7 @@ async def test_the_guests_ports_answer_at_the_machines_address_and_the_launchers
     async with guest_network(guest_tcp_ports=f"8000,{STATUS_PORT}") as (network, card, address):
         await answers(card, address, 8000)
         with socket.create_server((address, STATUS_PORT)):
-            assert network.kind == "passt"
+            assert network.status == NetworkStatus(kind="passt")
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(address, 8003)
 
@@ -138,10 +143,10 @@ async def test_a_passt_that_dies_is_told_and_replaced_and_the_guests_ports_answe
     async with guest_network() as (network, card, address):
         (pid,) = passt_pids()
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: "signal 9" in network.trouble, "said that passt was killed")
+        await until(lambda: "signal 9" in trouble(network), "said that passt was killed")
         card.send_tcp((own_address(), 9), 40000, ACK)  # into the void: nobody is there
 
-        await until(lambda: network.trouble == "", "well again")
+        await until(lambda: trouble(network) == "", "well again")
         assert passt_pids() != [pid]
         await answers(card, address, 8001)
 
@@ -175,7 +180,7 @@ async def test_without_passt_qemu_stands_in_unless_the_setting_insists(monkeypat
     network = GuestNetwork(LauncherSettings(guest_tcp_ports="2222,8000", guest_udp_ports=""), address, MAC)
     with socket.create_server((address, 8000)):
         await network.start()
-    assert network.kind == "user"
+    assert network.status == NetworkStatus(kind="user")
     assert network.netdev.startswith("user,id=network,net=10.0.2.0/24,")
     assert network.netdev.endswith(f"hostfwd=tcp:{address}:2222-:2222")
     assert network.qemu_fds == ()

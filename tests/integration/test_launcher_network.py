@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from controller.launcher.spec import STATUS_PORT, MachineState
+from controller.launcher.spec import STATUS_PORT, MachineState, NetworkStatus
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 from tests.support.waiting import eventually
 
@@ -83,6 +83,11 @@ def page(pod: LauncherPod, port: int) -> str:
         return ""
 
 
+def trouble(pod: LauncherPod) -> str:
+    network = pod.status().network
+    return network.trouble if network else ""
+
+
 def passt_pid(pod: LauncherPod) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -112,14 +117,15 @@ def test_a_guest_serves_at_its_address_reaches_out_and_not_the_hosts_loopback(tm
             assert host.callers == [host.outside]
 
             assert page(pod, 80) == page(pod, 8000) == "hello from the guest\n"
-            assert pod.status().network == "passt"
+            assert pod.status().network == NetworkStatus(kind="passt")
             with pytest.raises(requests.ConnectionError):
                 requests.get(f"http://{pod.address}:8001/", timeout=20)
 
             os.kill(passt_pid(pod), signal.SIGKILL)
-            pod.wait_until(lambda: "signal 9" in pod.status().message, 30, "word of the dead passt")
+            pod.wait_until(lambda: "signal 9" in trouble(pod), 30, "word of the dead passt")
             pod.wait_until(lambda: page(pod, 80) == "hello from the guest\n", 60, "the guest's page again")
-            assert pod.wait_for_state(MachineState.RUNNING).message == ""
+            assert trouble(pod) == ""
+            assert pod.status().state is MachineState.RUNNING
 
             last = os.pidfd_open(passt_pid(pod))
             pod.process.kill()
@@ -142,7 +148,7 @@ def test_a_guest_on_qemus_own_network_serves_at_its_address_too(tmp_path: Path, 
         assert "DVCR-GUEST address=10.0.2.15" in console
         assert page(pod, 8000) == "hello from the guest\n"
         assert page(pod, 62080) == "hello from the guest\n"
-        assert pod.status().network == "user"
+        assert pod.status().network == NetworkStatus(kind="user")
         pod.terminate()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from controller.api.pod_claims import ADDITIONAL_CLAIMS_ANNOTATION, CLAIMS_MOUNTED_CONDITION
-from controller.api.resource import CONFIG_MAP, EVENT, NODE, POD, PV, PVC, SECRET
+from controller.api.resource import ADDRESS_ANNOTATION, CONFIG_MAP, EVENT, NODE, POD, PV, PVC, SECRET
 from controller.local.node.agent import Agent
 from controller.local.node.devices import BlockDevices
 from controller.local.node.process import Process
@@ -198,6 +198,29 @@ def test_an_http_probe_asks_the_pods_address(site: Site) -> None:
         },
     )  # fmt: skip
     site.until("web", lambda _, state: state["ready"], "ready")
+
+
+def test_a_pod_gets_its_leased_address_as_soon_as_its_predecessor_has_left_it(site: Site) -> None:
+    address = f"127.65.{os.getpid() % 250}.9"
+
+    def leased(name: str) -> Object:
+        metadata = {"name": name, "namespace": "default", "annotations": {ADDRESS_ANNOTATION: address}}
+        containers = [{"name": "main", "command": list(SLEEP)}]
+        spec = {"restartPolicy": "Never", "containers": containers, "terminationGracePeriodSeconds": 1}
+        return site.cluster.create(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+    leased("first")
+    site.until("first", lambda status, _: status.get("podIP") == address, "the leased address")
+    leased("second")
+    eventually(lambda: "FailedAddress" in site.reasons(), "word of the address in use", 15)
+    assert site.status("second").get("podIP") != address
+    site.cluster.delete(POD, "first", "default")
+    site.until("second", lambda status, _: status.get("podIP") == address, "the address of its predecessor")
+
+    leased("waits")
+    eventually(lambda: site.status("waits").get("phase") == "Pending", "a third that waits", 15)
+    site.cluster.delete(POD, "waits", "default", grace_period_s=1)
+    eventually(lambda: site.cluster.get(POD, "waits", "default") is None, "the end of one that never had it", 15)
 
 
 def test_init_containers_run_first_and_their_failure_is_final(site: Site) -> None:

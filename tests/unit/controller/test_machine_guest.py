@@ -1,9 +1,9 @@
-"""The guest's own words in the status of its machine."""
+"""The guest's own words, and its network, in the status of its machine."""
 
 from typing import Any
 
 from controller.api.resource import MACHINE
-from controller.launcher.spec import GuestInterface, GuestStatus, MachineState, MachineStatus
+from controller.launcher.spec import GuestInterface, GuestStatus, MachineState, MachineStatus, NetworkStatus
 from tests.unit.controller.test_reconcile_story import running_machine
 from tests.unit.controller.world import World
 
@@ -53,3 +53,22 @@ def test_a_machine_that_is_off_has_no_guest() -> None:
     assert "guestOSInfo" not in status
     assert "guestInterfaces" not in status
     assert world.condition(MACHINE, "web", "AgentReady")["reason"] == "NotRunning"
+
+
+def test_a_network_that_works_one_that_is_down_and_one_that_is_less() -> None:
+    world = World()
+    running_machine(world)
+
+    def reason(network: NetworkStatus | None) -> tuple[str, str, str]:
+        world.launchers.status = MachineStatus(state=MachineState.RUNNING, network=network)
+        world.settle()
+        condition = world.condition(MACHINE, "web", "NetworkReady")
+        return condition["status"], condition["reason"], condition["message"]
+
+    assert reason(NetworkStatus(kind="passt"))[:2] == ("True", "Passt")
+    assert reason(NetworkStatus(kind="passt", trouble="passt is dead")) == ("False", "NetworkDown", "passt is dead")
+    assert reason(NetworkStatus(kind="user"))[:2] == ("True", "UserNetworking")
+    assert reason(None)[:2] == ("True", "UserNetworking")
+    world.end_pod("GuestShutdown")
+    world.settle()
+    assert world.condition(MACHINE, "web", "NetworkReady")["reason"] == "NotRunning"
