@@ -70,7 +70,7 @@ class HttpLauncherStatus:
         )
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            answer = host.request(method, path, body, headers, timeout=timeout_s, retries=False)
+            answer = host.request(method, path, body, headers=headers, timeout=timeout_s, retries=False)
         except urllib3.exceptions.HTTPError as exc:
             raise LauncherError(f"the launcher of pod {name!r} does not answer: {exc}", retryable=True) from exc
         if answer.status >= 300:
