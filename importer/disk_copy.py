@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from dvcr.artifact.image import DiskImage
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.client.repository import Repository
 from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError, SourceError
@@ -30,14 +31,16 @@ class DiskCopy:
         """`failed` tells the user what `source` refused; `close` frees what it needs."""
         self.image = image
         self._failed, self._close = failed, close
-        self._source = source
+        self._cancellation = Cancellation()
+        self._source = source.on_behalf_of(self._cancellation, self._note)
+        self.trouble = ""
+        """What a registry is asked again for."""
         self._same_registry = same_registry
         self._chunks: dict[str, Descriptor] = {str(c.descriptor.digest): c.descriptor for c in image.chunks}
         self._done_bytes = 0
         self.sent_bytes = 0
         """Bytes that could not be mounted."""
         self._lock = threading.Lock()
-        self._aborted = threading.Event()
 
     @property
     def fetched_bytes(self) -> int:
@@ -55,7 +58,12 @@ class DiskCopy:
         `on_progress` gets the bytes of the virtual disk that are stored, about. Raises SourceError once aborted,
         RegistryError and IntegrityError.
         """
+        try:
+            self._copy(destination.on_behalf_of(self._cancellation, self._note), on_progress)
+        except RequestCancelledError as exc:
+            raise SourceError("the import was stopped", reason="SourceInterrupted") from exc
 
+    def _copy(self, destination: Repository, on_progress: Callable[[int], None]) -> None:
         total = max(1, self.image.stored_bytes)
         with ThreadPoolExecutor(_PARALLEL, "copy-chunk") as pool:
             pending = {pool.submit(self._move, chunk, destination) for chunk in self._chunks.values()}
@@ -66,12 +74,13 @@ class DiskCopy:
                         future.result()
                     on_progress(self.image.virtual_size_bytes * self._done_bytes // total)
             except BaseException:
+                self.abort()
                 pool.shutdown(cancel_futures=True)
                 raise
 
     def abort(self) -> None:
-        """Stop before the next chunk, from any thread. Idempotent."""
-        self._aborted.set()
+        """Let go of both registries, from any thread. Idempotent."""
+        self._cancellation.cancel()
 
     def close(self) -> None:
         """Free what the source needs. Idempotent."""
@@ -96,18 +105,15 @@ class DiskCopy:
     def _read(self, chunk: Descriptor) -> Iterator[bytes]:
         """The blob; the error at its end, where it has another digest, comes before the upload is committed."""
         try:
-            for piece in self._source.open_blob(chunk.digest):
-                self._check_running()
-                yield piece
+            yield from self._source.open_blob(chunk.digest)
         except RegistryError as exc:
             raise (self._failed(exc) if self._failed else exc) from exc
 
-    def _check_running(self) -> None:
-        if self._aborted.is_set():
-            raise SourceError("the import was stopped", reason="SourceInterrupted")
+    def _note(self, trouble: str) -> None:
+        self.trouble = trouble
 
     def _count(self, size_bytes: int, sent_bytes: int) -> None:
-        self._check_running()
+        self.trouble = ""
         with self._lock:
             self._done_bytes += size_bytes
             self.sent_bytes += sent_bytes

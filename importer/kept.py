@@ -43,9 +43,9 @@ class KeptFile:
         file = _locked(path, os.O_RDWR | os.O_CREAT)
         return cls(path, file, job_id) if file else None
 
-    def note(self, identity: Mapping[str, Any]) -> None:
-        """Record what the bytes are of. Atomic."""
-        self._write(dict(identity))
+    def note(self, identity: Mapping[str, Any] | None) -> None:
+        """Record what the bytes are of; None where nothing will prove it: the next delivery starts over. Atomic."""
+        self._write(None if identity is None else dict(identity))
 
     def _write(self, identity: Mapping[str, Any] | None) -> None:
         journal = _journal(self._path)

@@ -43,7 +43,7 @@ class Spool:
 
     def note(self, identity: Mapping[str, Any] | None) -> None:
         """Record what proves later whose bytes these are; without, or without a job, nothing is kept."""
-        if self._kept is not None and identity is not None:
+        if self._kept is not None:
             try:
                 self._kept.note(identity)
             except OSError as exc:

@@ -1,7 +1,9 @@
 """One import job, from a worker's lease on it to its last word."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -9,6 +11,7 @@ import structlog
 from converter.inspect import ImageInfo
 from dvcr.artifact.image import DiskImage
 from dvcr.artifact.store import remove
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ImporterSettings
@@ -28,6 +31,7 @@ from importer.sources.source import ImportSource
 _LONGEST_WAIT_S = 300.0
 _TELL_FOR_S = 60.0
 _TELL_EVERY_S = 1.0
+_REMOVAL_S = 10.0
 log = structlog.get_logger(__name__)
 
 
@@ -52,6 +56,8 @@ def run_import(
         run.make(job, board, client, settings, owner)
     except (ForgottenError, TakenOverError) as stopped:
         log.info("import stopped", job=job.id, why=stopped.message)
+        if isinstance(stopped, ForgottenError):
+            _remove_unwanted(job, client)
     except DvcrError as error:
         log.warning("import failed", job=job.id, reason=error.reason, error=error.message)
         ended = _tell_failure(taken, owner, board, settings, run, error)
@@ -120,21 +126,34 @@ class _Run(ImportWatch):
         self._stage = ImportStage.FETCHING
         self._virtual_size_bytes = 0
         self._converted_bytes = 0
+        self._cancellation = Cancellation()
+        self._publishing = False
+        self._trouble, self._trouble_at = "", (0, 0)
 
     def make(
         self, job: ImportJob, board: JobBoard, client: RegistryClient, settings: ImporterSettings, owner: str
     ) -> None:
         """Import, or find that it was done already; then remove what was uploaded for it."""
+        ours = client.on_behalf_of(self._cancellation, self._registry_trouble)
         try:
-            repository = client.repository(job.repository)
+            repository = ours.repository(job.repository)
         except ValueError as exc:
             raise DvcrError(str(exc), reason="InvalidRepository") from exc
         try:
             with Heartbeat(
-                board, job.id, owner, lease_s=settings.lease_s, progress=self.running, on_lost=self._abort
+                board,
+                job.id,
+                owner,
+                lease_s=settings.lease_s,
+                progress=self.running,
+                on_lost=self._stop,
             ) as self._heartbeat:
-                if not _exists(repository, job.tag):
-                    self._import(job, client, repository, settings)
+                try:
+                    if not _exists(repository, job.tag):
+                        self._import(job, ours, repository, settings)
+                except DvcrError:
+                    self._check()  # an import that was stopped fails in many ways; this is the true one
+                    raise
         except TakenOverError:
             raise
         except DvcrError as error:
@@ -146,21 +165,19 @@ class _Run(ImportWatch):
     def _import(
         self, job: ImportJob, client: RegistryClient, repository: Repository, settings: ImporterSettings
     ) -> DiskImage:
-        self._source = source = open_source(job.origin, job.checksums, client, settings, job_id=job.id)
-        try:
-            return import_disk(
-                source,
-                repository,
-                ("latest", job.tag),  # the job's own tag last: it means that all is done
-                origin=describe(job.origin),
-                checksums=job.checksums,
-                settings=settings,
-                watch=self,
-                index=self._index,
-            )
-        except DvcrError:
-            self._check()  # an import that was stopped fails in many ways; this is the true one
-            raise
+        self._source = source = open_source(
+            job.origin, job.checksums, client, settings, job_id=job.id, cancellation=self._cancellation
+        )
+        return import_disk(
+            source,
+            repository,
+            ("latest", job.tag),  # the job's own tag last: it means that all is done
+            origin=describe(job.origin),
+            checksums=job.checksums,
+            settings=settings,
+            watch=self,
+            index=self._index,
+        )
 
     def inspected(self, info: ImageInfo) -> None:
         self._virtual_size_bytes = info.virtual_size_bytes
@@ -179,20 +196,22 @@ class _Run(ImportWatch):
     def before_publishing(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.confirm()
+        self._publishing = True
 
     def running(self) -> JobProgress:
-        """How far it is now."""
+        """How far it is now, and what it waits for."""
         return self._meter.progress(
             fetched_bytes=self._source.fetched_bytes if self._source else 0,
             total_bytes=self._source.total_bytes if self._source else None,
             converted_bytes=self._converted_bytes,
             virtual_size_bytes=self._virtual_size_bytes,
             stage=self._stage,
-        )
+        ).model_copy(update={"message": self._waits_for()})
 
     def succeeded(self) -> JobProgress:
         """The last word on a success."""
-        return self.stopped({"state": JobState.SUCCEEDED, "percent": 100, "finished_at": datetime.now(UTC)})
+        told = {"state": JobState.SUCCEEDED, "percent": 100, "message": ""}
+        return self.stopped({**told, "finished_at": datetime.now(UTC)})
 
     def failed(self, error: DvcrError) -> JobProgress:
         """The last word on a failure."""
@@ -212,9 +231,24 @@ class _Run(ImportWatch):
         if self._heartbeat is not None:
             self._heartbeat.check()
 
-    def _abort(self) -> None:
-        if self._source is not None:
-            self._source.abort()
+    def _stop(self) -> None:
+        if self._publishing:
+            # A request that is let go of may still be carried out; only when it is over can its image be removed.
+            _later(_REMOVAL_S, self._cancellation.cancel)
+        else:
+            self._cancellation.cancel()
+
+    def _registry_trouble(self, trouble: str) -> None:
+        self._trouble, self._trouble_at = trouble, self._moved()
+
+    def _waits_for(self) -> str:
+        """What the source waits for, or what the registry is asked again for since something moved last."""
+        if self._source is not None and self._source.trouble:
+            return self._source.trouble
+        return self._trouble if self._moved() == self._trouble_at else ""
+
+    def _moved(self) -> tuple[int, int]:
+        return self._source.fetched_bytes if self._source else 0, self._converted_bytes
 
 
 def _exists(repository: Repository, tag: str) -> bool:
@@ -229,12 +263,13 @@ def _exists(repository: Repository, tag: str) -> bool:
 
 def _remove_unwanted(job: ImportJob, client: RegistryClient) -> None:
     """The resource was deleted while its image was being published."""
-    repository = client.repository(job.repository)
     try:
-        remove(repository, repository.manifest(job.tag).digest)
+        with _for_a_moment(client) as soon:
+            repository = soon.repository(job.repository)
+            remove(repository, repository.manifest(job.tag).digest)
         log.info("removed an image that nobody wants any more", job=job.id)
-    except RegistryError as error:
-        if error.status != 404:
+    except (RegistryError, RequestCancelledError) as error:
+        if not isinstance(error, RegistryError) or error.status != 404:
             log.warning("an image that nobody wants any more stays", job=job.id, error=error.message)
 
 
@@ -243,7 +278,26 @@ def _remove_upload(job: ImportJob, client: RegistryClient) -> None:
     if not isinstance(job.origin, BlobOrigin):
         return
     try:
-        remove(client.repository(job.origin.repository), Digest.parse(job.origin.digest))
-    except RegistryError as error:
+        with _for_a_moment(client) as soon:
+            remove(soon.repository(job.origin.repository), Digest.parse(job.origin.digest))
+    except (RegistryError, RequestCancelledError) as error:
         # The job's own end is what counts; garbage collection takes what nothing refers to.
         log.warning("an uploaded file stays until garbage collection", job=job.id, error=error.message)
+
+
+@contextmanager
+def _for_a_moment(client: RegistryClient) -> Iterator[RegistryClient]:
+    """The registry, for what is worth some seconds and no more: the worker has other jobs."""
+    cancellation = Cancellation()
+    end = _later(_REMOVAL_S, cancellation.cancel)
+    try:
+        yield client.on_behalf_of(cancellation)
+    finally:
+        end.cancel()
+
+
+def _later(wait_s: float, call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(wait_s, call)
+    timer.daemon = True
+    timer.start()
+    return timer

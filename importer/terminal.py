@@ -1,6 +1,10 @@
 """Imports in the foreground, with progress bars."""
 
-from typing import Any
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress
@@ -8,6 +12,7 @@ from rich.progress import Progress
 from converter.inspect import ImageInfo
 from dvcr.artifact.store import fetch
 from dvcr.cli.bars import progress_bars
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.digest import Digest
@@ -38,11 +43,13 @@ def import_with_progress(
     reference = ImageReference.parse(name)
     if isinstance(reference.reference, Digest):
         raise ConfigError(f"{name!r}: an image is imported under a tag, its digest follows from the bytes")
-    client = RegistryClient.from_settings(settings.client)
+    cancellation = Cancellation()
+    client = RegistryClient.from_settings(settings.client).on_behalf_of(cancellation)
     repository = reference.of(client)
     client.ping()
-    with progress_bars() as bars:
-        source = open_source(origin, checksums, client, settings_for(origin, options, settings.importer))
+    fetching = settings_for(origin, options, settings.importer)
+    with progress_bars() as bars, _cancelled_by_ctrl_c(cancellation):
+        source = open_source(origin, checksums, client, fetching, cancellation=cancellation)
         try:
             import_disk(
                 source,
@@ -58,6 +65,22 @@ def import_with_progress(
     stored = fetch(repository, reference.reference)
     Console(stderr=True).print(f"[green]imported[/] {reference} ({stored.digest})", highlight=False, soft_wrap=True)
     return describe(stored)
+
+
+@contextmanager
+def _cancelled_by_ctrl_c(cancellation: Cancellation) -> Iterator[None]:
+    """While entered, Ctrl-C also lets go of servers: what is closed on the way out must not wait for one that hangs."""
+
+    def stop(*_: object) -> NoReturn:
+        # In a thread of its own: this one may hold any lock at the moment.
+        threading.Thread(target=cancellation.cancel, daemon=True).start()
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 class _Bars(ImportWatch):

@@ -244,6 +244,8 @@ class Receiver:
                     self._keep_whole_parts(message)
         except (TakenOverError, ClosedError):
             writer.abort()
+        except (ImageError, IntegrityError) as second:
+            self._stop(second)  # the last bytes before the cut told that it can become no image
         except DvcrError as second:
             writer.abort()
             self._keep_whole_parts(f"{message}; {second.message}")

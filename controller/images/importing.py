@@ -158,7 +158,8 @@ class ImageImport:
             status.download_speed = None
             return ImportOutcome(ImportState.RUNNING, progress.reason, progress.message)
         status.download_speed = _speed(progress.average_speed, progress.current_speed)
-        return ImportOutcome(ImportState.RUNNING, "Importing", _STAGES[progress.stage])
+        message = "; ".join(filter(None, (_STAGES[progress.stage], progress.message)))
+        return ImportOutcome(ImportState.RUNNING, "Importing", message)
 
     def _is_due(self, progress: JobProgress) -> bool:
         """Whether the job is to be sent again: it seems lost, or failed a while ago for a cause that may be gone."""

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
 
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.repository import Repository, listing
+from dvcr.client.retry import TellRetry
 from dvcr.client.transport import Transport
 from dvcr.config import ClientSettings
 from dvcr.errors import ConfigError
@@ -35,6 +37,10 @@ class RegistryClient:
                 timeout_s=settings.timeout_s,
             )
         )
+
+    def on_behalf_of(self, cancellation: Cancellation, on_retry: TellRetry | None = None) -> "RegistryClient":
+        """The same registry, as Transport says."""
+        return RegistryClient(self._transport.on_behalf_of(cancellation, on_retry))
 
     @property
     def host(self) -> str:

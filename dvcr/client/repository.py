@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dvcr.client.retry import RetryPolicy, retried
+from dvcr.client.cancellation import Cancellation
+from dvcr.client.retry import RetryPolicy, TellRetry, retried
 from dvcr.client.transport import PIECE_BYTES, Transport, read_at_most
 from dvcr.client.upload import BlobUpload, upload_location
 from dvcr.descriptor import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST, OCTET_STREAM
@@ -45,6 +46,10 @@ class Repository:
         self._mount = f"{self._push} mount"
         self._delete = f"repository:{name}:delete"
         self._takes_single_posts = True
+
+    def on_behalf_of(self, cancellation: Cancellation, on_retry: TellRetry | None = None) -> "Repository":
+        """The same repository, as Transport says; in place of whom it was asked for before."""
+        return Repository(self._transport.on_behalf_of(cancellation, on_retry), self.name)
 
     @property
     def retry(self) -> RetryPolicy:

@@ -21,6 +21,10 @@ class BusyError(RegistryError):
         self.retry_after_s = retry_after_s
 
 
+TellRetry = Callable[[str], None]
+"""Is told what went wrong and that it is tried again, from whatever thread."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Repeats what failed with an error that says it is `retryable`; waits grow, with jitter.
@@ -32,6 +36,7 @@ class RetryPolicy:
     first_wait_s: float = 0.25
     longest_wait_s: float = 30
     sleep: Callable[[float], None] = time.sleep
+    on_retry: TellRetry = lambda _: None
 
     def run(self, operation: Callable[[], T]) -> T:
         """What `operation` returns, or the error of the last attempt. `operation` must be idempotent as a whole."""
@@ -46,6 +51,7 @@ class RetryPolicy:
 
     def wait(self, attempt: int, error: RegistryError) -> None:
         """Sleep between failed attempt number `attempt`, from 1, and the next."""
+        self.on_retry(f"{error.message}, trying again ({attempt + 1} of {self.attempts})")
         if isinstance(error, BusyError):
             self.sleep(min(error.retry_after_s, self.longest_wait_s))
         else:

@@ -1,11 +1,13 @@
 """HTTP to one registry: one session, one place where foreign errors become RegistryError."""
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -13,7 +15,9 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from dvcr.client.auth import Authenticator, Header
-from dvcr.client.retry import BusyError, RetryPolicy
+from dvcr.client.cancellation import Cancellation, shut_down
+from dvcr.client.retry import BusyError, RetryPolicy, TellRetry
+from dvcr.client.session import RegistrySession
 from dvcr.errors import RegistryError
 
 # Room for two imports that push in parallel, a reader with its read-ahead, and some calls of a controller.
@@ -54,11 +58,10 @@ class Transport:
         """With an `adapter`, that one makes the connections."""
         self.base_url = base_url.rstrip("/")
         self.retry = retry or RetryPolicy()
-        self.session = requests.Session()
+        self.session = RegistrySession()
         adapter = adapter or HTTPAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
-        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.session.headers.update({"User-Agent": f"dvcr/{version('dvcr')}", "Accept-Encoding": "identity"})
         if insecure_skip_verify:
             # Whoever asked for this knows; a line on standard error for each request tells nothing new.
@@ -66,6 +69,18 @@ class Transport:
         self._verify: str | bool = False if insecure_skip_verify else ca_file or True
         self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
+        self._cancellation: Cancellation | None = None
+
+    def on_behalf_of(self, cancellation: Cancellation, on_retry: TellRetry | None = None) -> Self:
+        """The same connections and logins, for an undertaking that may be cancelled, and is told what is tried again.
+
+        Once cancelled, all that is asked raises RequestCancelledError, at once and also in the middle of it.
+        """
+        other = copy.copy(self)
+        other._cancellation = cancellation
+        sleep = partial(_sleep, cancellation, self.retry.sleep)
+        other.retry = replace(self.retry, sleep=sleep, on_retry=on_retry or self.retry.on_retry)
+        return other
 
     @contextmanager
     def request(
@@ -86,19 +101,15 @@ class Transport:
         the block are translated as well.
         """
         where = f"{method} {urlsplit(url).path}"
-        full = urljoin(self.base_url + "/", url)
-        authorized = self._same_origin(full)
-        used = self._auth.header(scope) if authorized else None
+        ask = partial(self._ask, method, urljoin(self.base_url + "/", url), scope, headers, query, body)
         with _translated(where, self.base_url):
-            response = self._send(method, full, used, headers, query, body)
-            if response.status_code == 401 and authorized:
-                _drain(response)
-                used = self._auth.challenged(response, scope, used)
-                response = self._send(method, full, used, headers, query, body)
-            with response:
+            response = self._cancellation.run(ask, requests.Response.close) if self._cancellation else ask()
+            with response, self._cancelled_with(response):
                 if response.status_code not in expect:
                     raise _refusal(where, response)
                 yield response
+                if self._cancellation is not None:
+                    self._cancellation.check()  # what was read may end where it was cancelled
                 _drain(response)
 
     def json(self, url: str, *, scope: str) -> tuple[Any, str | None]:
@@ -107,6 +118,30 @@ class Transport:
             value = _parse(f"GET {url}", read_at_most(response, _MAX_JSON_BYTES))
             following = response.links.get("next", {}).get("url")
             return value, urljoin(response.url, following) if following else None
+
+    @contextmanager
+    def _cancelled_with(self, response: requests.Response) -> Iterator[None]:
+        with self._cancellation.waking(partial(shut_down, response)) if self._cancellation else nullcontext():
+            yield
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        scope: str,
+        headers: Mapping[str, str] | None,
+        query: Mapping[str, str] | None,
+        body: bytes,
+    ) -> requests.Response:
+        """The answer, whatever it is; asked a second time where the registry wants authorization."""
+        authorized = self._same_origin(url)
+        used = self._auth.header(scope) if authorized else None
+        response = self._send(method, url, used, headers, query, body)
+        if response.status_code == 401 and authorized:
+            _drain(response)
+            used = self._auth.challenged(response, scope, used)
+            response = self._send(method, url, used, headers, query, body)
+        return response
 
     def _send(
         self,
@@ -171,6 +206,10 @@ def read_up_to(response: requests.Response, limit_bytes: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def _sleep(cancellation: Cancellation, sleep: Callable[[float], None], seconds: float) -> None:
+    cancellation.run(partial(sleep, seconds))
+
+
 def _drain(response: requests.Response) -> None:
     """Read what is left of a short body: a connection is only used again once its answer was read to the end."""
     length = response.headers.get("Content-Length", "")
@@ -200,7 +239,7 @@ def _translated(where: str, server: str) -> Iterator[None]:
         requests.exceptions.ContentDecodingError,
     ) as exc:
         raise RegistryError(
-            f"{where}: the registry {server} does not answer: {exc}",
+            f"{where}: the registry {server} does not answer: {cause_of(exc)}",
             code="UNAVAILABLE",
             status=503,
             reason="RegistryUnavailable",
@@ -208,6 +247,13 @@ def _translated(where: str, server: str) -> Iterator[None]:
         ) from exc
     except requests.exceptions.RequestException as exc:
         raise RegistryError(f"{where}: {exc}", retryable=False) from exc
+
+
+def cause_of(exc: BaseException) -> str:
+    """The innermost explanation: requests and urllib3 wrap it two or three times, in texts that hold whole URLs."""
+    while exc.__context__ is not None and str(exc.__context__):
+        exc = exc.__context__
+    return str(exc) or type(exc).__name__
 
 
 def _parse(where: str, body: bytes) -> Any:

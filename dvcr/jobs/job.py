@@ -115,27 +115,44 @@ class JobProgress(_Message):
     percent: int = Field(0, ge=0, le=100)
     """Never goes back, also not when the job is delivered again; 100 only when Succeeded."""
     fetched_bytes: int = 0
+    """Of `total_bytes`. Never goes back: a delivery that begins anew is told when it is further than the last one."""
     total_bytes: int | None = None
     """Size of the source as fetched, where known."""
     converted_bytes: int = 0
-    """How much of the virtual disk is converted."""
+    """How much of `virtual_size_bytes` is converted and stored. Never goes back either."""
     virtual_size_bytes: int = 0
     """Size of the virtual disk; 0 until the image was inspected."""
     average_speed: int = 0
-    """Bytes a second since the start."""
+    """Bytes a second that were fetched since `started_at`, by the delivery that tells it."""
     current_speed: int = 0
-    """Bytes a second of late."""
+    """Bytes a second that were fetched of late; 0 unless Running."""
     reason: str = ""
     """Machine-readable, when Waiting or Failed: the `reason` of the error."""
     message: str = ""
-    """What went wrong and what to do, when Failed; what is tried again and when, when Waiting."""
+    """What went wrong and what to do, when Failed; what is tried again and when, when Waiting; when Running, what is
+    waited for, if nothing moves."""
     retryable: bool = False
     """When Failed: the cause may go away without anybody changing the resource."""
     retry_at: datetime | None = None
     """When Waiting: the time of the next attempt."""
     started_at: datetime | None = None
+    """When the worker that tells this took the job."""
     finished_at: datetime | None = None
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    def reached(self, percent: int, fetched_bytes: int, converted_bytes: int) -> "JobProgress":
+        """The same, going on from the highest figures that were told before."""
+        fetched_bytes = max(self.fetched_bytes, fetched_bytes)
+        converted_bytes = max(self.converted_bytes, converted_bytes)
+        limit = 100 if self.state is JobState.SUCCEEDED else 99
+        return self.model_copy(
+            update={
+                "percent": min(max(self.percent, percent), limit),
+                # The source may have become smaller.
+                "fetched_bytes": fetched_bytes if self.total_bytes is None else min(fetched_bytes, self.total_bytes),
+                "converted_bytes": min(converted_bytes, self.virtual_size_bytes or converted_bytes),
+            }
+        )
 
 
 class UploadState(StrEnum):

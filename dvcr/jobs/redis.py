@@ -3,7 +3,7 @@
 Keys:
 
     dvcr:job:<id>          hash    progress   JobProgress as JSON
-                                   percent    the highest percentage told so far
+                                   percent, fetched, converted   the highest told so far
                                    job        ImportJob as JSON, until it is finished
                                    namespace, place   its line, and its place there
                                    owner      who runs it now
@@ -95,14 +95,15 @@ class RedisJobBoard:
         self._call_worker()
 
     def progress(self, job_id: str) -> JobProgress | None:
-        """The last word on the job, with the highest percentage ever told."""
+        """The last word on the job, with the highest figures ever told."""
         with _translated():
-            text, reached = cast("list[str | None]", self._redis.hmget(_job(job_id), ["progress", "percent"]))
+            text, *reached = cast(
+                "list[str | None]", self._redis.hmget(_job(job_id), ["progress", "percent", "fetched", "converted"])
+            )
         if text is None:
             return None
-        progress = JobProgress.model_validate_json(text)
-        percent = min(int(float(reached or 0)), 100 if progress.state is JobState.SUCCEEDED else 99)
-        return progress.model_copy(update={"percent": percent})
+        percent, fetched_bytes, converted_bytes = (int(float(each or 0)) for each in reached)
+        return JobProgress.model_validate_json(text).reached(percent, fetched_bytes, converted_bytes)
 
     def forget(self, job_id: str) -> None:
         """Remove the job, and leave a mark by which a worker that runs it notices."""
@@ -177,7 +178,7 @@ class RedisJobBoard:
             self._redis.set(_upload(token), "", ex=LIFETIME_S)
 
     def _speak(self, script: Any, job_id: str, owner: str, time_s: float, progress: JobProgress) -> bool:
-        arguments = [job_id, owner, _us(time_s), progress.model_dump_json(), progress.percent, LIFETIME_S]
+        arguments = [job_id, owner, _us(time_s), progress.model_dump_json(), LIFETIME_S]
         with _translated():
             return bool(script(args=arguments))
 

@@ -39,9 +39,17 @@ local function may_speak(id, owner)
   local holder, forgotten = unpack(redis.call('HMGET', job_key(id), 'owner', 'forgotten'))
   return not forgotten and (not holder or holder == owner)
 end
-local function record(id, progress, percent, lifetime)
-  local reached = tonumber(redis.call('HGET', job_key(id), 'percent') or '0')
-  redis.call('HSET', job_key(id), 'progress', progress, 'percent', math.max(reached, tonumber(percent)))
+-- The figures as strings without exponent: they go beyond what `tostring` writes out.
+local function raise(id, field, value)
+  local reached = tonumber(redis.call('HGET', job_key(id), field) or '0')
+  redis.call('HSET', job_key(id), field, string.format('%.0f', math.max(reached, value)))
+end
+local function record(id, progress, lifetime)
+  local told = cjson.decode(progress)
+  redis.call('HSET', job_key(id), 'progress', progress)
+  raise(id, 'percent', told.percent)
+  raise(id, 'fetched', told.fetched_bytes)
+  raise(id, 'converted', told.converted_bytes)
   redis.call('EXPIRE', job_key(id), lifetime)
 end
 """
@@ -57,7 +65,7 @@ local known = redis.call('HEXISTS', key, 'job') == 1
 redis.call('HSET', key, 'job', ARGV[2], 'namespace', ARGV[3])
 redis.call('HSETNX', key, 'place', now() + ARGV[4])
 if redis.call('HEXISTS', key, 'owner') == 0 and not (known and redis.call('ZSCORE', DUE, id)) then
-  record(id, ARGV[5], 0, ARGV[6])
+  record(id, ARGV[5], ARGV[6])
   line_up(id)
 end
 """
@@ -99,7 +107,7 @@ end
 """
 )
 
-# ARGV: id, owner, microseconds, progress JSON, percent, lifetime
+# ARGV: id, owner, microseconds, progress JSON, lifetime
 RENEW = (
     _PRELUDE
     + """
@@ -107,7 +115,7 @@ if not may_speak(ARGV[1], ARGV[2]) then return 0 end
 leave_line(ARGV[1])
 redis.call('HSET', job_key(ARGV[1]), 'owner', ARGV[2])
 redis.call('ZADD', DUE, now() + ARGV[3], ARGV[1])
-record(ARGV[1], ARGV[4], ARGV[5], ARGV[6])
+record(ARGV[1], ARGV[4], ARGV[5])
 return 1
 """
 )
@@ -121,7 +129,7 @@ leave_line(ARGV[1])
 redis.call('HDEL', job_key(ARGV[1]), 'owner')
 redis.call('HINCRBY', job_key(ARGV[1]), 'failures', 1)
 redis.call('ZADD', DUE, now() + ARGV[3], ARGV[1])
-record(ARGV[1], ARGV[4], ARGV[5], ARGV[6])
+record(ARGV[1], ARGV[4], ARGV[5])
 return 1
 """
 )
@@ -134,7 +142,7 @@ if not may_speak(ARGV[1], ARGV[2]) then return 0 end
 leave_line(ARGV[1])
 redis.call('ZREM', DUE, ARGV[1])
 redis.call('HDEL', job_key(ARGV[1]), 'job', 'namespace', 'place', 'owner', 'failures', 'crashes')
-record(ARGV[1], ARGV[4], ARGV[5], ARGV[6])
+record(ARGV[1], ARGV[4], ARGV[5])
 return 1
 """
 )

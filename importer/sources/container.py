@@ -9,6 +9,7 @@ from typing import Any, Self
 from dvcr.artifact.image import DiskImage
 from dvcr.artifact.manifest import ARTIFACT_TYPE
 from dvcr.artifact.store import fetch
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Manifest, Repository
 from dvcr.client.transport import Transport
@@ -25,6 +26,7 @@ _DOCKER_HUB_SERVER = "registry-1.docker.io"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 _MAX_INDEX_DEPTH = 3
+_MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class ContainerReference:
 class ContainerImage:
     """An image of a registry, for one platform. Errors of the registry are SourceErrors that tell what to do."""
 
-    def __init__(self, origin: ContainerOrigin, settings: ImporterSettings) -> None:
+    def __init__(self, origin: ContainerOrigin, settings: ImporterSettings, cancellation: Cancellation) -> None:
         """SourceError where the name, the login or the certificates cannot be used. Nothing is sent yet."""
         self.reference = ContainerReference.parse(origin.image)
         self._platform = settings.platform or _own_platform()
@@ -79,8 +81,12 @@ class ContainerImage:
             timeout_s=settings.idle_timeout_s,
             adapter=GuardedAdapter(AddressGuard(settings.source_addresses)),
         )
+        self._cancellation = cancellation.child()
+        self.trouble = ""
+        """What was tried again last, in words."""
         try:
             self.repository: Repository = RegistryClient(transport).repository(repository)
+            self.repository = self.repository.on_behalf_of(self._cancellation, self._note)
         except ValueError as exc:
             raise SourceError(f"{origin.image!r}: {exc}", reason="InvalidReference") from exc
 
@@ -102,8 +108,8 @@ class ContainerImage:
             layers = [Descriptor.from_json(layer) for layer in json.loads(manifest.body)["layers"]]
         except (ValueError, LookupError, TypeError, RecursionError) as exc:
             raise self._unusable(f"its manifest cannot be read ({exc})") from exc
-        if not layers:
-            raise self._unusable("it has no layers")
+        if not 0 < len(layers) <= _MAX_LAYERS:
+            raise self._unusable(f"it has {len(layers)} layers")
         return layers
 
     def disk(self, manifest: Manifest) -> DiskImage:
@@ -122,6 +128,8 @@ class ContainerImage:
                 "caBundle (--ca-file), or, if it has no TLS, list it in importer.plain_http_registries (--plain-http)"
             )
             return SourceError(message, reason="SourceUntrusted")
+        if exc.reason == "RegistryRedirects":
+            return SourceError(f"{name} cannot be pulled: {exc.message}", reason="SourceRedirects")
         if exc.status in (401, 403):
             return SourceError(
                 f"{self.reference.host} answers {exc.status}: we may not pull {name}, which may be private or not "
@@ -135,10 +143,17 @@ class ContainerImage:
             advice = "; a registry without TLS has to be listed in importer.plain_http_registries"
         return SourceError(f"{name} cannot be pulled: {exc.message}{advice}", retryable=exc.retryable)
 
+    def cancel(self) -> None:
+        """Let everything that is asked of the registry raise RequestCancelledError, from any thread."""
+        self._cancellation.cancel()
+
     def close(self) -> None:
         """Free what the connection needs."""
         if self._certificates is not None:
             self._certificates.close()
+
+    def _note(self, trouble: str) -> None:
+        self.trouble = trouble
 
     def _choose(self, index: Manifest) -> Digest:
         """The manifest of an index that is for our platform."""

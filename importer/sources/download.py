@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import requests
 import structlog
 
+from dvcr.client.cancellation import Cancellation, RequestCancelledError, shut_down
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
 from dvcr.jobs.job import HttpOrigin
@@ -65,7 +66,10 @@ class HttpDownload:
     def __init__(self, origin: HttpOrigin, settings: ImporterSettings, *, verified: bool) -> None:
         self.total_bytes: int | None = None
         """Known after the first piece, where the server told it."""
-        self._requests = HttpRequests(origin, settings)
+        self._cancellation = Cancellation()
+        self._requests = HttpRequests(origin, settings, self._cancellation)
+        self.trouble = ""
+        """What went wrong since the last byte, and which attempt this is."""
         self._url = self._requests.shown
         self._retries = settings.retries
         self._connections = settings.connections
@@ -93,6 +97,7 @@ class HttpDownload:
                 with closing(self._attempt(speed)) as pieces:
                     for piece in pieces:
                         self._position += len(piece)
+                        self.trouble = ""
                         yield piece
                         if self._may_widen(speed):
                             break
@@ -107,7 +112,10 @@ class HttpDownload:
                 failures = 0 if self._position > before else failures + 1
                 if failures > self._retries:
                     self._give_up(exc)
+                self.trouble = f"{exc}, trying again ({failures + 1} of {self._retries + 1})"
                 self._stopped.wait(min(_FIRST_WAIT_S * 2**failures, _LONGEST_WAIT_S))
+            except RequestCancelledError:
+                return
 
     def identity(self) -> Mapping[str, Any] | None:
         """What proves later that the file is still the same; None where the server tells nothing that would."""
@@ -135,13 +143,14 @@ class HttpDownload:
             return None
         try:
             return b"".join(self._range(offset_bytes, length_bytes))
-        except (BrokenError, SourceError) as exc:
+        except (BrokenError, SourceError, RequestCancelledError) as exc:
             log.info("the server does not give a range", url=self._url, why=str(exc))
             return None
 
     def stop(self) -> None:
         """End `pieces` soon, from another thread. Idempotent."""
         self._stopped.set()
+        self._cancellation.cancel()
         self._shut_down()
 
     def close(self) -> None:
@@ -272,10 +281,13 @@ class HttpDownload:
                 f"the connection to {self._url} was cut after {self._position} bytes, and the server can neither go on "
                 "from there nor tell whether the file is the same; give a checksum, or use a server with ranges",
                 reason="SourceInterrupted",
+                retryable=True,  # the next attempt starts over
             )
 
     def _changed(self, how: str) -> SourceError:
-        return SourceError(f"{self._url} was changed during the download: {how}; try again", reason="SourceChanged")
+        # The next attempt starts over, with what is there now.
+        message = f"{self._url} was changed during the download: {how}; try again"
+        return SourceError(message, reason="SourceChanged", retryable=True)
 
     def _give_up(self, why: BrokenError) -> NoReturn:
         attempts = f"{self._retries + 1} attempts in a row"
@@ -306,11 +318,7 @@ class HttpDownload:
         with self._open_lock:
             responses = list(self._open)
         for response in responses:
-            if not response.raw.closed:
-                try:
-                    response.raw.shutdown()  # wakes a thread that waits for bytes
-                except (OSError, ValueError):
-                    continue  # it ended by itself just now
+            shut_down(response)
 
 
 def _timed_read(response: requests.Response, speed: _Speed) -> bytes:

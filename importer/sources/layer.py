@@ -1,19 +1,20 @@
 """The disk in a container image: one file under `disk/` in a layer's tar, or a layer that is the disk itself."""
 
-import io
-import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import IO, Any, cast
+from typing import Any
 
 from converter.wrappers import UnpackingLimits, unpack, wrapper_of
+from dvcr.client.cancellation import RequestCancelledError
 from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError, SourceError
 from importer.sources.container import ContainerImage
+from importer.sources.tar_stream import TarMember, TarStream, TarStreamError
 
 FOLDER = "disk"
-_PIECE_BYTES = 2**20
+_MAX_HIDDEN = 1000
+_SHOWN_CHARACTERS = 100
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 _TAR_HEADER_BYTES = 512
@@ -36,6 +37,12 @@ class LayerDownload:
 
     def pieces(self) -> Iterator[bytes]:
         """As Download says. SourceError `InvalidContainerImage` where there is no disk, or more than one."""
+        try:
+            yield from self._search()
+        except RequestCancelledError:
+            return  # by `stop`
+
+    def _search(self) -> Iterator[bytes]:
         hidden: set[str] = set()
         for layer in reversed(self._layers):
             stream = self._stream(layer)
@@ -64,6 +71,11 @@ class LayerDownload:
         if not found and not self._stopped.is_set():
             raise self._unusable(f"there is no file in /{FOLDER} in any of its layers")
 
+    @property
+    def trouble(self) -> str:
+        """What the registry is asked again for."""
+        return self._image.trouble
+
     def identity(self) -> Mapping[str, Any] | None:
         """Nothing to go on with: it would take unpacking the layer again."""
         return None
@@ -73,8 +85,9 @@ class LayerDownload:
         return False
 
     def stop(self) -> None:
-        """End `pieces` before the next piece."""
+        """End `pieces` soon, also while the registry is silent."""
         self._stopped.set()
+        self._image.cancel()
 
     def close(self) -> None:
         """Free what the connection needs."""
@@ -86,6 +99,7 @@ class LayerDownload:
             for piece in self._image.repository.open_blob(layer.digest):
                 if self._stopped.is_set():
                     return
+                self._image.trouble = ""
                 yield piece
         except RegistryError as exc:
             raise self._image.failed(exc) from exc
@@ -102,44 +116,42 @@ class LayerDownload:
         """The file of the disk that this layer's tar has, if any; adds to `hidden` what it hides of those below."""
         own_hidden: set[str] = set()
         found = ""
+        tar = TarStream(body)
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", _Reader(body)), mode="r|", bufsize=_PIECE_BYTES) as tar:
-                for member in tar:
-                    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-                    if not parts or parts[0] not in (FOLDER, _WHITEOUT + FOLDER, _OPAQUE):
-                        continue
-                    own_hidden |= _hides(parts)
-                    if parts[0] != FOLDER or len(parts) < 2 or parts[-1].startswith(_WHITEOUT) or member.isdir():
-                        continue
-                    name = "/".join(parts)
-                    if FOLDER in hidden or name in hidden:
-                        continue
-                    if len(parts) > 2 or not member.isreg():
-                        raise self._unusable(f"/{name} is no plain file directly in /{FOLDER}")
-                    if found:
-                        raise self._unusable(f"/{FOLDER} holds more than one file: {found} and {name}")
-                    found = name
-                    yield from self._content(tar, member)
-        except tarfile.TarError as exc:
+            for member in tar.members():
+                parts = member.name.split("/")
+                if parts[0] not in (FOLDER, _WHITEOUT + FOLDER, _OPAQUE):
+                    continue
+                own_hidden |= _hides(parts)
+                if len(own_hidden) + len(hidden) > _MAX_HIDDEN:
+                    raise self._unusable(f"its layers remove more than {_MAX_HIDDEN} files of /{FOLDER}")
+                if parts[0] != FOLDER or len(parts) < 2 or parts[-1].startswith(_WHITEOUT) or member.is_folder:
+                    continue
+                if FOLDER in hidden or member.name in hidden:
+                    continue
+                self._check(member, found)
+                found = member.name
+                self.total_bytes = member.size_bytes
+                yield from tar.content()
+        except TarStreamError as exc:
             if not self._stopped.is_set():
                 raise self._unusable(f"a layer is damaged ({exc})") from exc
         hidden |= own_hidden
 
-    def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-        self.total_bytes = member.size
-        file = tar.extractfile(member)
-        if file is None or not member.size:
-            raise self._unusable(f"/{member.name} is empty")
-        while piece := file.read(_PIECE_BYTES):
-            if self._stopped.is_set():
-                return
-            yield piece
+    def _check(self, member: TarMember, found: str) -> None:
+        name = member.name[:_SHOWN_CHARACTERS]
+        if found:
+            raise self._unusable(f"/{FOLDER} holds more than one file: {found[:_SHOWN_CHARACTERS]} and {name}")
+        if member.is_sparse:
+            raise self._unusable(f"/{name} is stored sparsely; pack it without --sparse", "SparseArchiveRefused")
+        if not member.is_file or member.name.count("/") > 1:
+            raise self._unusable(f"/{name} is no plain file directly in /{FOLDER}")
+        if not member.size_bytes:
+            raise self._unusable(f"/{name} is empty")
 
-    def _unusable(self, why: str) -> SourceError:
-        message = (
-            f"{self._image.reference} holds no disk that can be used: {why}; see docs/resources.md, ContainerImage"
-        )
-        return SourceError(message, reason="InvalidContainerImage")
+    def _unusable(self, why: str, reason: str = "InvalidContainerImage") -> SourceError:
+        message = f"{self._image.reference} holds no disk that can be used: {why}; see docs/sources.md, ContainerImage"
+        return SourceError(message, reason=reason)
 
 
 def _hides(parts: list[str]) -> set[str]:
@@ -187,20 +199,3 @@ class _InOrder:
 
     def finish(self) -> None:
         pass
-
-
-class _Reader(io.RawIOBase):
-    """Pieces as the file that tarfile reads."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._rest = piece
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from converter.wrappers import UnpackingLimits
 from dvcr.artifact.image import DiskImage
 from dvcr.artifact.store import fetch
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ImporterSettings
@@ -31,11 +32,27 @@ def open_source(
     settings: ImporterSettings,
     *,
     job_id: str = "",
+    cancellation: Cancellation | None = None,
 ) -> ImportSource | DiskCopy:
     """The source; the caller closes it. A new kind of source gets its line here.
 
     With a `job_id`, an import that was killed goes on with what its last delivery on this machine had fetched.
+    `cancellation` ends it while it is still being opened, with RequestCancelledError, and later as `abort` does.
     """
+    cancellation = cancellation or Cancellation()
+    source = _open(origin, checksums, client, settings, job_id, cancellation)
+    cancellation.on_cancel(source.abort)
+    return source
+
+
+def _open(
+    origin: Origin | S3Origin,
+    checksums: Mapping[str, str],
+    client: RegistryClient,
+    settings: ImporterSettings,
+    job_id: str,
+    cancellation: Cancellation,
+) -> ImportSource | DiskCopy:
     match origin:
         case HttpOrigin():
             verified = Checksums(checksums)
@@ -45,9 +62,9 @@ def open_source(
             s3 = S3Download(origin, settings)
             return SpooledSource(s3, Checksums(checksums), Spool(settings.scratch_dir))
         case ContainerOrigin():
-            return _open_container(origin, checksums, client, settings)
+            return _open_container(origin, checksums, client, settings, cancellation)
         case ImageOrigin():
-            source = client.repository(origin.repository)
+            source = client.on_behalf_of(cancellation).repository(origin.repository)
             return DiskCopy(source, _fetch(source, Digest.parse(origin.digest)), same_registry=True)
         case BlobOrigin():
             return BlobSource(client.repository(origin.repository), origin, checksums)
@@ -69,9 +86,13 @@ def describe(origin: Origin | S3Origin) -> str:
 
 
 def _open_container(
-    origin: ContainerOrigin, checksums: Mapping[str, str], client: RegistryClient, settings: ImporterSettings
+    origin: ContainerOrigin,
+    checksums: Mapping[str, str],
+    client: RegistryClient,
+    settings: ImporterSettings,
+    cancellation: Cancellation,
 ) -> ImportSource | DiskCopy:
-    image = ContainerImage(origin, settings)
+    image = ContainerImage(origin, settings, cancellation)
     try:
         manifest = image.manifest()
         if is_disk_artifact(manifest):

@@ -4,6 +4,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -12,6 +13,8 @@ import urllib3
 from requests.auth import _basic_auth_str
 
 from dvcr.client.auth import Header
+from dvcr.client.cancellation import Cancellation
+from dvcr.client.transport import cause_of
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
 from dvcr.jobs.job import HttpOrigin
@@ -40,8 +43,9 @@ def shown(url: str) -> str:
 class HttpRequests:
     """Requests for one origin, over connections that are kept. Safe from many threads."""
 
-    def __init__(self, origin: HttpOrigin, settings: ImporterSettings) -> None:
+    def __init__(self, origin: HttpOrigin, settings: ImporterSettings, cancellation: Cancellation) -> None:
         """SourceError where the origin's certificates cannot be used, or its URL is none."""
+        self._cancellation = cancellation
         self._timeout_s = settings.idle_timeout_s
         self._downgrade = settings.redirect_to_http
         try:
@@ -65,8 +69,8 @@ class HttpRequests:
     def get(self, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         """The answer at the end of the redirects; its body was not read yet.
 
-        Raises BrokenError for what the next attempt may bring, SourceError for what it will not; also for what happens
-        to the body inside the block.
+        Raises BrokenError for what the next attempt may bring, SourceError for what it will not, RequestCancelledError;
+        also for what happens to the body inside the block.
         """
         with self._translated(), self._follow(headers) as response:
             yield response
@@ -82,7 +86,8 @@ class HttpRequests:
         url = self._url
         for _ in range(MAX_REDIRECTS + 1):
             ours = _trusts(self._url, url)
-            response = self._session.get(
+            ask = partial(
+                self._session.get,
                 url,
                 headers={**(self._headers if ours else {}), **headers},
                 auth=self._auth if ours else Header(None),  # in either case ~/.netrc is left alone
@@ -91,6 +96,7 @@ class HttpRequests:
                 verify=self._verify,
                 allow_redirects=False,
             )
+            response = self._cancellation.run(ask, requests.Response.close)
             target = self._session.get_redirect_target(response) if response.status_code in _REDIRECTS else None
             if target is None:
                 with response:
@@ -121,20 +127,20 @@ class HttpRequests:
             yield
         except requests.exceptions.SSLError as exc:
             raise SourceError(
-                f"the certificate of {self.shown} is not trusted ({_cause(exc)}); give its authority in caBundle "
+                f"the certificate of {self.shown} is not trusted ({cause_of(exc)}); give its authority in caBundle "
                 "(--ca-file)",
                 reason="SourceUntrusted",
             ) from exc
         except requests.exceptions.ProxyError as exc:
-            raise BrokenError(f"the proxy does not let it through: {_cause(exc)}") from exc
+            raise BrokenError(f"the proxy does not let it through: {cause_of(exc)}") from exc
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as exc:
             raise self._silent() from exc
         except requests.exceptions.ConnectionError as exc:
-            raise (self._silent() if _timed_out(exc) else BrokenError(_cause(exc))) from exc
+            raise (self._silent() if _timed_out(exc) else BrokenError(cause_of(exc))) from exc
         except (requests.exceptions.RequestException, UnicodeError) as exc:
             raise SourceError(f"{self.shown} is no address that can be fetched ({type(exc).__name__})") from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise BrokenError(_cause(exc)) from exc
+            raise BrokenError(cause_of(exc)) from exc
 
     def _silent(self) -> BrokenError:
         return BrokenError(f"the server sent nothing for {self._timeout_s:g} s", reason="SourceTimeout")
@@ -188,10 +194,3 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
     while exc is not None:
         yield exc
         exc = exc.__cause__ or exc.__context__
-
-
-def _cause(exc: BaseException) -> str:
-    """The innermost explanation: requests and urllib3 wrap it two or three times."""
-    while exc.__context__ is not None and str(exc.__context__):
-        exc = exc.__context__
-    return str(exc) or type(exc).__name__

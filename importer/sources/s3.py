@@ -2,18 +2,25 @@
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+import structlog
+
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
 from importer.sources.ranges import ParallelRanges
 
 _PIECE_BYTES = 2**20
 _CONNECT_TIMEOUT_S = 10
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 10.0
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+)")
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,16 @@ class S3Download:
         self._origin = origin
         self._retries = settings.retries
         self._etag = ""
+        self.trouble = ""
+        """What went wrong since the last byte, and which attempt this is."""
         self._stopped = threading.Event()
+        self._cancellation = Cancellation()
         self._ranges = ParallelRanges(self._range, settings.connections)
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=settings.idle_timeout_s,
             max_pool_connections=settings.connections,
-            retries={"total_max_attempts": settings.retries + 1, "mode": "standard"},
+            retries={"total_max_attempts": 1, "mode": "standard"},  # it is done here, where it can be told and stopped
             # Servers other than Amazon's are mostly reached by one name for all buckets.
             s3={"addressing_style": "path" if origin.endpoint_url else "auto"},
         )
@@ -64,14 +74,25 @@ class S3Download:
 
     def pieces(self) -> Iterator[bytes]:
         """As Download says. SourceError: NotFound, Forbidden, Changed, Unavailable."""
-        with self._translated():
-            head = self._client.head_object(Bucket=self._origin.bucket, Key=self._origin.key)
-        self.total_bytes, self._etag = head["ContentLength"], head["ETag"]
         with closing(self._ranges):
-            for piece in self._ranges.pieces(0, head["ContentLength"]):
-                if self._stopped.is_set():
-                    return
-                yield piece
+            try:
+                head = self._retried(self._head)
+                self.total_bytes, self._etag = head["ContentLength"], head["ETag"]
+                for piece in self._ranges.pieces(0, head["ContentLength"]):
+                    self.trouble = ""
+                    yield piece
+            except RequestCancelledError:
+                return  # by `stop`
+
+    def read_range(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """Exactly that range of the object, from any thread; None where it is not to be had."""
+        if not self._etag:
+            return None
+        try:
+            return b"".join(self._range(offset_bytes, length_bytes))
+        except (SourceError, RequestCancelledError) as exc:
+            log.info("the server does not give a range", source=str(self._origin), why=exc.message)
+            return None
 
     def identity(self) -> Mapping[str, Any] | None:
         """Nothing: the command starts over."""
@@ -82,21 +103,32 @@ class S3Download:
         return False
 
     def stop(self) -> None:
-        """End `pieces` before the next piece."""
+        """End `pieces` soon, also while the server is silent."""
         self._stopped.set()
+        self._cancellation.cancel()
 
     def close(self) -> None:
         """Free the connections."""
         self._client.close()
 
     def _range(self, offset: int, length: int) -> list[bytes]:
-        for attempt in range(self._retries + 1):
+        return self._retried(lambda: self._ask(offset, length))
+
+    def _retried(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns, in one of `retries` attempts more."""
+        for attempt in range(self._retries):
             try:
-                return self._ask(offset, length)
+                return self._cancellation.run(ask)
             except SourceError as exc:
-                if not exc.retryable or attempt == self._retries or self._stopped.wait(0.1 * 2**attempt):
+                if not exc.retryable or exc.reason == "SourceChanged":
                     raise
-        raise AssertionError("the last attempt returns or raises")
+                self.trouble = f"{exc.message}, trying again ({attempt + 2} of {self._retries + 1})"
+                self._stopped.wait(min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S))
+        return self._cancellation.run(ask)
+
+    def _head(self) -> Any:
+        with self._translated():
+            return self._client.head_object(Bucket=self._origin.bucket, Key=self._origin.key)
 
     def _ask(self, offset: int, length: int) -> list[bytes]:
         with self._translated():
@@ -138,7 +170,8 @@ class S3Download:
                 )
                 raise SourceError(message, reason="SourceForbidden") from exc
             if status == 412:
-                raise SourceError(f"{name} was changed during the download; try again", reason="SourceChanged") from exc
+                message = f"{name} was changed during the download; try again"
+                raise SourceError(message, reason="SourceChanged", retryable=True) from exc
             raise SourceError(f"{name} cannot be read: {exc}", retryable=status >= 500) from exc
         except (BotoCoreError, ValueError) as exc:
             raise SourceError(f"{name} cannot be read: {exc}", retryable=isinstance(exc, BotoCoreError)) from exc

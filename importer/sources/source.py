@@ -18,8 +18,13 @@ class ImportSource(ByteSource, Protocol):
         """The length, where it is known already."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why no bytes come at the moment, in words; empty while they do."""
+        ...
+
     def abort(self) -> None:
-        """Stop, from any thread; readers get SourceError soon. Idempotent."""
+        """Stop, from any thread; readers get SourceError within moments, also of a server that hangs. Idempotent."""
         ...
 
     def close(self) -> None:

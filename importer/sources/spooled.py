@@ -1,6 +1,7 @@
 """A ByteSource over bytes that come in order: one pass over them, readable while they arrive."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from importer.window import Window
 WINDOW_BYTES = 16 * 2**20
 _EVERYTHING = 2**63
 _REREAD_BYTES = 2**20
+_SILENT_S = 5.0
 
 
 class Download(Protocol):
@@ -34,8 +36,13 @@ class Download(Protocol):
         """Let `pieces` begin at `position`, if it is proved that the bytes are those that had this identity."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """What went wrong since the last byte, and that it is tried again; empty if nothing did."""
+        ...
+
     def stop(self) -> None:
-        """End `pieces` soon. Idempotent."""
+        """End `pieces` within moments, also while the server is silent. Idempotent."""
         ...
 
     def close(self) -> None:
@@ -82,6 +89,7 @@ class SpooledSource:
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
+        self._asked_at: float | None = None
         self._thread = threading.Thread(target=self._fetch, name="source", daemon=True)
         self._thread.start()
 
@@ -94,6 +102,16 @@ class SpooledSource:
     def total_bytes(self) -> int | None:
         """The length, where the server told it or the end was reached."""
         return self._download.total_bytes
+
+    @property
+    def trouble(self) -> str:
+        """Why no bytes come, once that has lasted for some seconds; empty while the reader is waited for."""
+        asked_at = self._asked_at
+        if asked_at is None:
+            return ""
+        silent_s = time.monotonic() - asked_at
+        silence = f"no bytes from the source for {silent_s:.0f} s" if silent_s >= _SILENT_S else ""
+        return ": ".join(filter(None, (silence, self._download.trouble)))
 
     @property
     def spooled_bytes(self) -> int:
@@ -189,7 +207,7 @@ class SpooledSource:
         try:
             self._take_up()
             noted = self._fetched > 0
-            for piece in self._download.pieces():
+            for piece in self._waited_for(self._download.pieces()):
                 if not noted:
                     self._spool.note(self._download.identity())
                     noted = True
@@ -206,15 +224,25 @@ class SpooledSource:
                         self._window.append(piece)
                     self._fetched += len(piece)
                     self._changed.notify_all()
-            if self._closed:
-                error = SourceError("the import was stopped", reason="SourceInterrupted")
         except Exception as exc:  # noqa: BLE001 (handed to the readers, which raise it)
             error = exc
         finally:
+            if self._closed:  # a download that is stopped may fail in many ways
+                error = SourceError("the import was stopped", reason="SourceInterrupted")
             self._download.close()
             with self._changed:
                 self._ended, self._error = True, error
                 self._changed.notify_all()
+
+    def _waited_for(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The pieces; while the next one is waited for, `trouble` knows since when."""
+        while True:
+            self._asked_at = time.monotonic()
+            piece = next(pieces, None)
+            self._asked_at = None
+            if piece is None:
+                return
+            yield piece
 
     def _take_up(self) -> None:
         """Begin with what an earlier delivery had fetched."""

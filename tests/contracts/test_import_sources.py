@@ -2,15 +2,19 @@
 
 import hashlib
 import random
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from dvcr.artifact.staged import Part, seal
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ClientSettings, ImporterSettings
@@ -25,6 +29,7 @@ from tests.support.container_images import gzipped, plain, push_image, tar, zsta
 from tests.support.file_server import serving
 from tests.support.registry import RegistryServer
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.stalling_proxy import StallingProxy, stalling_proxy
 
 MIB = 2**20
 CONTENT = random.Random(7).randbytes(9 * MIB + 321)
@@ -43,9 +48,35 @@ class Place:
     described: str
     secrets: tuple[str, ...] = field(default=())
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the server."""
+        match self.origin:
+            case HttpOrigin():
+                return f"localhost:{urlsplit(self.origin.url).port}"
+            case S3Origin():
+                return urlsplit(self.origin.endpoint_url).netloc
+        return self.client.host
+
+    def through(self, proxy: StallingProxy) -> "Place":
+        """The same place behind a proxy."""
+        match self.origin:
+            case HttpOrigin():
+                url = self.origin.url.replace(f":{urlsplit(self.origin.url).port}", f":{proxy.port}")
+                return replace(self, origin=HttpOrigin(url=url))
+            case S3Origin():
+                return replace(self, origin=replace(self.origin, endpoint_url=f"http://{proxy.address}"))
+            case ContainerOrigin():
+                settings = self.settings.model_copy(update={"plain_http_registries": (proxy.address,)})
+                image = self.origin.image.replace(self.client.host, proxy.address)
+                return replace(self, origin=ContainerOrigin(image=image), settings=settings)
+        return replace(self, client=RegistryClient.from_settings(ClientSettings(url=f"http://{proxy.address}")))
+
     @contextmanager
-    def open(self, **checksums: str) -> Iterator[ImportSource]:
-        source = open_source(self.origin, checksums, self.client, self.settings)
+    def open(
+        self, checksums: Mapping[str, str] | None = None, cancellation: Cancellation | None = None
+    ) -> Iterator[ImportSource]:
+        source = open_source(self.origin, checksums or {}, self.client, self.settings, cancellation=cancellation)
         assert not isinstance(source, DiskCopy)
         try:
             yield source
@@ -115,7 +146,7 @@ def _push(repository: Repository, data: bytes) -> Part:
 
 
 def test_reads_any_range_and_checks_every_checksum(place: Place) -> None:
-    with place.open(**SUMS) as source:
+    with place.open(SUMS) as source:
         assert source.read_at(0, 4096) == CONTENT[:4096]
         assert source.read_at(len(CONTENT) - 10, 100) == CONTENT[-10:], "short only at the end"
         assert source.read_at(len(CONTENT), 10) == b""
@@ -127,7 +158,7 @@ def test_reads_any_range_and_checks_every_checksum(place: Place) -> None:
 
 def test_a_reader_from_front_to_back_may_release_as_it_goes(place: Place) -> None:
     seen = b""
-    with place.open(**SUMS) as source:
+    with place.open(SUMS) as source:
         while piece := source.read_at(len(seen), 700_000):
             seen += piece
             source.release(len(seen))
@@ -136,7 +167,7 @@ def test_a_reader_from_front_to_back_may_release_as_it_goes(place: Place) -> Non
 
 
 def test_the_end_need_not_have_been_read(place: Place) -> None:
-    with place.open(**SUMS) as source:
+    with place.open(SUMS) as source:
         source.release(source.read_at(0, 512).__len__())
         source.finish()
 
@@ -144,7 +175,7 @@ def test_the_end_need_not_have_been_read(place: Place) -> None:
 @pytest.mark.parametrize("algorithm", SUMS)
 def test_wrong_checksum(place: Place, algorithm: str) -> None:
     wrong = {**SUMS, algorithm: SUMS[algorithm][::-1]}
-    with place.open(**wrong) as source, pytest.raises(IntegrityError, match=algorithm) as caught:
+    with place.open(wrong) as source, pytest.raises(IntegrityError, match=algorithm) as caught:
         source.finish()
     assert caught.value.reason == "ChecksumMismatch"
 
@@ -163,6 +194,30 @@ def test_abort_ends_it(place: Place) -> None:
         with pytest.raises(SourceError) as caught:
             source.read_at(len(CONTENT) - 1, 1)
         assert caught.value.reason == "SourceInterrupted"
+
+
+@pytest.mark.parametrize("after_bytes", [0, 3 * MIB], ids=["from the first byte on", "in the middle"])
+def test_a_server_that_hangs_does_not_keep_whoever_aborts(place: Place, after_bytes: int) -> None:
+    cancellation, opened, failures = Cancellation(), list[ImportSource](), list[DvcrError]()
+
+    def read(far: Place) -> None:
+        try:
+            with far.open(cancellation=cancellation) as source:
+                opened.append(source)
+                source.read_at(0, len(CONTENT))
+        except DvcrError as error:
+            failures.append(error)
+
+    with stalling_proxy(place.address, after_bytes) as proxy:
+        reader = threading.Thread(target=read, args=(place.through(proxy),))
+        reader.start()
+        assert proxy.silent.wait(20)
+        began = time.monotonic()
+        (opened[0].abort if opened else cancellation.cancel)()
+        reader.join(20)
+        assert time.monotonic() - began < 2, "also close does not wait for the server"
+    assert isinstance(failures[0], RequestCancelledError if not opened else SourceError)
+    assert failures[0].reason == ("SourceInterrupted" if opened else "RequestCancelled")
 
 
 def test_what_the_artifact_tells_of_it_holds_no_secret(place: Place) -> None:

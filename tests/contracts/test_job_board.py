@@ -97,13 +97,34 @@ def test_percent_never_goes_back(board: JobBoard) -> None:
     assert board.take("a", 60)
     assert board.renew(JOB.id, "a", 60, running(40))
     assert board.renew(JOB.id, "a", 60, running(12))
-    assert (state_of(board).percent, state_of(board).fetched_bytes) == (40, 12)
+    assert state_of(board).percent == 40
     assert board.postpone(JOB.id, "a", 0, JobProgress(state=JobState.WAITING))
     assert (state_of(board).state, state_of(board).percent) == (JobState.WAITING, 40)
     assert board.take("b", 60)
     assert board.finish(JOB.id, "b", JobProgress(state=JobState.SUCCEEDED, percent=100))
     board.submit(JOB)
     assert (state_of(board).state, state_of(board).percent) == (JobState.QUEUED, 99)
+
+
+def test_figures_never_go_back_over_deliveries_and_attempts(board: JobBoard) -> None:
+    def told(fetched_bytes: int, converted_bytes: int, **more: int) -> tuple[int, int]:
+        sizes = {"total_bytes": 9 * 10**15, "virtual_size_bytes": 9 * 10**15, **more}
+        progress = JobProgress(
+            state=JobState.RUNNING, fetched_bytes=fetched_bytes, converted_bytes=converted_bytes, **sizes
+        )
+        assert board.renew(JOB.id, "a", 60, progress)
+        return state_of(board).fetched_bytes, state_of(board).converted_bytes
+
+    board.submit(JOB)
+    assert board.take("a", 60)
+    large = 8 * 10**15 + 1
+    assert told(large, 7) == (large, 7)
+    assert told(0, 0) == (large, 7), "the next delivery begins anew"
+    assert board.postpone(JOB.id, "a", 0, JobProgress(state=JobState.WAITING))
+    assert (state_of(board).fetched_bytes, state_of(board).converted_bytes) == (large, 7)
+    assert board.take("a", 60)
+    assert told(5, 8) == (large, 8)
+    assert told(5, 6, total_bytes=100) == (100, 8), "what is fetched has become another file"
 
 
 def test_percent_is_monotonic_under_concurrent_reports(board: JobBoard) -> None:

@@ -60,8 +60,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     for line in (folder / "results").read_text().splitlines():
         outcome = json.loads(line)
         found[files[outcome["file"]]] = outcome
-    opened = trace.read_text() if trace.exists() else ""
-    found["opened"] = {"canary": CANARY in opened, "passwd": "/etc/passwd" in opened, "connect": "connect(" in opened}
+    if trace.exists():
+        opened = trace.read_text()
+        assert "python" in opened, "the trace is one of the run"
+        found["opened"] = {
+            "canary": CANARY in opened,
+            "passwd": "/etc/passwd" in opened,
+            "connect": "connect(" in opened,
+        }
     return found
 
 
@@ -97,4 +103,6 @@ def test_hostile_image_is_refused(name: str, outcomes: dict[str, dict[str, Any]]
 
 
 def test_no_file_that_an_image_names_was_opened(outcomes: dict[str, dict[str, Any]]) -> None:
+    if "opened" not in outcomes:
+        pytest.skip("strace is missing; in CI that fails")
     assert outcomes["opened"] == {"canary": False, "passwd": False, "connect": False}

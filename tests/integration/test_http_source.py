@@ -156,7 +156,7 @@ def test_server_without_ranges_and_validators_cannot_be_trusted_to_start_over(
 ) -> None:
     server.ranges, server.etag, server.cuts = False, "", [MIB]
     error = failure(open_source, server.url)
-    assert error.reason == "SourceInterrupted"
+    assert (error.reason, error.retryable) == ("SourceInterrupted", True), "another attempt starts over"
     assert "1048576 bytes" in error.message
 
 
@@ -186,7 +186,7 @@ def test_change_during_the_download(server: FileServer, open_source: Open, chang
         server.gate.set()
         with pytest.raises(SourceError) as caught:
             source.finish()
-    assert caught.value.reason == "SourceChanged"
+    assert (caught.value.reason, caught.value.retryable) == ("SourceChanged", True), "another attempt gets the new one"
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_a_file_that_changes_under_several_connections(server: FileServer, open_
         server.etag, server.content = '"v2"', bytes(44 * MIB)
         with pytest.raises(SourceError) as caught:
             source.finish()
-    assert caught.value.reason == "SourceChanged"
+    assert (caught.value.reason, caught.value.retryable) == ("SourceChanged", True)
 
 
 def abandoned(tmp_path: Path, url: str, fetched: int, **checksums: str) -> None:

@@ -10,6 +10,7 @@ class MemoryImportSource(MemorySource):
         super().__init__(data)
         self._announced = announced
         self.furthest = 0
+        self.trouble = ""
         self.finished = False
         self.aborted = False
 

@@ -26,6 +26,7 @@ class MemoryJobBoard:
         self.submitted: list[ImportJob] = []
         self._clock = clock
         self._progress: dict[str, JobProgress] = {}
+        self._reached: dict[str, tuple[int, ...]] = {}
         self._entries: dict[str, _Entry] = {}
         self._in_line: set[str] = set()
         self._turns: list[str] = []
@@ -54,10 +55,10 @@ class MemoryJobBoard:
     def report(self, job_id: str, progress: JobProgress) -> None:
         """As if a worker had told it."""
         with self._lock:
-            former = self._progress.get(job_id)
-            percent = max(progress.percent, former.percent if former else 0)
-            percent = min(percent, 100 if progress.state is JobState.SUCCEEDED else 99)
-            self._progress[job_id] = progress.model_copy(update={"percent": percent})
+            reached = self._reached.get(job_id, (0, 0, 0))
+            told = (progress.percent, progress.fetched_bytes, progress.converted_bytes)
+            reached = self._reached[job_id] = tuple(map(max, zip(reached, told, strict=True)))
+            self._progress[job_id] = progress.reached(*reached)
             if progress.state in (JobState.SUCCEEDED, JobState.FAILED):
                 self._leave(job_id)
                 self._entries.pop(job_id, None)
@@ -65,7 +66,15 @@ class MemoryJobBoard:
     def lose(self) -> None:
         """Forget everything about jobs, as a Redis does that was flushed."""
         with self._lock:
-            for kept in (self._progress, self._entries, self._in_line, self._turns, self._owners, self._due):
+            for kept in (
+                self._progress,
+                self._reached,
+                self._entries,
+                self._in_line,
+                self._turns,
+                self._owners,
+                self._due,
+            ):
                 kept.clear()
 
     def forget(self, job_id: str) -> None:
@@ -73,6 +82,7 @@ class MemoryJobBoard:
             self._leave(job_id)
             self._entries.pop(job_id, None)
             self._progress.pop(job_id, None)
+            self._reached.pop(job_id, None)
             self._forgotten.add(job_id)
 
     def take(self, owner: str, ttl_s: float) -> TakenJob | None:

@@ -28,6 +28,19 @@ def test_a_failed_job_fails_the_image_with_the_reason_and_message() -> None:
     assert ("Warning", "404") in [(e["type"], e["message"]) for e in world.cluster.list(EVENT)]
 
 
+def test_a_running_import_says_what_it_waits_for() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    trouble = "no bytes from the source for 40 s, trying again (3 of 6)"
+    world.board.report(uid, JobProgress(state=JobState.RUNNING, message=trouble, updated_at=world.now))
+    world.settle()
+    condition = world.condition(IMAGE, "a", "Ready")
+    assert (condition["reason"], condition["message"]) == ("Importing", f"a worker has taken the import; {trouble}")
+    world.board.report(uid, JobProgress(state=JobState.RUNNING, updated_at=world.now))
+    world.settle()
+    assert world.condition(IMAGE, "a", "Ready")["message"] == "a worker has taken the import"
+
+
 def test_lost_progress_is_noticed_and_the_job_sent_again() -> None:
     world = World()
     uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
