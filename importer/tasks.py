@@ -31,7 +31,7 @@ from importer.sources.source import ImportSource
 _LONGEST_WAIT_S = 300.0
 _TELL_FOR_S = 60.0
 _TELL_EVERY_S = 1.0
-_REMOVAL_S = 10.0
+_REMOVAL_S = 5.0
 log = structlog.get_logger(__name__)
 
 
@@ -49,7 +49,7 @@ def run_import(
     `importer.attempts`; everything else ends it. Raises DvcrError only where Redis did not answer for a minute.
     """
     job = taken.job
-    run = _Run(index)
+    run = _Run(index, last_attempt=taken.failures + 1 >= settings.attempts)
     ended = True
     try:
         _check_crashes(taken, settings)
@@ -118,7 +118,8 @@ def _tell(speak: Callable[[], bool]) -> bool:
 class _Run(ImportWatch):
     """The state of one run."""
 
-    def __init__(self, index: ChunkIndex | None) -> None:
+    def __init__(self, index: ChunkIndex | None, *, last_attempt: bool) -> None:
+        self._last_attempt = last_attempt
         self._meter = ProgressMeter(time.monotonic)
         self._index = index
         self._source: ImportSource | DiskCopy | None = None
@@ -158,9 +159,9 @@ class _Run(ImportWatch):
             raise
         except DvcrError as error:
             if not error.retryable:
-                _remove_upload(job, client)
+                _remove_upload(job, client, and_again=False)
             raise
-        _remove_upload(job, client)
+        _remove_upload(job, client, and_again=not self._last_attempt)
 
     def _import(
         self, job: ImportJob, client: RegistryClient, repository: Repository, settings: ImporterSettings
@@ -273,16 +274,22 @@ def _remove_unwanted(job: ImportJob, client: RegistryClient) -> None:
             log.warning("an image that nobody wants any more stays", job=job.id, error=error.message)
 
 
-def _remove_upload(job: ImportJob, client: RegistryClient) -> None:
-    """Remove what was uploaded, but for a part that the image came to need as a chunk."""
+def _remove_upload(job: ImportJob, client: RegistryClient, *, and_again: bool) -> None:
+    """Remove what was uploaded, but for a part that the image came to need as a chunk.
+
+    DvcrError, retryable, where that fails and is to be tried again by the next attempt, which finds the image made.
+    """
     if not isinstance(job.origin, BlobOrigin):
         return
     try:
         with _for_a_moment(client) as soon:
             remove(soon.repository(job.origin.repository), Digest.parse(job.origin.digest))
     except (RegistryError, RequestCancelledError) as error:
-        # The job's own end is what counts; garbage collection takes what nothing refers to.
-        log.warning("an uploaded file stays until garbage collection", job=job.id, error=error.message)
+        message = f"the uploaded file cannot be removed from the registry: {error.message}"
+        if and_again:
+            raise DvcrError(message, reason=RegistryError.default_reason, retryable=True) from error
+        # The job's own end is what counts; the rest goes with its resource.
+        log.warning("an uploaded file stays", job=job.id, error=message)
 
 
 @contextmanager

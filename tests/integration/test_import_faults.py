@@ -1,22 +1,27 @@
 """What dies under an import, and what becomes of it: every import ends, once, and nothing is left behind."""
 
+import json
 import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dvcr.errors import DvcrError
-from dvcr.jobs.job import ImportJob, JobState
+from dvcr.jobs.job import BlobOrigin, ContainerOrigin, ImportJob, JobState, Origin
 from dvcr.jobs.redis import RedisJobBoard
+from tests.support.container_images import plain as plain_layer
+from tests.support.container_images import push_image, tar
 from tests.support.file_server import serving
 from tests.support.images import build_image
-from tests.support.imports import MIB, World, disk, half_way
+from tests.support.imports import MIB, World, collect, disk, half_way
 from tests.support.redis import RedisServer
 from tests.support.registry import RegistryServer
+from tests.support.stalling_proxy import StallingProxy, stalling_proxy
 from tests.support.waiting import eventually
 from tests.support.worker import Worker, children
 
@@ -46,10 +51,10 @@ def worker(world: World, redis: RedisServer, tmp_path: Path) -> Iterator[Worker]
         eventually(lambda: not worker.scratch.exists() or not list(worker.scratch.iterdir()), "the scratch is empty")
 
 
-def new_worker(world: World, redis: RedisServer, tmp_path: Path) -> Worker:
+def new_worker(world: World, redis: RedisServer, tmp_path: Path, registry_url: str = "", **settings: object) -> Worker:
     return Worker(
         redis.url,
-        world.registry.url,
+        registry_url or world.registry.url,
         tmp_path / "scratch",
         importer__lease_s=LEASE_S,
         importer__concurrency=1,
@@ -57,6 +62,7 @@ def new_worker(world: World, redis: RedisServer, tmp_path: Path) -> Worker:
         importer__attempts=5,
         importer__retry_wait_s=0.3,
         broker__visibility_timeout_s=2,
+        **settings,
     )
 
 
@@ -240,3 +246,136 @@ def test_source_that_fails_for_a_while_is_asked_again(world: World, worker: Work
     assert (progress.state, progress.reason, progress.retryable) == (JobState.FAILED, "SourceUnavailable", True)
     assert len(world.server.requests) == 3 + 5
     world.board.forget(failed.id)
+
+
+@pytest.fixture
+def registry_proxy(world: World) -> Iterator[StallingProxy]:
+    with stalling_proxy(world.registry.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def distant(world: World, redis: RedisServer, registry_proxy: StallingProxy, tmp_path: Path) -> Iterator[Worker]:
+    """A worker that reaches the registry through the proxy."""
+    plain = json.dumps([registry_proxy.address])
+    url = f"http://{registry_proxy.address}"
+    with new_worker(world, redis, tmp_path, url, importer__plain_http_registries=plain) as worker:
+        yield worker
+        eventually(lambda: not worker.scratch.exists() or not list(worker.scratch.iterdir()), "the scratch is empty")
+
+
+def origin_of(kind: str, world: World, proxy: StallingProxy, content: bytes) -> Origin:
+    if kind == "upload":
+        return world.uploaded(content)
+    repository = world.client.repository(f"containers/{kind}")
+    push_image(repository, [plain_layer(tar(("disk/a.qcow2", content)))])
+    return ContainerOrigin(image=f"{proxy.address}/{repository.name}:latest")
+
+
+def restart(registry: RegistryServer) -> None:
+    registry.start_at(int(registry.url.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize("victim", ["worker", "child", "registry"])
+@pytest.mark.parametrize("kind", ["upload", "container"])
+def test_killed_while_it_reads_what_is_in_a_registry(
+    world: World, distant: Worker, registry_proxy: StallingProxy, kind: str, victim: str, tmp_path: Path
+) -> None:
+    raw = disk(data_mib=20)
+    origin = origin_of(kind, world, registry_proxy, build_image(tmp_path, raw, "qcow2"))
+    registry_proxy.stall_after(8 * MIB)
+    job = world.submit(origin=origin)
+    assert registry_proxy.silent.wait(60)
+    match victim:
+        case "worker":
+            distant.kill()
+        case "child":
+            for child in children(distant.pid):
+                os.kill(child, signal.SIGKILL)
+        case "registry":
+            world.registry.kill()
+    registry_proxy.resume()
+    if victim == "worker":
+        distant.start()
+    if victim == "registry":
+        restart(world.registry)
+    assert world.succeeded(job, 90) == raw
+    if isinstance(origin, BlobOrigin):
+        assert world.client.repository(origin.repository).tags() == [], "the upload is gone"
+    collect(world.registry)
+    assert world.sessions() == []
+
+
+@pytest.mark.parametrize(
+    "moment", ["PUT /v2/{image}/manifests/latest", "PUT /v2/{image}/manifests/{tag}", "DELETE /v2/"]
+)
+def test_registry_is_killed_while_the_image_is_published_and_the_upload_removed(
+    world: World, distant: Worker, registry_proxy: StallingProxy, moment: str, tmp_path: Path
+) -> None:
+    raw = disk(data_mib=2, size_mib=4)
+    origin = world.uploaded(build_image(tmp_path, raw, "qcow2"))
+    name, tag = f"cvmi/{uuid.uuid4().hex}", str(uuid.uuid4())
+    registry_proxy.stall_before(moment.format(image=name, tag=tag).encode())
+    job = ImportJob(id=tag, repository=name, tag=tag, origin=origin)
+    world.board.submit(job)
+    assert registry_proxy.silent.wait(60)
+    world.registry.kill()
+    registry_proxy.resume()
+    restart(world.registry)
+    assert world.succeeded(job, 90) == raw
+    assert world.client.repository(name).tags() == sorted(["latest", tag])
+    assert world.client.repository(origin.repository).tags() == [], "the upload is gone"
+    collect(world.registry)
+    assert world.sessions() == []
+
+
+def test_registry_is_away_for_long_while_the_upload_is_removed(
+    world: World, distant: Worker, registry_proxy: StallingProxy, tmp_path: Path
+) -> None:
+    raw = disk(data_mib=2, size_mib=4)
+    origin = world.uploaded(build_image(tmp_path, raw, "qcow2"))
+    registry_proxy.stall_before(b"DELETE /v2/")
+    job = world.submit(origin=origin)
+    assert registry_proxy.silent.wait(60)
+    world.registry.kill()
+    registry_proxy.resume()
+    eventually(lambda: state(world, job) is JobState.WAITING, "it is tried again later", timeout_s=60)
+    restart(world.registry)
+    assert world.succeeded(job, 60) == raw
+    assert world.client.repository(origin.repository).tags() == [], "the upload is gone"
+
+
+@pytest.mark.parametrize("kind", ["http", "upload", "container"])
+def test_a_registry_that_hangs_does_not_keep_a_deleted_import(
+    world: World, distant: Worker, registry_proxy: StallingProxy, kind: str, tmp_path: Path
+) -> None:
+    raw = disk(data_mib=20)
+    content = build_image(tmp_path, raw, "qcow2")
+    if kind == "http":
+        world.server.content = content
+        registry_proxy.stall_before(b"POST /v2/cvmi/")
+    job = world.submit(origin=None if kind == "http" else origin_of(kind, world, registry_proxy, content))
+    if kind != "http":
+        registry_proxy.stall_after(8 * MIB)
+    assert registry_proxy.silent.wait(60)
+    world.board.forget(job.id)
+    # The worker lets go of it at once, and looks for some seconds whether there is an image to be removed.
+    world.server.content = raw
+    following = world.submit()
+    eventually(lambda: state(world, following) is JobState.RUNNING, "the worker is free again", timeout_s=30)
+    registry_proxy.resume()
+    assert world.succeeded(following, 60) == raw
+    assert world.client.repository(job.repository).tags() == []
+
+
+def test_running_import_says_what_it_waits_for(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = gated(world, tmp_path)
+    job = world.submit()
+
+    def waits() -> bool:
+        progress = world.board.progress(job.id)
+        return progress is not None and progress.message.startswith("no bytes from the source for ")
+
+    eventually(waits, "the import says that no bytes come", timeout_s=30)
+    world.server.gate.set()
+    assert world.succeeded(job) == raw

@@ -7,13 +7,16 @@ import struct
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 from converter.nbd.image import ImageExport
 from dvcr.artifact.reader import ImageReader
+from dvcr.artifact.staged import Part, seal
 from dvcr.artifact.store import fetch
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
-from dvcr.jobs.job import HttpOrigin, ImportJob, JobProgress, JobState
+from dvcr.digest import Digest
+from dvcr.jobs.job import BlobOrigin, HttpOrigin, ImportJob, JobProgress, JobState, Origin
 from dvcr.jobs.redis import RedisJobBoard
 from tests.support.file_server import FileServer
 from tests.support.registry import RegistryServer
@@ -31,14 +34,34 @@ class World:
         self.server = server
         self.client = RegistryClient.from_settings(ClientSettings(url=registry.url))
 
-    def submit(self, repository: str = "", checksums: dict[str, str] | None = None, url: str = "") -> ImportJob:
+    def submit(
+        self,
+        repository: str = "",
+        checksums: dict[str, str] | None = None,
+        url: str = "",
+        origin: Origin | None = None,
+    ) -> ImportJob:
         uid = str(uuid.uuid4())
-        origin = HttpOrigin(url=url or self.server.url)
         job = ImportJob(
-            id=uid, repository=repository or f"cvmi/{uid}", tag=uid, origin=origin, checksums=checksums or {}
+            id=uid,
+            repository=repository or f"cvmi/{uid}",
+            tag=uid,
+            origin=origin or HttpOrigin(url=url or self.server.url),
+            checksums=checksums or {},
         )
         self.board.submit(job)
         return job
+
+    def uploaded(self, content: bytes) -> BlobOrigin:
+        """The content as the uploader leaves it, in parts, in the repository of an image to come."""
+        repository = self.client.repository(f"vmi/default/{uuid.uuid4().hex}")
+        parts = []
+        for at in range(0, len(content), 4 * MIB):
+            data = content[at : at + 4 * MIB]
+            parts.append(Part(digest=Digest.of(data), size_bytes=len(data)))
+            repository.push_blob(parts[-1].digest, data)
+        digest = seal(repository, parts)
+        return BlobOrigin(repository=repository.name, digest=str(digest), size_bytes=len(content))
 
     def finished(self, job: ImportJob, timeout_s: float = 30) -> JobProgress:
         def over() -> bool:
@@ -59,23 +82,33 @@ class World:
         with ImageReader(repository, stored.image) as reader:
             return bytes(ImageExport(reader).read(0, stored.image.virtual_size_bytes))
 
+    def sessions(self) -> list[Path]:
+        """Files of upload sessions in the registry's store."""
+        folders = self.registry.root / ".uploads", self.registry.root / "repositories"
+        return [
+            path
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.is_file() and (folder is folders[0] or "uploads" in path.parts)
+        ]
+
     def nothing_left(self, job: ImportJob) -> None:
-        """Neither tags nor links nor blobs, after garbage collection."""
+        """Neither tags nor links nor blobs nor upload sessions, after garbage collection."""
         assert self.client.repository(job.repository).tags() == []
         collect(self.registry)
-        links = [
-            path
-            for path in (self.registry.root / "repositories" / job.repository).rglob("*")
-            if path.is_file() and "uploads" not in path.parts
-        ]
+        links = [path for path in (self.registry.root / "repositories" / job.repository).rglob("*") if path.is_file()]
         assert links == []
+        assert self.sessions() == []
         assert self.registry.stored_bytes() == 0
 
 
 def collect(registry: RegistryServer) -> None:
-    """`dvcr gc --grace 0`."""
+    """`dvcr gc --grace 0`, for which every upload session has expired."""
     code = "from dvcr.cli import main, serve; serve.register(main.app); main.app()"
-    environment = os.environ | {"DVCR__STORAGE__FILESYSTEM__ROOT": str(registry.root)}
+    environment = os.environ | {
+        "DVCR__STORAGE__FILESYSTEM__ROOT": str(registry.root),
+        "DVCR__REGISTRY__UPLOAD_EXPIRY_S": "0.001",
+    }
     subprocess.run([sys.executable, "-c", code, "gc", "--grace", "0"], env=environment, check=True, capture_output=True)
 
 

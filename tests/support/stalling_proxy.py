@@ -18,6 +18,7 @@ class StallingProxy:
         self.port: int = self._listener.getsockname()[1]
         self.silent = threading.Event()
         """Set once a client waits in vain."""
+        self._marker: bytes | None = None
         self._flowing = threading.Event()
         if after_bytes != 0:
             self._flowing.set()
@@ -31,9 +32,18 @@ class StallingProxy:
         """Let nothing more through to clients."""
         self._flowing.clear()
 
+    def stall_after(self, size_bytes: int) -> None:
+        """Fall silent once so many bytes more of the server came through."""
+        with self._lock:
+            self._budget = size_bytes
+
+    def stall_before(self, marker: bytes) -> None:
+        """Hold back the first request that holds this, and everything after it."""
+        self._marker = marker
+
     def resume(self) -> None:
         """Let everything through again, also what was held back."""
-        self._budget = None
+        self._budget = self._marker = None
         self._flowing.set()
 
     def accept(self) -> None:
@@ -43,7 +53,11 @@ class StallingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed: the end
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()  # the server is down
+                continue
             self._sockets += client, server
             threading.Thread(target=self._copy, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._copy, args=(server, client, True), daemon=True).start()
@@ -63,7 +77,9 @@ class StallingProxy:
             while data := source.recv(65536):
                 if counted:
                     self._count(len(data))
-                    self._hold()
+                elif self._marker is not None and self._marker in data:
+                    self.stall()
+                self._hold()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
