@@ -14,6 +14,8 @@ PIECE_BYTES = 2**20
 class MemoryDownload:
     """A RangedDownload of bytes; a server without ranges, or without a Content-Length, where that is asked for."""
 
+    trouble = ""
+
     def __init__(self, data: bytes, *, ranges: bool = True, announced: bool = True) -> None:
         self._data = data
         self._ranges = ranges
