@@ -17,6 +17,7 @@ from controller.launcher.passt import NetworkError, Passt
 from controller.launcher.ports import LOW_PORTS_END, forwarded, parse_ports
 from controller.launcher.spec import LAUNCHER_PORTS, NetworkStatus
 from dvcr.config import LauncherSettings
+from dvcr.errors import ConfigError
 
 # QEMU takes them on its command line, and one argument of that is at most 128 KiB long.
 MAX_USER_PORTS = 2000
@@ -32,8 +33,8 @@ class GuestNetwork:
         self._settings = settings
         self._address = address
         self._mac_address = mac_address
-        self._tcp = parse_ports(settings.guest_tcp_ports)
-        self._udp = parse_ports(settings.guest_udp_ports)
+        self._tcp = _ports(settings, "guest_tcp_ports")
+        self._udp = _ports(settings, "guest_udp_ports")
         self._answering: dict[int, int] = {}
         self._relay: FrameRelay | None = None
         self._passt: Passt | None = None
@@ -131,6 +132,13 @@ class GuestNetwork:
         self.netdev = f"user,id=network,net={network},host={passt.GATEWAY},dhcpstart={passt.GUEST_ADDRESS}"
         self.netdev += "".join(f",hostfwd={kind}:{self._address}:{port}-:{inside}" for kind, port, inside in free)
         self._kind = "user"
+
+
+def _ports(settings: LauncherSettings, key: str) -> frozenset[int]:
+    try:
+        return parse_ports(getattr(settings, key))
+    except ValueError as exc:
+        raise ConfigError(f"launcher.{key}: {exc}") from exc
 
 
 def unprivileged_start() -> int:

@@ -16,6 +16,7 @@ import pytest
 from controller.launcher.network import GuestNetwork
 from controller.launcher.spec import STATUS_PORT, NetworkStatus
 from dvcr.config import LauncherSettings
+from dvcr.errors import ConfigError
 from tests.support.coroutines import in_loop
 from tests.support.packets import ACK, GATEWAY, GUEST, MAC, SYN, SYN_ACK, Card
 
@@ -129,6 +130,22 @@ async def test_datagrams_to_loopback_are_dropped_too() -> None:
             assert outside.recv(100) == b"allowed"
             with pytest.raises(BlockingIOError):
                 loopback.recv(100)
+
+
+@in_loop
+async def test_a_datagram_to_the_machines_address_reaches_the_guest() -> None:
+    async with guest_network() as (_, card, address):
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.sendto(b"question", (address, 53))
+            while b"question" not in (frame := await asyncio.to_thread(card.receive)):
+                pass
+            assert frame[36:38] == (53).to_bytes(2)  # the destination port
+
+
+def test_wrong_ports_are_refused_by_the_settings_name() -> None:
+    for changes, told in (({"guest_tcp_ports": "9-8"}, "guest_tcp_ports"), ({"guest_udp_ports": "0"}, "guest_udp")):
+        with pytest.raises(ConfigError, match=told):
+            GuestNetwork(LauncherSettings.model_validate(changes), next(_addresses), MAC)
 
 
 @in_loop

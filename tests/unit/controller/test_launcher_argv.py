@@ -230,3 +230,19 @@ def test_a_disk_on_a_port_is_no_boot_device_and_looks_the_same_however_it_came_t
         "driver": "virtio-blk-pci", "id": "device-data", "bus": "hotplug3", "drive": "data", "serial": "data",
         "werror": "stop", "rerror": "stop",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "card"),
+    [
+        ({}, "virtio-net-pci,netdev=network,mac={mac},romfile=,host_mtu=65520"),
+        ({"os_type": "Windows"}, "virtio-net-pci,netdev=network,mac={mac},romfile="),
+        ({"paravirtualization": False}, "e1000,netdev=network,mac={mac},romfile="),
+    ],
+)
+def test_the_network_is_the_launchers_and_the_card_knows_its_mtu(changes: dict[str, object], card: str) -> None:
+    netdev = "stream,id=network,server=off,addr.type=fd,addr.str=9"
+    arguments = qemu_arguments(spec(**changes), runtime(netdev=netdev, mtu_bytes=65520))
+
+    assert values_of(arguments, "-netdev") == [netdev]
+    assert card.format(mac=mac_address(UID)) in values_of(arguments, "-device")
