@@ -31,15 +31,17 @@ from controller.attachments.concerns import (
 from controller.attachments.reconciler import AttachmentReconciler
 from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.claim import disk_name
+from controller.disks.filling import DiskFilling
 from controller.disks.reconciler import DiskReconciler
-from controller.images.capture import DiskCapture, HttpCaptureProgress
+from controller.disks.work import HttpWorkProgress
+from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
-from controller.machines.launcher_status import LauncherStatus
+from controller.machines.launcher_status import HttpLauncherStatus, LauncherStatus
 from controller.machines.pod import LauncherSetup, machine_name
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.starting import MachineStart
@@ -75,7 +77,8 @@ def build_loops(
     authority = MachineAuthority(cluster, launcher.namespace)
     ranges = AddressRanges(launcher.machine_cidrs)
     address = LeasedAddress(ranges, launcher.address_annotations)
-    captures = DiskCapture(cluster, HttpCaptureProgress(), setup)
+    captures = DiskCapture(cluster, HttpWorkProgress(), HttpLauncherStatus(authority), setup)
+    filling = DiskFilling(cluster, HttpWorkProgress(), setup)
     return [
         *(
             Loop(
@@ -91,7 +94,7 @@ def build_loops(
         ),
         Loop(
             DISK,
-            DiskReconciler(cluster, imports, launcher.default_storage_class),
+            DiskReconciler(cluster, imports, filling, launcher.default_storage_class),
             triggers=(
                 (PVC, _renamed(disk_name)),
                 (IMAGE, _referring(DISK, "virtualMachineImage", namespaced=True)),

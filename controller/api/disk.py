@@ -26,9 +26,19 @@ class DiskClaim(ApiModel):
     storage_class_name: str | None = None
 
 
+class DiskProvisioning(StrEnum):
+    """When the bytes of the image come into the disk."""
+
+    LAZY = "Lazy"
+    """While it is used; it is Ready at once."""
+    EAGER = "Eager"
+    """Before it is Ready."""
+
+
 class DiskSpec(ApiModel):
     persistent_volume_claim: DiskClaim
     data_source: DiskDataSource | None = None
+    provisioning: DiskProvisioning = DiskProvisioning.LAZY
 
 
 class DiskStatus(ImportStatus):
@@ -59,6 +69,8 @@ def check_disk(spec: DiskSpec, obj: dict[str, Any], old: dict[str, Any] | None) 
     before = DiskSpec.read(old["spec"])
     if obj["spec"].get("dataSource") != old["spec"].get("dataSource"):
         errors.append(FieldError("spec.dataSource", "cannot be changed after creation"))
+    if spec.provisioning is not before.provisioning:
+        errors.append(FieldError("spec.provisioning", "cannot be changed after creation"))
     if spec.persistent_volume_claim.storage_class_name != before.persistent_volume_claim.storage_class_name:
         errors.append(FieldError("spec.persistentVolumeClaim.storageClassName", "cannot be changed after creation"))
     old_size = before.persistent_volume_claim.size or (old.get("status") or {}).get("capacity")

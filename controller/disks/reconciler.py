@@ -1,6 +1,6 @@
 """VirtualMachineDisk."""
 
-from controller.api.disk import DiskPhase, DiskSpec, DiskStatus
+from controller.api.disk import DiskPhase, DiskProvisioning, DiskSpec, DiskStatus
 from controller.api.image import Target
 from controller.api.quantity import format_bytes, parse_bytes
 from controller.api.resource import DISK, PVC
@@ -15,6 +15,7 @@ from controller.disks.claim import (
     requested_bytes,
     resized,
 )
+from controller.disks.filling import DiskFilling
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile
 from controller.disks.usage import pods_using, user_of
@@ -34,10 +35,16 @@ class DiskReconciler:
     """Makes the claim of a disk, once what the disk starts from is known, and keeps its size."""
 
     def __init__(
-        self, cluster: ClusterPort, imports: ImageImport, default_storage_class: str, clock: Clock = utc_now
+        self,
+        cluster: ClusterPort,
+        imports: ImageImport,
+        filling: DiskFilling,
+        default_storage_class: str,
+        clock: Clock = utc_now,
     ) -> None:
         self._cluster = cluster
         self._imports = imports
+        self._filling = filling
         self._default_storage_class = default_storage_class
         self._clock = clock
 
@@ -126,6 +133,10 @@ class DiskReconciler:
             disk.condition(READY, False, "Resizing", message)
             return None
         status.capacity = format_bytes(wanted_bytes)
+        if spec.provisioning is DiskProvisioning.EAGER:
+            waiting = self._filling.advance(disk, claim)
+            if waiting is not None:
+                return self._wait(disk, waiting)
         status.phase = DiskPhase.READY
         status.progress = "100%"
         disk.condition(READY, True, "Ready", "the disk can be used")
@@ -153,6 +164,10 @@ class DiskReconciler:
         if disk.finalized:
             return None
         disk.status.phase = DiskPhase.TERMINATING
+        if not self._filling.clear(disk):
+            disk.condition(READY, False, "Terminating", "waits for the end of the copy of its image")
+            disk.save()
+            return 1
         users = [user_of(pod) for pod in pods_using(self._cluster, claim_name(disk.name), disk.namespace)]
         if users:
             disk.condition(READY, False, "InUse", f"waits for {', '.join(users)} to stop using the disk")

@@ -23,6 +23,8 @@ from controller.launcher.processor import processor_argument
 from controller.launcher.spec import MachineSpec
 
 QEMU = "qemu-system-x86_64"
+QEMU_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
+"""A disk is copied through buffers of a megabyte, whose pages would be mapped and cleared anew for each."""
 HOTPLUG_PORTS = 16
 SATA_PORTS = 6
 USB_PORTS = 15

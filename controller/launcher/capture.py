@@ -1,9 +1,10 @@
-"""A disk at rest into an image of the registry; what the registry has already is neither read nor sent.
+"""A disk into an image of the registry; what the registry has already is neither read nor sent.
 
-    qcow2 on the claim ──map──▶ which chunks it has of its own
+    the disk ──map──▶ which chunks it has of its own
         ├─ untouched chunks ──▶ mounted from the artifact that the disk started from, unread
-        └─ touched chunks ──qemu-img──▶ ChunkSink ──▶ pushed where the registry does not know them
+        └─ touched chunks ──▶ ChunkSink ──▶ pushed where the registry does not know them
 
+Disks at rest are read by qemu-img, those of running machines by `controller.launcher.snapshot`.
 The chunks lie on the grid of the artifact, so that a touched chunk whose bytes are the old ones has the old digest.
 """
 
@@ -15,13 +16,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import structlog
 
 from controller.launcher import qcow2
 from controller.launcher.disks import parse_backing
-from controller.launcher.spec import CaptureSpec, ImageReference
+from controller.launcher.spec import CaptureSpec, DiskSpec, ImageReference
 from converter.nbd.export import Extent, ReadableExport
 from converter.nbd.image import ImageExport
 from converter.nbd.server import NbdServer
@@ -55,6 +56,32 @@ class Captured:
     """Chunks of the artifact that were taken over without being read."""
 
 
+class CapturedDisk(Protocol):
+    """A disk whose content does not change while it is captured."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its virtual size."""
+        ...
+
+    @property
+    def image(self) -> ImageReference | None:
+        """The artifact that shows where the disk has nothing of its own."""
+        ...
+
+    def own(self) -> Iterator[tuple[int, int]]:
+        """Offset and length of each run that the disk has of its own, zeroes too."""
+        ...
+
+    def read(self, below: "Below | None", sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+        """Put into the sink what cannot be taken over unread; `below` is the artifact, if there is one."""
+        ...
+
+    def check(self) -> None:
+        """Raise ResourceError if the content did change after all."""
+        ...
+
+
 def capture(
     spec: CaptureSpec,
     root: Path,
@@ -62,32 +89,38 @@ def capture(
     cache: ChunkCache | None,
     on_progress: Callable[[int], None],
 ) -> Captured:
+    """Make the image of a disk at rest, as `make_image`; `root` is the folder that stands for the pod's `/`.
+
+    Raises also ResourceError `DiskInUse` (retryable) where the disk is or was written to meanwhile.
+    """
+    return make_image(spec, DiskAtRest(spec.disk, root), registry, cache, on_progress)
+
+
+def make_image(
+    spec: CaptureSpec,
+    disk: CapturedDisk,
+    registry: RegistryClient,
+    cache: ChunkCache | None,
+    on_progress: Callable[[int], None],
+) -> Captured:
     """Make the image. Idempotent; nothing is visible before all of it is there.
 
-    `root` is the folder that stands for the pod's `/`; `on_progress` gets bytes of the disk that are done, and what it
-    raises stops the capture. Raises ImageError, RegistryError, and ResourceError `DiskInUse` (retryable) where the disk
-    was written to meanwhile.
+    `on_progress` gets bytes of the disk that are done, and what it raises stops the capture. Raises ImageError and
+    RegistryError.
     """
-    path: Path | None = root / spec.disk.path.lstrip("/")
-    assert path is not None
-    if qcow2.is_made(path, device=spec.disk.device):
-        header = qcow2.read_header(path)
-        reference = parse_backing(path, header.backing)
-        size = max(spec.disk.size_bytes, header.virtual_size_bytes)
-    else:
-        # No machine has used the disk yet: it is what it starts from.
-        path, reference, size = None, spec.disk.image, spec.disk.size_bytes
-    origin = _Origin.fetch(registry, reference) if reference else None
-    size = max(size, origin.image.virtual_size_bytes if origin else 0)
-    before = _state(path)
-    untouched = _untouched(path, size, origin)
+    origin = _Origin.fetch(registry, disk.image) if disk.image else None
+    size = max(disk.size_bytes, origin.image.virtual_size_bytes if origin else 0)
+    untouched = _untouched(disk, size, origin)
     repository = registry.repository(spec.repository)
     store = _Store(repository)
-    with ChunkSink(size, store) as sink:
-        _read_touched(path, origin, untouched, cache, sink, on_progress)
+    with ChunkSink(size, store) as sink, ExitStack() as stack:
+        below = None
+        if origin is not None:
+            reader = stack.enter_context(ImageReader(origin.repository, origin.image, cache=cache))
+            below = Below(reader, untouched)
+        disk.read(below, sink, on_progress)
         chunks = sink.finish()
-    if _state(path) != before:
-        raise ResourceError("the disk was written to while it was read", reason="DiskInUse", retryable=True)
+    disk.check()
     if origin is not None:
         _take_over(repository, origin.repository, [chunk.descriptor for chunk in untouched.values()])
     image = DiskImage(
@@ -132,7 +165,7 @@ class _Store:
             self._sent.add(descriptor.digest)
 
 
-class _Touched:
+class Below:
     """An artifact as it shows through a disk: chunks that need not be read are holes."""
 
     def __init__(self, reader: ImageReader, untouched: dict[int, Chunk]) -> None:
@@ -157,21 +190,13 @@ class _Touched:
                 offset_bytes = stop
 
 
-def _state(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when somebody writes to the disk."""
-    if path is None:
-        return None
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _untouched(path: Path | None, size_bytes: int, origin: _Origin | None) -> dict[int, Chunk]:
+def _untouched(disk: CapturedDisk, size_bytes: int, origin: _Origin | None) -> dict[int, Chunk]:
     """The artifact's chunks that the new image has too, by index."""
     if origin is None or origin.image.chunk_size_bytes != chunk_size_bytes(size_bytes):
         return {}
     step = origin.image.chunk_size_bytes
     touched: set[int] = set()
-    for offset, length in qcow2.allocated(path) if path else ():
+    for offset, length in disk.own():
         touched.update(range(offset // step, -(-(offset + length) // step)))
     whole = [c for c in origin.image.chunks if origin.image.chunk_length(c.index) == _length(c.index, step, size_bytes)]
     return {chunk.index: chunk for chunk in whole if chunk.index not in touched}
@@ -181,22 +206,40 @@ def _length(index: int, chunk_size: int, size_bytes: int) -> int:
     return min(chunk_size, size_bytes - index * chunk_size)
 
 
-def _read_touched(
-    path: Path | None,
-    origin: _Origin | None,
-    untouched: dict[int, Chunk],
-    cache: ChunkCache | None,
-    sink: ChunkSink,
-    on_progress: Callable[[int], None],
-) -> None:
-    """Have qemu-img read what is to be read; the rest looks like zero to it, and stays unread."""
-    if path is None and (origin is None or len(untouched) == len(origin.image.chunks)):
-        return
-    if origin is None:
-        _convert(path, None, sink, on_progress)
-        return
-    with ImageReader(origin.repository, origin.image, cache=cache) as reader:
-        _convert(path, _Touched(reader, untouched), sink, on_progress)
+class DiskAtRest:
+    """A disk that nobody writes to, or that no machine has used yet: then it is what it starts from."""
+
+    def __init__(self, disk: DiskSpec, root: Path) -> None:
+        path = root / disk.path.lstrip("/")
+        self._path = path if qcow2.is_made(path, device=disk.device) else None
+        self.size_bytes = disk.size_bytes
+        self.image = disk.image
+        if self._path is not None:
+            header = qcow2.read_header(self._path)
+            self.size_bytes = max(disk.size_bytes, header.virtual_size_bytes)
+            self.image = parse_backing(self._path, header.backing)
+        self._before = _state(self._path)
+
+    def own(self) -> Iterator[tuple[int, int]]:
+        return qcow2.allocated(self._path) if self._path else iter(())
+
+    def read(self, below: Below | None, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+        """Have qemu-img read what is to be read; the rest looks like zero to it, and stays unread."""
+        if self._path is None and (below is None or all(e.zero for e in below.extents(0, below.size_bytes))):
+            return
+        _convert(self._path, below, sink, on_progress)
+
+    def check(self) -> None:
+        if _state(self._path) != self._before:
+            raise ResourceError("the disk was written to while it was read", reason="DiskInUse", retryable=True)
+
+
+def _state(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when somebody writes to the disk."""
+    if path is None:
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _OverlayFile:
@@ -219,7 +262,7 @@ class _OverlayFile:
         yield Extent(length_bytes, zero=False)
 
 
-def _convert(path: Path | None, below: _Touched | None, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
+def _convert(path: Path | None, below: Below | None, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
     with ExitStack() as stack:
         exports: dict[str, ReadableExport] = {} if below is None else {ORIGIN: below}
         if path is not None:

@@ -5,8 +5,8 @@
                                                  ▼
                                              Stopping ──▶ ended: a Termination
 
-A disk whose image is still in the registry is copied by a `block-stream` job from `begin` on. A job or a guest that an
-unreadable image stopped goes on as soon as the image can be read again.
+Disks whose images are still in the registry are copied from `begin` on. A guest that an unreadable image stopped goes
+on as soon as the image can be read again.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import structlog
 
+from controller.launcher.copying import DiskCopies
 from controller.launcher.disks import PreparedDisk
 from controller.launcher.power import power_off
-from controller.launcher.qmp import COMMAND_TIMEOUT_S, Monitor, MonitorError, MonitorEvent
+from controller.launcher.qmp import Monitor, MonitorError, MonitorEvent
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus, Termination, TerminationReason
 
 RETRY_FIRST_S = 0.5
@@ -35,19 +35,22 @@ class Machine:
     """A started QEMU. Implements the PowerPort."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, monitor: Monitor, disks: Sequence[PreparedDisk], accelerator: str
+        self,
+        process: asyncio.subprocess.Process,
+        monitor: Monitor,
+        disks: Sequence[PreparedDisk],
+        copies: DiskCopies,
+        accelerator: str,
     ) -> None:
         self._process = process
         self._monitor = monitor
+        self._copies = copies
         self._disks = list(disks)
         self._sizes_bytes = {disk.name: disk.size_bytes for disk in disks}
         self._accelerator = accelerator
         self._state = MachineState.STARTING
         self._paused = False
         self._trouble = ""
-        self._streaming = {_job(disk): disk for disk in disks if disk.streams}
-        self._stopped_jobs: set[str] = set()
-        self._failed_jobs: set[str] = set()
         self._shutdown_reason = ""
         self._killed = False
         self.devices_changed = asyncio.Event()
@@ -61,8 +64,7 @@ class Machine:
         for disk in self._disks:
             if disk.grow_to_bytes is not None:
                 await self.grow(disk, disk.grow_to_bytes)
-        for job in self._streaming:
-            await self._start_stream(job)
+            self._copies.start(disk)
         await self._monitor.execute("cont")
         if self._state is MachineState.STARTING:
             self._state = MachineState.RUNNING
@@ -71,6 +73,11 @@ class Machine:
     def monitor(self) -> Monitor:
         """The session with QEMU."""
         return self._monitor
+
+    @property
+    def copies(self) -> DiskCopies:
+        """The copies of images into its disks."""
+        return self._copies
 
     @property
     def disks(self) -> tuple[PreparedDisk, ...]:
@@ -85,49 +92,40 @@ class Machine:
         """A disk was plugged: from now on it is watched, and its image copied."""
         self._disks.append(disk)
         self._sizes_bytes[disk.name] = disk.size_bytes
-        if disk.streams:
-            self._streaming[_job(disk)] = disk
-            await self._start_stream(_job(disk))
+        self._copies.start(disk)
 
     async def give_up(self, disk: PreparedDisk) -> None:
         """A disk was unplugged: its copy ends here, and goes on wherever it is opened next."""
         self._disks.remove(disk)
-        await self._end_stream(disk)
+        await self._copies.stop(disk)
 
     async def grow(self, disk: PreparedDisk, size_bytes: int) -> None:
         """Give the disk that size, which the guest sees at once."""
-        streams = _job(disk) in self._streaming
-        if streams:
-            # QEMU does not resize what it copies to. The copy goes on with what is still missing.
-            await self._end_stream(disk)
+        # QEMU does not resize a disk that a job works on. The copy goes on with what is still missing.
+        await self._copies.stop(disk)
         try:
             await self._monitor.execute("block_resize", node_name=disk.drive.node, size=size_bytes)
             self._sizes_bytes[disk.name] = size_bytes
         finally:
-            if streams:
-                self._streaming[_job(disk)] = disk
-                await self._start_stream(_job(disk))
+            self._copies.start(disk)
 
     async def status(self) -> MachineStatus:
         """The state now; answers also while QEMU ends."""
-        jobs: dict[str, dict[str, Any]] = {}
-        if self._streaming and self._process.returncode is None:
-            with suppress(MonitorError):
-                jobs = {job["device"]: job for job in await self._monitor.execute("query-block-jobs")}
         state = self._state
         if self._paused and state is MachineState.RUNNING:
             state = MachineState.PAUSED
         disks = tuple(
             DiskStatus(
                 name=disk.name,
-                streamed_percent=self._percent(disk, jobs),
+                streamed_percent=self._copies.percent(disk),
                 size_bytes=self._sizes_bytes[disk.name],
                 hotplug=disk.drive.port is not None,
                 port=disk.drive.port,
             )
             for disk in self._disks
         )
-        return MachineStatus(state=state, accelerator=self._accelerator, disks=disks, message=self._trouble)
+        message = self._trouble or self._copies.trouble
+        return MachineStatus(state=state, accelerator=self._accelerator, disks=disks, message=message)
 
     async def screenshot(self, path: Path) -> None:
         """Write what the screen shows to `path`, as PNG; MonitorError where QEMU cannot."""
@@ -166,6 +164,7 @@ class Machine:
         """End whatever is left of the machine and say why it ended."""
         if self._process.returncode is None:
             await self.kill()
+        await self._copies.close()
         # Both end with QEMU, after its last word.
         await asyncio.gather(*self._watchers)
         if self._recovery is not None:
@@ -208,21 +207,9 @@ class Machine:
             case "BLOCK_IO_ERROR" if data["action"] == "stop":
                 self._report(data.get("node-name", ""), data["operation"], data["reason"])
                 self._recover()
-            case "BLOCK_JOB_ERROR" if data["device"] in self._streaming:
-                self._stopped_jobs.add(data["device"])
-                self._report(self._streaming[data["device"]].drive.node, "copy", "the image cannot be read")
-                self._recover()
-            case "BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED" if data["device"] in self._streaming:
-                if event.name == "BLOCK_JOB_COMPLETED" and "error" not in data:
-                    disk = self._streaming.pop(data["device"])
-                    log.info("the disk stands alone", disk=disk.name)
-                else:
-                    self._failed_jobs.add(data["device"])
-                    self._trouble = f"copying the image failed: {data.get('error', 'cancelled')}"
-                    self._recover()
 
     def _report(self, node: str, operation: str, reason: str) -> None:
-        disk = next((d for d in self._disks if node in (d.drive.node, _filter(d))), None)
+        disk = next((d for d in self._disks if d.drive.node == node), None)
         cause = disk.export.error if disk and disk.export else None
         self._trouble = f"{operation} error on block device {disk.name if disk else node}: {cause or reason}"
         log.warning("I/O error", trouble=self._trouble)
@@ -233,18 +220,12 @@ class Machine:
 
     async def _recover_with_patience(self) -> None:
         delay_s = RETRY_FIRST_S
-        while self._process.returncode is None and (self._paused or self._stopped_jobs or self._failed_jobs):
+        while self._process.returncode is None and self._paused:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
             if not await self._images_readable():
                 continue
             try:
-                while self._stopped_jobs:
-                    job = self._stopped_jobs.pop()
-                    if job in self._streaming:
-                        await self._monitor.execute("block-job-resume", device=job)
-                while self._failed_jobs:
-                    await self._start_stream(self._failed_jobs.pop())
                 if self._paused:
                     await self._monitor.execute("cont")
             except MonitorError as exc:
@@ -260,44 +241,9 @@ class Machine:
                 return False
         return True
 
-    async def _start_stream(self, job: str) -> None:
-        disk = self._streaming[job]
-        await self._monitor.execute(
-            "block-stream", job_id=job, device=disk.drive.node, filter_node_name=_filter(disk), on_error="stop"
-        )
-
-    async def _end_stream(self, disk: PreparedDisk) -> None:
-        """End the disk's copy where it is; QEMU has let go of it when this returns."""
-        job = _job(disk)
-        if self._streaming.pop(job, None) is None:
-            return
-        self._stopped_jobs.discard(job)
-        self._failed_jobs.discard(job)
-        with suppress(MonitorError):  # it may end by itself at this very moment
-            await self._monitor.execute_until(
-                lambda event: event.name.startswith("BLOCK_JOB_C") and event.data["device"] == job,
-                COMMAND_TIMEOUT_S, "block-job-cancel", device=job, force=True,
-            )  # fmt: skip
-
-    def _percent(self, disk: PreparedDisk, jobs: dict[str, dict[str, Any]]) -> int:
-        if not disk.streams or _job(disk) not in self._streaming:
-            return 100
-        job = jobs.get(_job(disk))
-        # Only the event, after the header has let go of the image, makes it 100.
-        return min(99, 100 * job["offset"] // job["len"]) if job and job["len"] else 0
-
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
             text = line.decode(errors="replace").strip()
             self._stderr.append(text)
             log.info("qemu", line=text)
-
-
-def _job(disk: PreparedDisk) -> str:
-    return f"stream-{disk.drive.node}"
-
-
-def _filter(disk: PreparedDisk) -> str:
-    """The node that a copy puts above the disk's own; the guest's errors are reported for it."""
-    return f"{disk.drive.node}-copy"

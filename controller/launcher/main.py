@@ -24,10 +24,12 @@ from controller.launcher import argv
 from controller.launcher.accel import choose_accelerator
 from controller.launcher.access import VNC_SOCKET, GuestAccess
 from controller.launcher.agent import GuestAgent
-from controller.launcher.capturing import run_capture
+from controller.launcher.captures import MachineCaptures, add_capture_routes
 from controller.launcher.cloudinit import seed_iso
 from controller.launcher.confinement import Confinement
 from controller.launcher.console import Console
+from controller.launcher.copying import DiskCopies
+from controller.launcher.disk_server import DiskServer
 from controller.launcher.disks import ImageOpener, PreparedDisk, exports, prepare
 from controller.launcher.firmware import find_firmware
 from controller.launcher.guest import GuestWatcher
@@ -45,17 +47,18 @@ from controller.launcher.spec import (
     KEY_FILE,
     SPEC_PATH,
     STATUS_PORT,
-    CaptureEnd,
     DiskWishes,
     MachineSpec,
     MachineState,
     MachineStatus,
     Termination,
     TerminationReason,
+    WorkEnd,
 )
 from controller.launcher.status import build_app, build_health_app, serving
 from controller.launcher.sysprep import sysprep_iso
 from controller.launcher.targets import cold_targets
+from controller.launcher.work import run_work
 from converter.nbd.server import NbdServer
 from dvcr.config import Settings, TlsSettings, load_settings
 from dvcr.errors import ConfigError, DvcrError, StorageError
@@ -71,10 +74,10 @@ log = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Run the machine, or capture a disk (`dvcr-launcher capture SPEC`), and exit."""
+    """Run the machine, or work on a disk (`dvcr-launcher capture SPEC`, `dvcr-launcher fill SPEC`), and exit."""
     root = Path(os.environ.get("DVCR_POD_ROOT", "/"))
-    if sys.argv[1:2] == ["capture"]:
-        end = run_capture("".join(sys.argv[2:]), root, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES))
+    if sys.argv[1:2] in (["capture"], ["fill"]):
+        end = run_work(sys.argv[1], "".join(sys.argv[2:]), root, os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES))
         _leave(end, root)
         sys.exit(1 if end.reason else 0)
     try:
@@ -103,6 +106,7 @@ class Launcher:
         address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
         self._network = GuestNetwork(settings.launcher, address, argv.mac_address(spec.uid))
         self._hotplug: Hotplug | None = None
+        self._captures: MachineCaptures | None = None
         self._waiting_for = ""
         self._stop = asyncio.Event()
         self._confinement = Confinement.of(spec.uid)
@@ -140,7 +144,9 @@ class Launcher:
             stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
             self._confinement.give(nbd_socket)
             machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
-            self._guest = GuestWatcher(GuestAgent(folder / AGENT_SOCKET))
+            agent = GuestAgent(folder / AGENT_SOCKET)
+            self._guest = GuestWatcher(agent)
+            self._captures = MachineCaptures(machine, agent, folder, self._settings)
             hotplug = self._prepare_hotplug(machine, server, nbd_socket)
             watching = asyncio.create_task(self._guest.run())
             reading = asyncio.create_task(console.run())
@@ -152,6 +158,7 @@ class Launcher:
                 watching.cancel()
                 plugging.cancel()
                 termination = await machine.close()
+                await self._captures.close()
                 await asyncio.gather(watching, plugging, return_exceptions=True)
                 await asyncio.to_thread(hotplug.close)
                 await reading
@@ -163,6 +170,7 @@ class Launcher:
         tls = ServerTls(folder / CERTIFICATE_FILE, folder / KEY_FILE, trust, str(folder))
         app = build_app(self._status, self._want, console)
         access.add_routes(app)
+        add_capture_routes(app, lambda: self._captures)
         await stack.enter_async_context(serving(app, address, STATUS_PORT, tls))
         await stack.enter_async_context(serving(build_health_app(self._status), address, HEALTH_PORT))
 
@@ -223,6 +231,7 @@ class Launcher:
             # A process group of its own: a signal to the launcher's group must not reach the guest.
             process = await asyncio.create_subprocess_exec(
                 *self._confinement.command(argv.qemu_arguments(spec, runtime)),
+                env=os.environ | argv.QEMU_ENVIRONMENT,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -238,7 +247,8 @@ class Launcher:
                 process.kill()
             _, stderr = await process.communicate()
             raise ConfigError(stderr.decode(errors="replace").strip() or exc.message, reason="QemuFailed") from exc
-        return Machine(process, monitor, disks, accelerator)
+        copies = DiskCopies(monitor, DiskServer(monitor, folder), nbd_socket)
+        return Machine(process, monitor, disks, copies, accelerator)
 
     def _prepare_hotplug(self, machine: Machine, server: NbdServer, nbd_socket: Path) -> Hotplug:
         spec = self._spec
@@ -282,7 +292,7 @@ def _read_spec(root: Path) -> MachineSpec:
         raise ConfigError(f"wrong specification {path}: {exc}") from exc
 
 
-def _leave(termination: Termination | CaptureEnd, root: Path) -> None:
+def _leave(termination: Termination | WorkEnd, root: Path) -> None:
     path = Path(os.environ.get("DVCR_TERMINATION_LOG", root / "dev/termination-log"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(termination.model_dump_json())

@@ -212,7 +212,11 @@ class Termination(_Message):
 
 
 class CaptureSpec(_Message):
-    """The image that `dvcr-launcher capture` is to make of a disk that nobody writes to: its only argument, as JSON."""
+    """The image that is to be made of a disk.
+
+    Of one that nobody writes to by `dvcr-launcher capture`, whose only argument it is, as JSON; of a running machine's
+    by its launcher, at `PUT /captures/<uid of the image>`, which answers with a `WorkStatus`.
+    """
 
     repository: str
     tags: tuple[str, ...]
@@ -222,16 +226,25 @@ class CaptureSpec(_Message):
     disk: DiskSpec
 
 
-class CaptureStatus(_Message):
-    """What `GET /status` answers during a capture."""
+class FillSpec(_Message):
+    """The disk that `dvcr-launcher fill` is to make and to copy its image into: its only argument, as JSON."""
 
-    percent: int = 0
+    disk: DiskSpec
 
 
-class CaptureEnd(_Message):
-    """The last word of a capture, as JSON in the container's termination message."""
+class WorkEnd(_Message):
+    """The last word of a pod that works on a disk, as JSON in the container's termination message."""
 
     reason: str = ""
-    """Of the error; empty: the image is in the registry."""
+    """Of the error; empty: all is done."""
     message: str = ""
     retryable: bool = False
+
+
+class WorkStatus(_Message):
+    """What `GET /status` answers in such a pod, and `/captures/<uid>` in a machine's."""
+
+    percent: int = 0
+    message: str = ""
+    """What it waits for."""
+    end: WorkEnd | None = None

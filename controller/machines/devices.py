@@ -129,5 +129,10 @@ def device_name(device: BlockDevice) -> str:
     return f"{_PREFIXES[device.type]}-{device.name}"
 
 
+def disk_device_name(disk: str) -> str:
+    """What a machine calls a disk of that name."""
+    return f"{_PREFIXES[BlockDeviceType.DISK]}-{disk}"
+
+
 def _attached(device: BlockDevice, size_bytes: int) -> AttachedDevice:
     return AttachedDevice.read({**device.write(), "size": format_bytes(size_bytes)})

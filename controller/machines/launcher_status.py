@@ -6,7 +6,7 @@ from typing import Protocol
 import urllib3
 from pydantic import ValidationError
 
-from controller.launcher.spec import STATUS_PORT, DiskWishes, MachineStatus, machine_identity
+from controller.launcher.spec import STATUS_PORT, CaptureSpec, DiskWishes, MachineStatus, WorkStatus, machine_identity
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
@@ -14,6 +14,7 @@ from controller.runtime.informer import Object
 from dvcr.errors import DvcrError
 
 _TIMEOUT_S = 2
+_END_TIMEOUT_S = 10
 _CONNECTIONS = 64
 
 
@@ -54,6 +55,22 @@ class HttpLauncherStatus:
             self._request("PUT", pod, "/disks", wishes.model_dump_json())
         except LauncherError:
             return False  # as above
+        return True
+
+    def capture(self, pod: Object, image_uid: str, spec: CaptureSpec) -> WorkStatus | None:
+        """As LauncherCaptures."""
+        try:
+            answer = self._request("PUT", pod, f"/captures/{image_uid}", spec.model_dump_json())
+            return WorkStatus.model_validate_json(answer)
+        except (LauncherError, ValidationError):
+            return None
+
+    def end_capture(self, pod: Object, image_uid: str) -> bool:
+        """As LauncherCaptures."""
+        try:
+            self._request("DELETE", pod, f"/captures/{image_uid}", timeout_s=_END_TIMEOUT_S)
+        except LauncherError:
+            return False
         return True
 
     def _request(

@@ -71,6 +71,7 @@ class Command(IntEnum):
     DISCONNECT = 2
     FLUSH = 3
     TRIM = 4
+    CACHE = 5
     WRITE_ZEROES = 6
     BLOCK_STATUS = 7
 
@@ -83,6 +84,7 @@ class CommandFlag(IntFlag):
 class Chunk(IntEnum):
     NONE = 0
     OFFSET_DATA = 1
+    OFFSET_HOLE = 2
     BLOCK_STATUS = 5
     ERROR = 2**15 + 1
 
@@ -98,5 +100,7 @@ class Error(IntEnum):
 
 
 CHUNK_DONE = 1
+CHUNK_ERROR = 2**15
+OPTION_ERROR = 2**31
 STATE_HOLE = 1
 STATE_ZERO = 2

@@ -33,6 +33,12 @@ from tests.support.memory_cluster import MemoryCluster
 # Boots are counted in a file of the test run; each pod gets a loopback address that no other has.
 _addresses = (f"127.99.{os.getpid() % 250}.{n}" for n in count(1))
 
+
+def next_address() -> str:
+    """A loopback address that no other pod of this test run has."""
+    return next(_addresses)
+
+
 AUTHORITY = MachineAuthority(MemoryCluster(), "tests")
 """Of all pods in the tests."""
 
@@ -48,7 +54,7 @@ class LauncherPod:
 
     def __init__(self, folder: Path, spec: MachineSpec, settings: Mapping[str, str]) -> None:
         self.root = folder / "root"
-        self.address = next(_addresses)
+        self.address = next_address()
         self._log = folder / "stdout"
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, POD, Resource
-from controller.launcher.spec import CaptureEnd, CaptureSpec
+from controller.launcher.spec import CaptureSpec, WorkEnd, WorkStatus
 from tests.unit.controller.world import MIB, World
 
 GOLDEN = {"dataSource": {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "root"}}}
@@ -41,7 +41,7 @@ def pod_of(world: World, image: Resource = IMAGE) -> dict[str, Any] | None:
     return world.find(POD, f"capture-{world.get(image, 'golden')['metadata']['uid']}")
 
 
-def end(world: World, message: CaptureEnd | None) -> None:
+def end(world: World, message: WorkEnd | None) -> None:
     """As the node agent tells of a capture that ended."""
     pod = pod_of(world)
     assert pod is not None
@@ -74,7 +74,7 @@ def test_a_pod_where_the_disk_is_makes_the_image(
     assert told.disk.image is not None
     assert (told.disk.image.repository, told.disk.size_bytes) == ("cvmi/base", 64 * MIB)
 
-    world.capture_progress.told = 40
+    world.work_progress.told = WorkStatus(percent=40)
     world.cluster.set_status(POD, pod["metadata"]["name"], "default", phase="Running", podIP="127.64.0.9")
     world.settle()
     assert world.status(resource, "golden")["progress"] == "40%"
@@ -99,17 +99,61 @@ def test_a_disk_that_does_not_exist_or_is_not_ready_is_waited_for() -> None:
     assert world.status(IMAGE, "golden")["phase"] == "Provisioning"
 
 
-def test_a_running_machine_is_waited_for(world: World) -> None:
+def test_the_launcher_of_a_running_machine_captures(world: World) -> None:
     world.apply(MACHINE, "web", WEB)
-    world.run_pod()
     world.apply(IMAGE, "golden", GOLDEN)
     condition = world.condition(IMAGE, "golden", "Ready")
     assert (condition["reason"], "VirtualMachine 'web'" in condition["message"]) == ("DiskInUse", True)
+    world.run_pod()
+    uid = world.get(IMAGE, "golden")["metadata"]["uid"]
+    assert pod_of(world) is None
+    spec = world.launchers.captures[uid]
+    assert (spec.repository, spec.tags, spec.disk.name) == ("vmi/default/golden", ("latest", uid), "vmd-root")
+    world.launchers.capture_status = WorkStatus(percent=40)
+    world.settle()
+    status = world.status(IMAGE, "golden")
+    assert (status["phase"], status["progress"]) == ("Provisioning", "40%")
+    world.registry.add("vmi/default/golden", uid)
+    world.settle()
+    assert world.status(IMAGE, "golden")["phase"] == "Ready"
+    assert world.launchers.captures == {}
+
+
+def test_a_launcher_that_does_not_answer_is_named(world: World) -> None:
+    world.apply(MACHINE, "web", WEB)
+    world.run_pod()
+    world.launchers.capture_status = None
+    world.apply(IMAGE, "golden", GOLDEN)
+    condition = world.condition(IMAGE, "golden", "Ready")
+    assert (condition["reason"], "'web'" in condition["message"]) == ("LauncherUnavailable", True)
+    assert world.delete(IMAGE, "golden") is not None, "the launcher may still publish"
+    world.launchers.capture_status = WorkStatus()
+    world.settle()
+    assert world.find(IMAGE, "golden") is None
+
+
+def test_a_capture_in_a_machine_that_fails_is_tried_again_if_that_helps(world: World) -> None:
+    world.apply(MACHINE, "web", WEB)
+    world.run_pod()
+    world.launchers.capture_status = WorkStatus(end=WorkEnd(reason="StorageFailed", message="x", retryable=True))
+    world.apply(IMAGE, "golden", GOLDEN)
+    assert world.condition(IMAGE, "golden", "Ready")["message"] == "x; is tried again"
+    assert world.launchers.captures == {}
+    world.launchers.capture_status = WorkStatus(end=WorkEnd(reason="CorruptImage", message="broken"))
+    world.settle()
+    assert world.status(IMAGE, "golden")["failureReason"] == "CorruptImage"
+
+
+def test_a_machine_that_stops_leaves_the_capture_to_a_pod(world: World) -> None:
+    world.apply(MACHINE, "web", WEB)
+    world.run_pod()
+    world.apply(IMAGE, "golden", GOLDEN)
     assert pod_of(world) is None
     world.delete(MACHINE, "web")
+    assert world.condition(IMAGE, "golden", "Ready")["reason"] == "DiskInUse"
     world.end_pod("Stopped")
     world.finish_deletion()
-    assert world.status(IMAGE, "golden")["phase"] == "Provisioning"
+    assert pod_of(world) is not None
 
 
 def test_a_machine_does_not_start_meanwhile(world: World) -> None:
@@ -128,7 +172,7 @@ def test_a_machine_does_not_start_meanwhile(world: World) -> None:
 
 def test_an_error_that_may_pass_is_told_and_tried_again(world: World) -> None:
     world.apply(IMAGE, "golden", GOLDEN)
-    end(world, CaptureEnd(reason="RegistryUnavailable", message="no answer", retryable=True))
+    end(world, WorkEnd(reason="RegistryUnavailable", message="no answer", retryable=True))
     assert world.status(IMAGE, "golden")["phase"] == "Provisioning"
     condition = world.condition(IMAGE, "golden", "Ready")
     assert (condition["reason"], condition["message"]) == ("RegistryUnavailable", "no answer; is tried again")
@@ -140,14 +184,14 @@ def test_an_error_that_may_pass_is_told_and_tried_again(world: World) -> None:
 def test_a_capture_that_was_killed_starts_again(world: World) -> None:
     world.apply(IMAGE, "golden", GOLDEN)
     end(world, None)
-    assert world.condition(IMAGE, "golden", "Ready")["reason"] == "CaptureInterrupted"
+    assert world.condition(IMAGE, "golden", "Ready")["reason"] == "Interrupted"
     world.settle()
     assert pod_of(world) is not None
 
 
 def test_an_error_that_stays_fails_the_image(world: World) -> None:
     world.apply(IMAGE, "golden", GOLDEN)
-    end(world, CaptureEnd(reason="CorruptImage", message="the disk is broken"))
+    end(world, WorkEnd(reason="CorruptImage", message="the disk is broken"))
     status = world.status(IMAGE, "golden")
     assert (status["phase"], status["failureReason"], status["failureMessage"]) == (
         "Failed", "CorruptImage", "the disk is broken",

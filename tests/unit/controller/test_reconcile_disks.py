@@ -1,8 +1,13 @@
 """Disks: sizes, waiting, growing, losing, deleting."""
 
+import json
+from typing import Any
+
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, POD, PVC, STORAGE_CLASS
+from controller.disks.filling import FILLED_ANNOTATION
+from controller.launcher.spec import FillSpec, WorkEnd, WorkStatus
 from dvcr.errors import ResourceError
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World
@@ -171,3 +176,86 @@ def test_a_disk_in_use_is_deleted_only_after_its_machine() -> None:
     world.finish_deletion()
     assert world.find(MACHINE, "web") is None
     assert world.find(DISK, "root") is None
+
+
+class TestEager:
+    @pytest.fixture
+    def world(self) -> World:
+        """A world with a bound claim of an eager disk."""
+        world = World()
+        ready_image(world)
+        world.apply(DISK, "root", {**DISK_SPEC, "provisioning": "Eager"})
+        world.bind("vmd-root")
+        return world
+
+    def pod(self, world: World) -> dict[str, Any] | None:
+        return world.find(POD, f"fill-{world.get(DISK, 'root')['metadata']['uid']}")
+
+    def end(self, world: World, message: WorkEnd | None) -> None:
+        """As the node agent tells of a pod that ended."""
+        pod = self.pod(world)
+        assert pod is not None
+        text = message.model_dump_json() if message else ""
+        failed = message is None or bool(message.reason)
+        statuses = [{"name": "fill", "state": {"terminated": {"exitCode": int(failed), "message": text}}}]
+        phase = "Failed" if failed else "Succeeded"
+        world.cluster.set_status(POD, pod["metadata"]["name"], "default", phase=phase, containerStatuses=statuses)
+        world.reconcilers[DISK].reconcile(("default", "root"))
+
+    def test_a_pod_copies_the_image_before_the_disk_is_ready(self, world: World) -> None:
+        pod = self.pod(world)
+        assert pod is not None
+        command = pod["spec"]["containers"][0]["command"]
+        assert command[:2] == ["dvcr-launcher", "fill"]
+        told = FillSpec.model_validate(json.loads(command[2])).disk
+        assert told.image is not None
+        assert (told.image.repository, told.size_bytes) == ("cvmi/debian", 64 * 2**20)
+        assert pod["spec"]["volumes"] == [{"name": "disk", "persistentVolumeClaim": {"claimName": "vmd-root"}}]
+        assert world.status(DISK, "root")["phase"] == "Provisioning"
+
+        world.work_progress.told = WorkStatus(percent=40)
+        world.run_pod(pod["metadata"]["name"])
+        status = world.status(DISK, "root")
+        assert (status["phase"], status["progress"]) == ("Provisioning", "40%")
+        condition = world.condition(DISK, "root", "Ready")
+        assert (condition["reason"], condition["message"]) == ("Copying", "40% of the image is copied")
+
+        world.work_progress.told = WorkStatus(percent=30, message="copy error: the registry is away")
+        world.settle()
+        assert world.status(DISK, "root")["progress"] == "40%"
+        assert "registry is away" in world.condition(DISK, "root", "Ready")["message"]
+
+        self.end(world, WorkEnd())
+        status = world.status(DISK, "root")
+        assert (status["phase"], status["progress"]) == ("Ready", "100%")
+        assert world.get(PVC, "vmd-root")["metadata"]["annotations"][FILLED_ANNOTATION] == "true"
+        world.settle()
+        assert self.pod(world) is None
+
+    def test_what_was_cut_off_goes_on(self, world: World) -> None:
+        self.end(world, None)
+        assert world.condition(DISK, "root", "Ready")["reason"] == "Interrupted"
+        assert self.pod(world) is None
+        world.settle()
+        assert self.pod(world) is not None
+
+    def test_an_error_that_stays_fails_the_disk(self, world: World) -> None:
+        self.end(world, WorkEnd(reason="CorruptImage", message="the image is broken"))
+        status = world.status(DISK, "root")
+        assert (status["phase"], status["failureReason"]) == ("Failed", "CorruptImage")
+        assert self.pod(world) is None
+
+    def test_deleting_the_disk_ends_the_copy_first(self, world: World) -> None:
+        pod = self.pod(world)
+        assert pod is not None
+        world.run_pod(pod["metadata"]["name"])
+        assert world.delete(DISK, "root") is not None, "the claim stays as long as it is written to"
+        assert "deletionTimestamp" in world.get(POD, pod["metadata"]["name"])["metadata"]
+        world.finish_deletion(pod["metadata"]["name"])
+        assert world.find(DISK, "root") is None
+
+    def test_an_empty_disk_is_ready_at_once(self) -> None:
+        world = World()
+        world.apply(DISK, "data", {"persistentVolumeClaim": {"size": "1Gi"}, "provisioning": "Eager"})
+        world.bind("vmd-data")
+        assert world.status(DISK, "data")["phase"] == "Ready"

@@ -27,12 +27,13 @@ from controller.api.resource import (
 from controller.attachments.reconciler import AttachmentReconciler
 from controller.cpumodels.default import ensure_default
 from controller.cpumodels.reconciler import CpuModelReconciler
+from controller.disks.filling import DiskFilling
 from controller.disks.reconciler import DiskReconciler
 from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
-from controller.launcher.spec import DiskWishes, MachineState, MachineStatus
+from controller.launcher.spec import CaptureSpec, DiskWishes, MachineState, MachineStatus, WorkStatus
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import LauncherSetup
@@ -82,6 +83,9 @@ class MemoryLaunchers:
     def __init__(self) -> None:
         self.status: MachineStatus | None = MachineStatus(state=MachineState.RUNNING)
         self.wishes: DiskWishes | None = None
+        self.captures: dict[str, CaptureSpec] = {}
+        self.capture_status: WorkStatus | None = WorkStatus()
+        """None: launchers do not answer."""
 
     def read(self, pod: Object) -> MachineStatus | None:
         return self.status
@@ -90,12 +94,21 @@ class MemoryLaunchers:
         self.wishes = wishes
         return True
 
+    def capture(self, pod: Object, image_uid: str, spec: CaptureSpec) -> WorkStatus | None:
+        if self.capture_status is not None:
+            self.captures[image_uid] = spec
+        return self.capture_status
 
-class MemoryCaptureProgress:
+    def end_capture(self, pod: Object, image_uid: str) -> bool:
+        self.captures.pop(image_uid, None)
+        return self.capture_status is not None
+
+
+class MemoryWorkProgress:
     def __init__(self) -> None:
-        self.told: int | None = None
+        self.told: WorkStatus | None = None
 
-    def percent(self, address: str) -> int | None:
+    def read(self, address: str) -> WorkStatus | None:
         return self.told
 
 
@@ -107,7 +120,7 @@ class World:
     board: MemoryJobBoard = field(default_factory=MemoryJobBoard)
     registry: MemoryImageRegistry = field(default_factory=MemoryImageRegistry)
     launchers: MemoryLaunchers = field(default_factory=MemoryLaunchers)
-    capture_progress: MemoryCaptureProgress = field(default_factory=MemoryCaptureProgress)
+    work_progress: MemoryWorkProgress = field(default_factory=MemoryWorkProgress)
     now: datetime = NOW
     cidrs: tuple[str, ...] = ()
     """Where machines get leased addresses from."""
@@ -116,7 +129,8 @@ class World:
         origins = Origins(self.cluster, self.registry)
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
-        captures = DiskCapture(self.cluster, self.capture_progress, setup)
+        filling = DiskFilling(self.cluster, self.work_progress, setup)
+        captures = DiskCapture(self.cluster, self.work_progress, self.launchers, setup)
         self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
         ranges = AddressRanges(self.cidrs)
         address = LeasedAddress(ranges, {"example.com/ip": "[{address}]"})
@@ -124,7 +138,7 @@ class World:
         self.reconcilers: dict[Resource, Reconciler] = {
             CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
-            DISK: DiskReconciler(self.cluster, imports, "", self.clock),
+            DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, self.clock),
             ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
             ADDRESS_LEASE: LeaseReconciler(self.cluster, self.clock),
