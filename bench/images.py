@@ -3,6 +3,7 @@
 The disk is an ext4 of 6 GiB with at least 4 GiB of data: files of /usr, and beside them a quarter of bytes that no
 compressor makes smaller, as photographs and packages are (AES in counter mode under a fixed key). In the second version
 5 % of the data differ: runs of 16 MiB, at places of 4 KiB that a fixed seed draws, hold what other places held.
+Beside it a qcow2 of 2 TiB, with chunks of 128 MiB, of which five are full of such noise.
 Built once, in the folder that git ignores.
 """
 
@@ -23,6 +24,9 @@ NOISE_SHARE = 4
 NOISE_FILE_BYTES = 32 * MIB
 RUN_BYTES = 16 * MIB
 CHANGED_PERCENT = 5
+LARGE_DISK_BYTES = 2 * 2**40
+LARGE_CHUNK_BYTES = 128 * MIB
+LARGE_CHUNKS = (0, 1, 2, 8000, 16_383)
 BLOCK_BYTES = 4096
 _FOLDERS = ("bin", "sbin", "libexec", "include", "lib", "share", "local", "src", "games")
 
@@ -55,7 +59,7 @@ class Images:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, name: str) -> Path:
-        """`disk.raw`, `second.raw`, `disk.raw.xz`, `disk.qcow2`, `second.qcow2`, `compressed.qcow2`, `disk.vmdk`."""
+        """`disk` or `second` with `.raw` or `.qcow2`, `disk.raw.xz`, `disk.vmdk`, `compressed.qcow2`, `large.qcow2`."""
         path = self._folder / name
         if not path.exists():
             print(f"building {path}", flush=True)
@@ -73,6 +77,8 @@ class Images:
             self._build_disk(part)
         elif name == "second.raw":
             _change(self.file("disk.raw"), part)
+        elif name == "large.qcow2":
+            _build_large(part)
         elif name == "disk.raw.xz":
             # One block, as `xz` of Debian writes it; level 1, since the level is for the file's size.
             with part.open("wb") as out:
@@ -103,6 +109,18 @@ class Images:
                 f"{self._size.disk_bytes // MIB}M",
             ]
             subprocess.run(command, check=True)
+
+
+def _build_large(part: Path) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", part, str(LARGE_DISK_BYTES)], check=True)
+    with tempfile.TemporaryDirectory(prefix="noise-", dir=CACHE) as folder:
+        stream = Cipher(algorithms.AES(bytes(16)), modes.CTR(bytes(16))).encryptor()
+        script: list[str] = []
+        for index in LARGE_CHUNKS:
+            noise = Path(folder, str(index)).absolute()
+            noise.write_bytes(stream.update(bytes(LARGE_CHUNK_BYTES)))
+            script += ["-c", f"write -q -s {noise} {index * LARGE_CHUNK_BYTES} {LARGE_CHUNK_BYTES}"]
+        subprocess.run(["qemu-io", "-f", "qcow2", *script, part], check=True)
 
 
 def _noise(folder: Path, size_bytes: int) -> None:

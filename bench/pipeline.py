@@ -225,6 +225,16 @@ class Bench:
             Row("4 imports at once: peak scratch", "MB", mb(ours.peaks.scratch), sum(map(self._scratch_mb, names))),
         ]
 
+    def large_disk(self) -> None:
+        """A disk of 2 TiB with a few chunks of 128 MiB that do not compress: what it takes, not how long."""
+        with served(self._images.file("large.qcow2")) as url, product() as new:
+            ours = new.import_all([url])
+        say(f"large.qcow2: {told(ours)}")
+        self._limits("large.qcow2 of 2 TiB", [ours], 0)
+        self.rows.append(
+            Row("large.qcow2 of 2 TiB: peak RSS of one import's processes", "MB", mb(ours.peaks.import_rss), 400)
+        )
+
     def _limits(self, title: str, imports: Sequence[Import], scratch_mb: int) -> None:
         self.rows += [
             Row(f"{title}: peak RSS of the worker", "MB", max(mb(one.peaks.rss) for one in imports), 400),
@@ -274,6 +284,7 @@ def main() -> None:
         bench.slow_link(name)
     bench.later_versions()
     bench.at_once()
+    bench.large_disk()
     versions = machine(
         ["qemu-img", "--version"],
         ["curl", "--version"],

@@ -4,13 +4,14 @@ ByteSource ── SourceExport ◀─socket─ qemu-img convert ─socket─▶ 
 ByteSource ──── raw, iso, qcow2, streamOptimized: no qemu-img ─▶ ChunkSink ── ChunkStore
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from converter.headers import refuse_bomb, refuse_empty, vmdk
 from converter.inspect import ImageFormat, ImageInfo
-from converter.mapped import MappedDisk, TableCheck
+from converter.mapped import MappedDisk, Piece, TableCheck, groups
+from converter.nbd.parts import ChunkParts
 from converter.nbd.server import NbdServer
 from converter.nbd.sink import ChunkSink, ChunkStore
 from converter.nbd.source import FREE_BYTES, SourceExport
@@ -105,26 +106,22 @@ def _mapped(source: ByteSource, info: ImageInfo, chunk_bytes: int, max_unpacking
 def _chunk_by_chunk(disk: MappedDisk, source: ByteSource, sink: ChunkSink, on_progress: Callable[[int], None]) -> None:
     """In the order of the file, from a source that then needs to keep nothing; else in the order of the disk."""
     steps = disk.streaming_order()
+    gathering = _Gathering(disk, sink)
     if steps is None:
         for index in range(disk.chunk_count):
             pieces = disk.pieces(index)
-            if pieces:
-                sink.await_room()
-                sink.put_chunk(index, partial(disk.assemble, index, pieces, disk.read(pieces)))
+            read = 0
+            for group in groups(pieces):
+                read += len(group)
+                gathering.read(index, pieces, read - len(group), read)
             on_progress(index * sink.chunk_size_bytes)
         return
-    held: dict[int, list[memoryview]] = {}
     for number, step in enumerate(steps):
         source.release(step.release_offset)
         if isinstance(step, TableCheck):
             disk.check_table(step.number)
             continue
-        sink.await_room()
-        pieces = disk.pieces(step.index)
-        data = held.setdefault(step.index, [])
-        data += disk.read(pieces[step.first : step.end])
-        if step.last:
-            sink.put_chunk(step.index, partial(disk.assemble, step.index, pieces, held.pop(step.index)))
+        gathering.read(step.index, disk.pieces(step.index), step.first, step.end)
         on_progress(number * sink.size_bytes // len(steps))
 
 
@@ -135,6 +132,32 @@ class _Watch:
     on_progress: Callable[[int], None]
     idle_timeout_s: float
     max_unpacking_ratio: int
+
+
+class _Gathering:
+    """Chunks of which not all pieces were read yet."""
+
+    def __init__(self, disk: MappedDisk, sink: ChunkSink) -> None:
+        self._disk = disk
+        self._sink = sink
+        self._data: dict[int, list[memoryview]] = {}
+        self._parts: dict[int, ChunkParts] = {}
+
+    def read(self, index: int, pieces: Sequence[Piece], first: int, end: int) -> None:
+        """Read some more of a chunk's pieces, up to `end`; with the last ones it goes to the sink."""
+        self._sink.await_room()
+        data = self._disk.read(pieces[first:end])
+        if self._sink.in_parts:
+            parts = self._parts.setdefault(index, ChunkParts(self._disk.chunk_bytes(index)))
+            self._disk.fill(parts, index, pieces[first:end], data)
+            if end == len(pieces):
+                self._sink.put_chunk(index, partial(self._parts.pop, index))
+            return
+        data = [*self._data.pop(index, ()), *data]
+        if end == len(pieces):
+            self._sink.put_chunk(index, partial(self._disk.assemble, index, pieces, data))
+        else:
+            self._data[index] = data
 
 
 def _through_qemu_img(source: ByteSource, info: ImageInfo, sink: ChunkSink, qemu_img: QemuImg, watch: _Watch) -> None:

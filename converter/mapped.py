@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from converter.headers import refuse, refuse_bomb
+from converter.nbd.parts import ChunkParts
 from converter.nbd.source import FREE_BYTES, SourceExport
 from converter.source import ByteSource, StreamingSource
 from dvcr.errors import SourceError
@@ -103,6 +104,10 @@ class MappedDisk(ABC):
         """Chunks of the disk, with those that are all zero."""
         return -(-self._size_bytes // self._chunk_bytes)
 
+    def chunk_bytes(self, index: int) -> int:
+        """The length of a chunk: the last one may be shorter."""
+        return min(self._chunk_bytes, self._size_bytes - index * self._chunk_bytes)
+
     @abstractmethod
     def _numbers(self, data: bytes) -> "array[int]":
         """The entries of a table."""
@@ -164,26 +169,32 @@ class MappedDisk(ABC):
     def read(self, pieces: Sequence[Piece]) -> list[memoryview]:
         """The bytes of each piece as the file has them; pieces that lie together are read at once."""
         found: list[memoryview] = []
-        for group in _groups(pieces, MAX_GAP_BYTES):
+        for group in groups(pieces, MAX_GAP_BYTES):
             start = group[0].host_offset
             data = memoryview(self._export.read(start, max(piece.host_end for piece in group) - start))
             found += [data[piece.host_offset - start : piece.host_end - start] for piece in group]
         return found
 
-    def assemble(self, index: int, pieces: Sequence[Piece], data: list[memoryview]) -> bytearray | memoryview:
-        """Chunk `index` from what `read` gave for its pieces, of which nothing is left. Safe from any thread."""
+    def fill(self, parts: ChunkParts, index: int, pieces: Sequence[Piece], data: list[memoryview]) -> None:
+        """Put into `parts`, which are of chunk `index`, what `read` gave for some of its pieces."""
         start = index * self._chunk_bytes
-        length = min(self._chunk_bytes, self._size_bytes - start)
+        for piece, found in zip(pieces, data, strict=True):
+            parts.write(piece.at, self._content(piece, found, start))
+
+    def assemble(self, index: int, pieces: Sequence[Piece], data: list[memoryview]) -> bytearray | memoryview:
+        """Chunk `index` from what `read` gave for its pieces. Safe from any thread."""
+        start, length = index * self._chunk_bytes, self.chunk_bytes(index)
         if len(pieces) == 1 and not pieces[0].compressed and pieces[0].length_bytes == length:
-            return data.pop()
-        data.reverse()  # taken from the end, so that a large chunk is never in memory twice
+            return data[0]
         chunk = bytearray(length)
-        for piece in pieces:
-            found: bytes | memoryview = data.pop()
-            if piece.compressed:
-                found = memoryview(self._unpack(piece, memoryview(found), start + piece.at))[: piece.length_bytes]
-            chunk[piece.at : piece.at + piece.length_bytes] = found
+        for piece, found in zip(pieces, data, strict=True):
+            chunk[piece.at : piece.at + piece.length_bytes] = self._content(piece, found, start)
         return chunk
+
+    def _content(self, piece: Piece, found: memoryview, start: int) -> memoryview:
+        if not piece.compressed:
+            return found
+        return memoryview(self._unpack(piece, found, start + piece.at))[: piece.length_bytes]
 
     def _table_bytes(self, number: int) -> int:
         """Of the part of a table that the disk needs; the last one may be cut where the disk ends."""
@@ -239,41 +250,48 @@ class MappedDisk(ABC):
         return True
 
     def _planned(self, source: StreamingSource) -> list[Step | TableCheck] | None:
-        # End, start, index of the chunk (negative: a table), first and last of the pieces, whether it is complete then.
+        # End, start, index of the chunk (negative: a table), first and last of the pieces, whether it is complete then,
+        # and what is held of it until then.
         spans = [
-            (self._places[number] + self._table_bytes(number), self._places[number], ~number, 0, 0, True)
+            (self._places[number] + self._table_bytes(number), self._places[number], ~number, 0, 0, True, 0)
             for number in self._tables
         ]
         most = len(spans) + (MAX_GROUPS + self._chunk_bytes // READ_BYTES) * self.chunk_count
         for index in range(self.chunk_count):
             pieces = self.pieces(index)
             first = end = 0
-            for group in _groups(pieces, STRAY_BYTES):
-                end, start = max(end, *(piece.host_end for piece in group)), group[0].host_offset
-                spans.append((end, start, index, first, first + len(group), first + len(group) == len(pieces)))
-                first += len(group)
+            for group in groups(pieces, STRAY_BYTES):
+                end, start, last = (
+                    max(end, *(piece.host_end for piece in group)),
+                    group[0].host_offset,
+                    first + len(group),
+                )
+                # As it is in the file, or unpacked.
+                held_bytes = max(end - start, sum(piece.length_bytes for piece in group))
+                spans.append((end, start, index, first, last, last == len(pieces), held_bytes))
+                first = last
             if len(spans) > most:
                 return None
         spans.sort()
         held: Counter[int] = Counter()
-        for end, start, index, _, _, last in spans:
-            if last:
+        for _, _, index, _, _, complete, held_bytes in spans:
+            if complete:
                 held.pop(index, None)
             else:
-                held[index] += end - start
+                held[index] += held_bytes
                 if held.total() > self._chunk_bytes + MAX_HELD_BYTES:
                     return None
         steps: list[Step | TableCheck] = []
         needed = source.size_bytes()
-        for end, start, index, first, count, last in reversed(spans):
+        for end, start, index, first, last, complete, _ in reversed(spans):
             needed = min(needed, start)
             if end - needed > source.window_bytes:
                 return None
-            steps.append(TableCheck(~index, needed) if index < 0 else Step(index, first, count, last, needed))
+            steps.append(TableCheck(~index, needed) if index < 0 else Step(index, first, last, complete, needed))
         return steps[::-1]
 
 
-def _groups(pieces: Sequence[Piece], gap_bytes: int) -> Iterator[list[Piece]]:
+def groups(pieces: Sequence[Piece], gap_bytes: int = MAX_GAP_BYTES) -> Iterator[list[Piece]]:
     """Pieces that are read together: close to each other, and at most `READ_BYTES` in all."""
     group: list[Piece] = []
     end = 0

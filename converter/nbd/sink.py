@@ -11,7 +11,8 @@ from typing import Protocol, Self, runtime_checkable
 from blake3 import blake3
 
 from converter.nbd.export import Extent
-from dvcr.artifact.chunk import EncodedChunk, encode_chunk, is_zero
+from converter.nbd.parts import ChunkParts
+from dvcr.artifact.chunk import STREAMED_BYTES, EncodedChunk, encode_chunk, is_zero
 from dvcr.artifact.image import Chunk, chunk_size_bytes
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
@@ -21,11 +22,11 @@ from dvcr.errors import ImageError
 WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 BUFFERED_BYTES = 32 * 2**20
 WINDOW_BYTES = 16 * 2**20
-# Two chunks at once as long as both fit, with what they are encoded to, into what an import may take.
-MAX_PAIRED_BYTES = 64 * 2**20
+# Chunks that are held in parts, and not beside what they are encoded to: so many bytes of them at once.
+BUFFERED_PARTS_BYTES = 128 * 2**20
 _ZEROES = bytes(2**20)
 
-Content = bytes | bytearray | memoryview
+Content = bytes | bytearray | memoryview | ChunkParts
 
 
 class ChunkStore(Protocol):
@@ -65,15 +66,20 @@ class _Buffer:
     filled: int = 0
 
     def write(self, at: int, piece: memoryview) -> None:
-        self._clear(at)
+        self._fill(at)
         self.data[at : at + len(piece)] = piece
         self.filled = max(self.filled, at + len(piece))
 
+    def clear(self, at: int, end: int) -> None:
+        end = min(end, self.filled)
+        if at < end:
+            self.data[at:end] = bytes(end - at)
+
     def content(self, length: int) -> memoryview:
-        self._clear(length)
+        self._fill(length)
         return memoryview(self.data)[:length]
 
-    def _clear(self, end: int) -> None:
+    def _fill(self, end: int) -> None:
         for at in range(self.filled, end, len(_ZEROES)):
             self.data[at : min(at + len(_ZEROES), end)] = _ZEROES[: end - at]
         self.filled = max(self.filled, end)
@@ -84,8 +90,8 @@ class ChunkSink:
 
     Writes may arrive out of order within a window of 16 MiB (at least one chunk). A chunk that left the window is
     final: a write to it raises ImageError `ConversionFailed`. What is never written is zero and costs nothing.
-    Holds about 32 MiB of chunks; two where they are larger, and one of more than 64 MiB. `write` waits beyond that.
-    A chunk is let go before the store gets what it was encoded to: a store that takes its time holds nothing else.
+    Holds about 32 MiB of chunks, and as much of what they were encoded to; `write` waits beyond that. Chunks of 32 MiB
+    or more are held in parts, each of which is let go of once it is encoded: 128 MiB in all until they are stored.
     An error of the store is raised by the next write, flush or finish.
     """
 
@@ -98,15 +104,17 @@ class ChunkSink:
         """Bytes of all writes so far, without those of zeroes."""
         self._store = store
         self._window = max(1, min(WINDOW_BYTES, BUFFERED_BYTES // 2) // self.chunk_size_bytes)
-        least = 2 if self.chunk_size_bytes <= MAX_PAIRED_BYTES else 1
-        self._free_buffers = max(least, BUFFERED_BYTES // self.chunk_size_bytes)
+        self.in_parts = self.chunk_size_bytes >= STREAMED_BYTES
+        """Whether chunks are so large that they are best gathered in ChunkParts."""
+        buffered = BUFFERED_PARTS_BYTES if self.in_parts else BUFFERED_BYTES
+        self._free_buffers = max(1, buffered // self.chunk_size_bytes)
         self._pool = ThreadPoolExecutor(min(WORKERS, self._free_buffers), thread_name_prefix="chunk")
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._spare: list[_Buffer] = []
-        self._open: dict[int, _Buffer] = {}
+        self._open: dict[int, _Buffer | ChunkParts] = {}
         # Taken from here, not passed to the pool, which would hold them until all is done.
-        self._sealed: dict[int, tuple[Callable[[], Content], _Buffer | None]] = {}
+        self._sealed: dict[int, tuple[Callable[[], Content], _Buffer | ChunkParts | None]] = {}
         self._final: set[int] = set()
         self._chunks: list[Chunk] = []
         self._known: set[Digest] = set()
@@ -155,15 +163,16 @@ class ChunkSink:
                 self._refuse_final(index)
             for index, buffer in self._open.items():
                 start = index * self.chunk_size_bytes
-                first, last = max(offset_bytes - start, 0), min(end - start, buffer.filled)
+                first, last = max(offset_bytes - start, 0), min(end - start, self.chunk_size_bytes)
                 if first < last:
-                    buffer.write(first, memoryview(bytes(last - first)))
+                    buffer.clear(first, last)
             self.written_bytes = max(self.written_bytes, end)
 
     def put_chunk(self, index: int, content: Callable[[], Content]) -> None:
         """Take a whole chunk, in any order but once: `content` gives all its bytes, and is called in another thread.
 
-        For who knows where chunks begin: costs no copy. Waits as `write` does. What is left out is zero.
+        ChunkParts are used up. For who knows where chunks begin: costs no copy. Waits as `write` does. What is left out
+        is zero.
         """
         self._raise_error()
         self._refuse_final(index)
@@ -194,7 +203,7 @@ class ChunkSink:
         self.flush()
         return tuple(sorted(self._chunks, key=lambda chunk: chunk.index))
 
-    def _buffer(self, index: int) -> _Buffer:
+    def _buffer(self, index: int) -> _Buffer | ChunkParts:
         buffer = self._open.get(index)
         if buffer is None:
             self._raise_error()
@@ -204,8 +213,10 @@ class ChunkSink:
             buffer = self._open[index] = self._take_buffer()
         return buffer
 
-    def _take_buffer(self) -> _Buffer:
+    def _take_buffer(self) -> _Buffer | ChunkParts:
         self._take_room()
+        if self.in_parts:
+            return ChunkParts(self.chunk_size_bytes)
         with self._changed:
             buffer = self._spare.pop() if self._spare else _Buffer(bytearray(self.chunk_size_bytes))
         buffer.filled = 0
@@ -219,9 +230,9 @@ class ChunkSink:
                 raise ImageError("the conversion was stopped", reason="ConversionFailed")
             self._free_buffers -= 1
 
-    def _return_room(self, buffer: _Buffer | None) -> None:
+    def _return_room(self, buffer: _Buffer | ChunkParts | None) -> None:
         with self._changed:
-            if buffer is not None:
+            if isinstance(buffer, _Buffer):
                 self._spare.append(buffer)
             self._free_buffers += 1
             self._changed.notify_all()
@@ -229,7 +240,11 @@ class ChunkSink:
     def _seal(self, index: int) -> None:
         buffer = self._open.pop(index)
         length = min(self.chunk_size_bytes, self.size_bytes - index * self.chunk_size_bytes)
-        self._deliver_later(index, lambda: buffer.content(length), buffer)
+        if isinstance(buffer, ChunkParts):
+            buffer.cut(length)
+            self._deliver_later(index, lambda: buffer)
+        else:
+            self._deliver_later(index, lambda: buffer.content(length), buffer)
 
     def _deliver_later(self, index: int, content: Callable[[], Content], buffer: _Buffer | None = None) -> None:
         self._final.add(index)
@@ -240,51 +255,54 @@ class ChunkSink:
         self._pool.submit(self._deliver, index)
 
     def _deliver(self, index: int) -> None:
+        content, buffer = self._sealed.pop(index)
+        in_room = True
         try:
             if self.error is None and not self._stopped:
-                stored = self._stored(index)
-                if stored is not None:
-                    with self._changed:
-                        self._known.add(stored.digest)
-                        self._chunks.append(Chunk(index, stored))
+                prepared = self._prepared(content)
+                del content
+                if not self.in_parts:
+                    self._return_room(buffer)
+                    in_room = False
+                self._store_prepared(index, prepared)
         except BaseException as exc:  # noqa: BLE001  # kept, and raised to whoever writes next
             self.error = self.error or exc
         finally:
+            if in_room:
+                self._return_room(buffer)
             with self._changed:
                 self._pending -= 1
                 self._changed.notify_all()
 
-    def _stored(self, index: int) -> Descriptor | None:
-        """The blob that holds the chunk, stored; None where it is all zero."""
-        prepared = self._prepared(index)
-        if not isinstance(prepared, _Prepared):
-            return prepared
-        descriptor = prepared.encoded.descriptor
-        if descriptor.digest not in self._known:
-            self._store.put(descriptor, prepared.encoded.data)
+    def _prepared(self, content: Callable[[], Content]) -> _Prepared | Descriptor | None:
+        """What is to be put, or the blob that is there already; None where all is zero. Holds none of the bytes."""
+        data = content()
+        if data.is_zero() if isinstance(data, ChunkParts) else is_zero(data):
+            return None
+        fingerprint = b""
         if isinstance(self._store, RecallingStore):
-            self._store.remember(prepared.fingerprint, descriptor)
-        return descriptor
+            fingerprint = data.fingerprint() if isinstance(data, ChunkParts) else blake3(data).digest()
+            recalled = self._store.recall(fingerprint)
+            if recalled is not None:
+                return recalled
+        encoded = data.encode() if isinstance(data, ChunkParts) else encode_chunk(data)
+        assert encoded is not None
+        return _Prepared(fingerprint, encoded)
 
-    def _prepared(self, index: int) -> _Prepared | Descriptor | None:
-        """What is to be put, or what is there already, or None. The chunk's bytes and their room are free then."""
-        content, buffer = self._sealed.pop(index)
-        try:
-            data = content()
-            if is_zero(data):
-                return None
-            fingerprint = b""
+    def _store_prepared(self, index: int, prepared: _Prepared | Descriptor | None) -> None:
+        if prepared is None:
+            return
+        if isinstance(prepared, Descriptor):
+            descriptor = prepared
+        else:
+            descriptor = prepared.encoded.descriptor
+            if descriptor.digest not in self._known:
+                self._store.put(descriptor, prepared.encoded.data)
             if isinstance(self._store, RecallingStore):
-                fingerprint = blake3(data).digest()
-                recalled = self._store.recall(fingerprint)
-                if recalled is not None:
-                    return recalled
-            encoded = encode_chunk(data)
-            assert encoded is not None
-            return _Prepared(fingerprint, encoded)
-        finally:
-            del content
-            self._return_room(buffer)
+                self._store.remember(prepared.fingerprint, descriptor)
+        with self._changed:
+            self._known.add(descriptor.digest)
+            self._chunks.append(Chunk(index, descriptor))
 
     def _refuse_final(self, index: int) -> None:
         if index in self._final:

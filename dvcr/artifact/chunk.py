@@ -1,6 +1,8 @@
 """Chunks of a disk to and from the blobs that hold them. Deterministic: same bytes, same blob, same digest."""
 
+import io
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import zstandard
@@ -13,6 +15,9 @@ CHUNK_ZSTD = "application/vnd.dvcr.disk.chunk.v1+zstd"
 CHUNK_RAW = "application/vnd.dvcr.disk.chunk.v1"
 ZSTD_LEVEL = 1
 MIN_GAIN_PERCENT = 3
+# Chunks from this size on are compressed part by part, so that a part can be let go of once it is.
+STREAMED_BYTES = 32 * 2**20
+PART_BYTES = 4 * 2**20
 
 _zero_block = bytearray(2**20)
 
@@ -60,12 +65,29 @@ def encode_chunk(data: bytes | bytearray | memoryview) -> EncodedChunk | None:
     if is_zero(data):
         return None
     length = memoryview(data).nbytes
+    if length >= STREAMED_BYTES:
+        view = memoryview(data)
+        return encode_parts(length, (view[at : at + PART_BYTES] for at in range(0, length, PART_BYTES)))
     stored = _codec.compressor.compress(data)
     media_type = CHUNK_ZSTD
     if len(stored) * 100 > length * (100 - MIN_GAIN_PERCENT):
         del stored
         stored, media_type = bytes(data), CHUNK_RAW
     return EncodedChunk(Descriptor(media_type, Digest.of(stored), len(stored)), stored)
+
+
+def encode_parts(length_bytes: int, parts: Iterable[bytes | bytearray | memoryview]) -> EncodedChunk:
+    """The blob for a large chunk that is not all zero, given in parts of `PART_BYTES`; none of them is kept.
+
+    For chunks of `STREAMED_BYTES` or more, and what `encode_chunk` makes of these. Always compressed: whether it gains
+    anything is known only when the parts are gone. Safe from many threads.
+    """
+    stream, out = _codec.compressor.compressobj(size=length_bytes), io.BytesIO()
+    for part in parts:
+        out.write(stream.compress(part))
+    out.write(stream.flush())
+    stored = out.getvalue()
+    return EncodedChunk(Descriptor(CHUNK_ZSTD, Digest.of(stored), len(stored)), stored)
 
 
 def decode_chunk(descriptor: Descriptor, data: bytes, length_bytes: int) -> bytes:
