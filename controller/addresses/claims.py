@@ -11,7 +11,7 @@ from controller.api.address import (
 )
 from controller.api.data_source import NamedInNamespace
 from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, MACHINE, POD
-from controller.machines.pod import pod_name
+from controller.machines.pod import NAME_LABEL
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
@@ -139,6 +139,10 @@ class ClaimReconciler:
         """Whether a retained lease of the claim's namespace is free to be taken over."""
         return claim_of(lease).namespace == claim.namespace and not is_held(self._cluster, lease)
 
+    def _runs(self, machine: str, namespace: str | None) -> bool:
+        pods = self._cluster.list(POD, namespace)
+        return any((pod["metadata"].get("labels") or {}).get(NAME_LABEL) == machine for pod in pods)
+
     def _ref(self, claim: Subject[AddressClaimStatus]) -> NamedInNamespace:
         return NamedInNamespace(name=claim.name, namespace=claim.namespace or "")
 
@@ -147,7 +151,7 @@ class ClaimReconciler:
         if claim.finalized:
             return None
         user = claim.status.virtual_machine_name
-        if user is not None and self._cluster.get(POD, pod_name(user), claim.namespace) is not None:
+        if user is not None and self._runs(user, claim.namespace):
             claim.condition(READY, False, "InUse", f"waits for virtual machine {user!r} to stop")
             claim.save()
             return _POLL_S

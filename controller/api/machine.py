@@ -170,6 +170,8 @@ def check_machine(spec: MachineSpec, obj: dict[str, Any], old: dict[str, Any] | 
     except ValueError as exc:
         errors.append(FieldError("spec.memory.size", str(exc)))
     errors += _check_devices(spec.block_devices)
+    if spec.virtual_machine_ip_address_claim_name is not None:
+        errors += check_name(spec.virtual_machine_ip_address_claim_name, "spec.virtualMachineIPAddressClaimName")
     if spec.provisioning:
         errors += _check_provisioning(spec.provisioning)
     return errors

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from controller.addresses.ranges import AddressRanges
 from controller.api.address import address_of, lease_name
 from controller.api.kinds import admit
-from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, Resource
+from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, MACHINE, Resource
 
 
 def errors(resource: Resource, spec: dict[str, Any], old: dict[str, Any] | None = None, name: str = "x") -> list[str]:
@@ -103,3 +103,10 @@ def test_ends_of_networks_and_foreign_addresses_are_not_in_the_ranges() -> None:
     ]  # fmt: skip
     assert len(ranges) == 2 + 2**16 - 2
     assert str(ranges) == "10.0.0.0/30, 10.1.0.0/16"
+
+
+def test_a_machine_names_its_claim_as_objects_are_called() -> None:
+    spec = {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "virtualMachineIPAddressClaimName": "my claim",
+            "blockDevices": [{"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "root"}}]}  # fmt: skip
+    (error,) = errors(MACHINE, spec)
+    assert error.startswith("spec.virtualMachineIPAddressClaimName: ")
