@@ -14,9 +14,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from controller.api.resource import MACHINE, POD
 from controller.consoles.front_proxy import FrontProxy
-from controller.consoles.paths import GROUP, GROUP_VERSION, PORT_FORWARD, ROOT, SUBRESOURCES
+from controller.consoles.paths import GROUP, GROUP_VERSION, LOG, PORT_FORWARD, ROOT, SUBRESOURCES
 from controller.launcher.spec import STATUS_PORT, machine_identity
 from controller.local.errors import ObjectName, StatusError, conflict, not_found, unknown_path
+from controller.machines.last_output import last_output
 from controller.machines.pod import NAME_LABEL, machine_uid
 from controller.relay import RefusedError, UnreachableError, Upstream, new_session, pass_on
 from controller.runtime.informer import Object
@@ -77,7 +78,15 @@ class _MachineApi:
         subresource, port = request.match_info["subresource"], request.match_info.get("port")
         if subresource not in SUBRESOURCES or (port is not None) != (subresource == PORT_FORWARD):
             raise unknown_path()
-        pod = await asyncio.to_thread(find_pod, self._cluster, namespace, name)
+        try:
+            pod = await asyncio.to_thread(find_pod, self._cluster, namespace, name)
+        except StatusError as exc:
+            if subresource != LOG or exc.code != 409:
+                raise
+            output = await asyncio.to_thread(last_output, self._cluster, namespace, name)
+            if output is None:
+                raise
+            return web.Response(body=output, content_type="text/plain", charset="utf-8")
         upstream = await asyncio.to_thread(
             self._launcher, pod, request, f"{subresource}/{port}" if port else subresource
         )

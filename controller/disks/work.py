@@ -9,6 +9,7 @@ from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_imag
 from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
 from controller.machines.pod import LauncherSetup, registry_environment
+from controller.machines.security import container_security, pod_security
 from controller.runtime.informer import Object
 
 DISK_PATH = "/disks/work/disk.qcow2"
@@ -67,6 +68,7 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
             "limits": {"memory": str(2 * MEMORY_BYTES)},
         },
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
+        "securityContext": container_security(),
         **disk_mount("disk", disk),
         "terminationMessagePath": "/dev/termination-log",
     }
@@ -77,6 +79,7 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
+            "securityContext": pod_security(),
             "containers": [container],
             "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": claim_name(disk.name)}}],
         },

@@ -17,8 +17,9 @@ FIRST_UID, UIDS = 0x70000000, 2**24
 # In a user namespace that maps fewer ids.
 NOBODY = 65534
 KVM_DEVICE = Path("/dev/kvm")
-_NEEDED_CAPABILITIES = sum(1 << number for number in (0, 6, 7, 8))
-"""CAP_CHOWN, CAP_SETGID, CAP_SETUID and CAP_SETPCAP (linux/capability.h)."""
+# The bits of linux/capability.h.
+_CAP_CHOWN, _CAP_SETGID, _CAP_SETUID, _CAP_SETPCAP = (1 << number for number in (0, 6, 7, 8))
+_TO_CHANGE_USERS = _CAP_CHOWN | _CAP_SETGID | _CAP_SETUID | _CAP_SETPCAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +28,28 @@ class Confinement:
 
     uid: int | None = None
     groups: tuple[int, ...] = ()
+    drops_bounding_set: bool = False
+    """Whether the launcher may take away what a program that root starts would get anew."""
 
     @classmethod
     def of(cls, machine_uid: str) -> "Confinement":
         """For this process: another user for every machine where that is possible."""
-        if os.geteuid() != 0 or _capabilities() & _NEEDED_CAPABILITIES != _NEEDED_CAPABILITIES:
-            return cls()
+        capabilities = _capabilities()
+        drops = bool(capabilities & _CAP_SETPCAP)
+        if os.geteuid() != 0 or capabilities & _TO_CHANGE_USERS != _TO_CHANGE_USERS:
+            return cls(drops_bounding_set=drops)
         digest = hashlib.sha256(machine_uid.encode()).digest()
         uid = FIRST_UID + int.from_bytes(digest[:8]) % UIDS
-        return cls(uid if _is_mapped(uid) else NOBODY, _device_groups(KVM_DEVICE))
+        return cls(uid if _is_mapped(uid) else NOBODY, _device_groups(KVM_DEVICE), drops)
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command that runs `arguments` so confined, to be killed by the kernel when the launcher dies."""
         out = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--inh-caps", "-all", "--ambient-caps", "-all"]
         if self.uid is not None:
             groups = ("--groups", ",".join(map(str, self.groups))) if self.groups else ("--clear-groups",)
-            out += ["--reuid", str(self.uid), "--regid", str(self.uid), *groups, "--bounding-set", "-all"]
+            out += ["--reuid", str(self.uid), "--regid", str(self.uid), *groups]
+        if self.drops_bounding_set:
+            out += ["--bounding-set", "-all"]
         return [*out, "--", *arguments]
 
     def admit(self, folder: Path) -> None:

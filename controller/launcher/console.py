@@ -83,6 +83,10 @@ class Console:
                     self._kept.announce(ended=True)
                 self._writer.close()
 
+    def recent(self) -> bytes:
+        """The newest output."""
+        return bytes(self._backlog)
+
     async def write(self, data: bytes) -> None:
         """Type `data` on the console; waits while the guest does not take it. Lost when the machine has ended."""
         if self._writer is not None and not self._writer.is_closing():

@@ -162,7 +162,7 @@ class Launcher:
                 await asyncio.gather(watching, plugging, return_exceptions=True)
                 await asyncio.to_thread(hotplug.close)
                 await reading
-            return termination
+            return termination.with_output(console.recent())
 
     async def _serve(self, stack: AsyncExitStack, address: str, console: Console, access: GuestAccess) -> None:
         folder = (self._root / SPEC_PATH.lstrip("/")).parent

@@ -31,7 +31,7 @@ def log_folder(disks: Sequence[DiskSpec], root: Path) -> Path:
         path = root / disk.path.lstrip("/")
         if disk.kind == "disk" and not path.is_block_device():
             return path.parent
-    return root / "var/log/dvcr"
+    return root / "tmp/dvcr"
 
 
 class SerialLog:

@@ -8,7 +8,7 @@ pod; where a pod is a process of the embedded cluster, ``DVCR_POD_ROOT`` names t
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
@@ -204,11 +204,26 @@ CRASHES = (TerminationReason.GUEST_PANIC, TerminationReason.FAILED)
 """What nobody asked for."""
 
 
+MAX_TERMINATION_BYTES = 4096
+
+
 class Termination(_Message):
     """The last word of a launcher, as JSON in the container's termination message."""
 
     reason: TerminationReason
     message: str = ""
+    output: str = ""
+    """The last that the guest wrote to its serial console, as much as there is room for."""
+
+    def with_output(self, output: bytes) -> Self:
+        """The same with the end of this output: as much as Kubernetes keeps of a termination message."""
+        text = output[-MAX_TERMINATION_BYTES:].decode(errors="replace")
+        whole = self.model_copy(update={"output": text})
+        while text and (excess := len(whole.model_dump_json().encode()) - MAX_TERMINATION_BYTES) > 0:
+            # A character takes up to six bytes there.
+            text = text[max(1, excess // 6) :]
+            whole = self.model_copy(update={"output": text})
+        return whole
 
 
 class CaptureSpec(_Message):

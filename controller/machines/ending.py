@@ -2,6 +2,7 @@
 
 from controller.api.machine import MachinePhase
 from controller.launcher.spec import TerminationReason
+from controller.machines.last_output import keep_output
 from controller.machines.pod import is_finished, termination_of
 from controller.machines.power import after_termination
 from controller.machines.states import RUNNING
@@ -28,6 +29,8 @@ def clear_up(visit: Visit) -> Flow:
     visit.status.phase = MachinePhase.STOPPED
     visit.status.node_name = visit.status.ip_address = None
     visit.machine.condition(RUNNING, False, end.reason.value, end.message or _TOLD.get(end.reason, ""))
+    machine = visit.machine
+    visit.after_save.append(lambda: keep_output(visit.cluster, machine.namespace or "", machine.name, end.output))
     visit.after_save.append(lambda: visit.delete_pod(pod, grace_period_s=0))
     visit.look_again(1)
     return Flow.END

@@ -22,6 +22,7 @@ from controller.launcher.spec import (
 )
 from controller.machines.launch import Launch
 from controller.machines.processor import on_capable_nodes
+from controller.machines.security import container_security, pod_security
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
 
@@ -124,7 +125,10 @@ def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
 def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Launch, setup: LauncherSetup) -> Object:
     """The pod that runs the launcher."""
     name = metadata["name"]
-    volumes: list[Object] = [{"name": "machine", "secret": {"secretName": pod_name(name)}}]
+    volumes: list[Object] = [
+        {"name": "machine", "secret": {"secretName": pod_name(name)}},
+        {"name": "run", "emptyDir": {"medium": "Memory"}},
+    ]
     milli_cores = spec.cpu.cores * 10 * int(spec.cpu.core_fraction.rstrip("%"))
     memory_bytes = parse_bytes(spec.memory.size) + _LAUNCHER_MEMORY_BYTES
     container: Object = {
@@ -145,7 +149,11 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             {"name": "health", "containerPort": HEALTH_PORT},
         ],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 1},
-        "volumeMounts": [{"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True}],
+        "securityContext": container_security(),
+        "volumeMounts": [
+            {"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True},
+            {"name": "run", "mountPath": "/run"},
+        ],
         "terminationMessagePath": "/dev/termination-log",
     }
     claimed = sorted(((d.claim, d.disk) for d in launch.devices if d.claim), key=lambda claimed: claimed[0])
@@ -156,8 +164,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
     pod_spec: Object = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + _KILL_MARGIN_S,
-        # A guest's ssh is to answer at port 22 whoever the launcher runs as; the sysctl counts as safe.
-        "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+        "securityContext": pod_security(),
         "containers": [container],
         "volumes": volumes,
     }

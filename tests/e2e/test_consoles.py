@@ -100,10 +100,11 @@ def test_a_run_that_is_over_can_still_be_read(product: Product, web: str) -> Non
     assert "DVCR-GUEST boot=1" not in log(product)
 
 
-def test_a_machine_that_is_off_says_so(product: Product, web: str) -> None:
-    product.apply(operation("off-for-good", "Stop", web))
-    product.wait_for_phase("vmop", "off-for-good", "Completed")
+def test_a_machine_that_is_off_says_so_and_tells_what_it_wrote_last(product: Product, web: str) -> None:
+    product.run(BIN / "dvcr", "vm", "console", web, stdin="poweroff\n")
+    product.wait_for_phase("vm", web, "Stopped")
 
+    assert "DVCR-GUEST poweroff" in log(product)
     refused = product.dvcr("vm", "console", web, stdin="", check=False)
 
     assert refused.returncode == 1

@@ -17,12 +17,13 @@ import aiohttp
 import pytest
 import yaml
 
-from controller.api.resource import MACHINE, POD, Resource
+from controller.api.resource import MACHINE, POD, SECRET, Resource
 from controller.consoles.client import MachineClient
 from controller.consoles.forwarding import listening
 from controller.consoles.paths import CONSOLE, PORT_FORWARD, ROOT, VNC
 from controller.consoles.service import MachineApiService
 from controller.launcher.spec import MachineState
+from controller.machines.last_output import keep_output
 from controller.machines.pod import NAME_LABEL
 from controller.relay import new_session
 from controller.runtime.cluster import Cluster
@@ -279,11 +280,17 @@ def test_a_machine_that_is_off_or_does_not_exist_is_said(world: World) -> None:
     new_machine(world.cluster, "off")
     world.cluster.patch(MACHINE, "off", {"status": {"phase": "Stopped"}}, "default", "status")
 
-    off = refusal(MachineClient(world.cluster, "default", "off"), CONSOLE)
+    machine = MachineClient(world.cluster, "default", "off")
+    off = refusal(machine, CONSOLE)
     missing = refusal(MachineClient(world.cluster, "default", "none"), CONSOLE)
 
     assert (off.status, off.message.endswith("the machine is not running, its phase is Stopped")) == (409, True)
     assert (missing.status, missing.reason) == (404, "NotFound")
+    with pytest.raises(ClusterError, match="its phase is Stopped"):
+        list(machine.log(follow=False, previous=False))
+    world.cluster.create(SECRET, {"metadata": {"name": "vm-off", "namespace": "default"}})
+    keep_output(world.cluster, "default", "off", "Kernel panic")
+    assert b"".join(machine.log(follow=False, previous=False)) == b"Kernel panic"
 
 
 def test_the_controller_believes_nobody_but_the_front_proxy(world: World) -> None:

@@ -4,7 +4,7 @@ from controller.launcher.confinement import Confinement
 
 
 def test_another_user_without_groups_and_capabilities_runs_qemu() -> None:
-    assert Confinement(1879048193).command(["qemu", "-S"]) == [
+    assert Confinement(1879048193, drops_bounding_set=True).command(["qemu", "-S"]) == [
         "setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--inh-caps", "-all", "--ambient-caps", "-all",
         "--reuid", "1879048193", "--regid", "1879048193", "--clear-groups", "--bounding-set", "-all",
         "--", "qemu", "-S",

@@ -91,4 +91,4 @@ def test_the_log_lies_beside_the_first_disk(tmp_path: Path) -> None:
     disk = DiskSpec(name="d", kind="disk", path="/disks/root/disk.qcow2")
 
     assert log_folder([image, disk], tmp_path) == tmp_path / "disks/root"
-    assert log_folder([image], tmp_path) == tmp_path / "var/log/dvcr"
+    assert log_folder([image], tmp_path) == tmp_path / "tmp/dvcr"

@@ -7,6 +7,7 @@ import pytest
 
 from controller.api.resource import DISK, MACHINE, OPERATION, POD, SECRET
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
+from controller.machines.last_output import last_output
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World, operate
 
@@ -36,10 +37,13 @@ def test_the_launcher_is_told_everything() -> None:
     assert spec["cloud_init"] == {"user_data": "#cloud-config", "instance_id": uid, "hostname": "web"}
     pod = world.get(POD, "vm-web")["spec"]
     assert pod["restartPolicy"] == "Never"
-    assert pod["volumes"][1] == {"name": "disk-0", "persistentVolumeClaim": {"claimName": "vmd-root"}}
+    assert {"name": "run", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    assert pod["volumes"][2] == {"name": "disk-0", "persistentVolumeClaim": {"claimName": "vmd-root"}}
     container = pod["containers"][0]
     assert {"name": "disk-0", "mountPath": "/disks/root"} in container["volumeMounts"]
     assert {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"} in container["env"]
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["fsGroup"]) == (True, 107)
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def test_a_machine_waits_for_its_disk_and_says_so() -> None:
@@ -90,6 +94,16 @@ def test_a_crashing_machine_starts_again_after_a_pause_that_grows(policy: str) -
         world.settle()
         world.run_pod()
     assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_what_a_machine_wrote_last_stays_until_its_next_end() -> None:
+    world = World()
+    running_machine(world)
+    assert last_output(world.cluster, "default", "web") is None
+
+    world.end_pod("Failed", "QEMU died", output="Kernel panic\r\n")
+
+    assert last_output(world.cluster, "default", "web") == b"Kernel panic\r\n"
 
 
 def test_a_launcher_without_a_last_word_has_crashed() -> None:

@@ -1,5 +1,6 @@
 """A controller's surroundings in memory: cluster, job board, registry, launchers and a clock."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -211,9 +212,9 @@ class World:
         self.cluster.set_status(POD, pod, "default", phase="Running", podIP=address, conditions=ready)
         self.settle()
 
-    def end_pod(self, reason: str, message: str = "", pod: str = "vm-web") -> None:
+    def end_pod(self, reason: str, message: str = "", pod: str = "vm-web", output: str = "") -> None:
         """As the node agent tells of a launcher that ended."""
-        text = f'{{"reason": "{reason}", "message": "{message}"}}'
+        text = json.dumps({"reason": reason, "message": message, "output": output})
         state = {"terminated": {"exitCode": 1 if reason == "Failed" else 0, "message": text}}
         statuses = [{"name": "machine", "state": state}]
         phase = "Failed" if reason == "Failed" else "Succeeded"
