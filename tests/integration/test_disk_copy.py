@@ -1,6 +1,8 @@
 """Disks of DVCR as sources: mounted here, copied from elsewhere, never converted."""
 
 import random
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +12,21 @@ import pytest
 from converter.nbd.image import ImageExport
 from dvcr.artifact.reader import ImageReader
 from dvcr.artifact.store import StoredImage, fetch
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ClientSettings, ImporterSettings
+from dvcr.descriptor import OCTET_STREAM, Descriptor
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, ImageError, IntegrityError, SourceError
 from dvcr.jobs.job import ContainerOrigin, ImageOrigin, Origin
 from importer.disk_copy import DiskCopy
 from importer.pipeline import ImportWatch, import_disk
 from importer.sources.opening import describe, open_source
+from importer.staging import StagedChunks
 from tests.support.image_server import ImageServer, publish_disk, serving_images
 from tests.support.registry import RegistryServer
+from tests.support.stalling_proxy import stalling_proxy
 
 MIB = 2**20
 DISK = random.Random(4).randbytes(9 * MIB) + bytes(15 * MIB) + random.Random(5).randbytes(MIB)
@@ -160,3 +166,57 @@ def test_it_stops_when_it_is_no_longer_wanted(copying: Copying, published: tuple
     assert isinstance(source, DiskCopy)
     with pytest.raises(SourceError, match="stopped"):
         source.copy(copying.target, lambda _: None)
+
+
+@pytest.mark.parametrize("hung", ["source", "destination"])
+def test_a_registry_that_hangs_does_not_keep_a_copy_that_is_aborted(
+    fresh_registry: RegistryServer, elsewhere: tuple[ImageServer, str], tmp_path: Path, hung: str
+) -> None:
+    _, image = elsewhere
+    host, _, name = image.partition("/")
+    upstream = host if hung == "source" else fresh_registry.address
+    with stalling_proxy(upstream) as proxy:
+        copying = Copying(fresh_registry.url if hung == "source" else f"http://{proxy.address}", tmp_path)
+        copying.settings = copying.settings.model_copy(update={"plain_http_registries": (host, proxy.address)})
+        origin = ContainerOrigin(image=f"{proxy.address}/{name}" if hung == "source" else image)
+        source = open_source(origin, {}, copying.client, copying.settings)
+        assert isinstance(source, DiskCopy)
+        failures = list[DvcrError]()
+
+        def copy() -> None:
+            try:
+                source.copy(copying.target, lambda _: None)
+            except DvcrError as error:
+                failures.append(error)
+            finally:
+                source.close()
+
+        proxy.stall()
+        copier = threading.Thread(target=copy)
+        copier.start()
+        assert proxy.silent.wait(20)
+        began = time.monotonic()
+        source.abort()
+        copier.join(20)
+        assert time.monotonic() - began < 2
+    assert [(type(error), error.reason) for error in failures] == [(SourceError, "SourceInterrupted")]
+
+
+def test_a_registry_that_hangs_does_not_keep_pushes_that_are_cancelled(fresh_registry: RegistryServer) -> None:
+    cancellation = Cancellation()
+    with stalling_proxy(fresh_registry.address) as proxy:
+        client = RegistryClient.from_settings(ClientSettings(url=f"http://{proxy.address}"))
+        staged = StagedChunks(client.on_behalf_of(cancellation).repository("copies/hung"))
+        proxy.stall()
+        for number in range(4):
+            data = bytes([number]) * 4 * MIB
+            staged.put(Descriptor(OCTET_STREAM, Digest.of(data), len(data)), data)
+        assert proxy.silent.wait(20)
+        began = time.monotonic()
+        threading.Timer(0.1, cancellation.cancel).start()
+        with pytest.raises(RequestCancelledError):
+            staged.put(Descriptor(OCTET_STREAM, Digest.of(b"more"), 4), b"more")
+        staged.close()
+        assert time.monotonic() - began < 2
+        with pytest.raises(RequestCancelledError):
+            staged.drain()

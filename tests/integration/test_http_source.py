@@ -243,6 +243,23 @@ def test_silence_is_cut_and_resumed(server: FileServer, open_source: Open) -> No
         source.finish()
 
 
+def test_trouble_is_told_with_the_attempt_and_forgotten_with_the_next_byte(
+    server: FileServer, open_source: Open
+) -> None:
+    server.statuses = [503, 503, 503]
+    server.gate_after, server.gate = MIB, threading.Event()
+    told = set[str]()
+    with open_source(server.url, sums(), retries=5, idle_timeout_s=60) as source:
+        eventually(lambda: told.add(source.trouble) or source.fetched_bytes, "bytes come at last")  # type: ignore[func-returns-value]
+        assert source.trouble == ""
+        eventually(lambda: source.trouble.startswith("no bytes from the source for 5 s"), "the server falls silent")
+        server.gate.set()
+        source.finish()
+        assert source.trouble == ""
+    answered = "the server answers 503 Service Unavailable, trying again"
+    assert {f"{answered} (2 of 6)", f"{answered} (3 of 6)", f"{answered} (4 of 6)"} <= told
+
+
 def test_close_wakes_a_reader_of_a_silent_server(server: FileServer, open_source: Open) -> None:
     server.gate_after, server.gate = MIB, threading.Event()
     with open_source(server.url, idle_timeout_s=60) as source:

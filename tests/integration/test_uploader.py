@@ -326,6 +326,56 @@ def test_what_is_no_image_fails_early_with_its_reason(uploads: Uploads, tmp_path
     assert curl(uploads.address(ticket), "-T", pdf)[0] == 410
 
 
+def test_what_is_no_image_fails_also_where_the_connection_is_cut_then(uploads: Uploads) -> None:
+    ticket = uploads.ticket()
+    parts = urlsplit(uploads.url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+    connection.putrequest("PUT", f"/upload/{ticket.token}")
+    connection.putheader("Content-Length", str(20 * MIB))
+    # More than is looked at, and less than what is handed on at once.
+    connection.endheaders(b"%PDF-1.7\n" + random.Random(1).randbytes(3 * MIB))
+    connection.close()
+    eventually(lambda: uploads.told(ticket).state is UploadState.FAILED, "the upload fails")
+    assert (uploads.told(ticket).reason, uploads.told(ticket).parts) == ("UnknownFormat", ())
+    assert (uploads.links(ticket), uploads.sessions()) == ([], [])
+
+
+def test_redis_is_away_in_the_middle_of_a_body(
+    fresh_registry: RegistryServer, file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    redis = RedisServer(tmp_path_factory.mktemp("r"), persistent=True)
+    redis.start()
+    environment = {
+        "DVCR__BROKER__URL": redis.url,
+        "DVCR__CLIENT__URL": fresh_registry.url,
+        "DVCR__UPLOADER__PORT": "0",
+    }
+    uploads = Uploads(environment, RedisJobBoard.from_settings(redis.settings()), fresh_registry)
+    uploads.start()
+    try:
+        ticket = uploads.ticket()
+        connection = begun(uploads, ticket)
+        redis.stop()
+        connection.sendall(CONTENT[6 * MIB :])
+        connection.settimeout(60)
+        answer = connection.recv(1000)
+        assert b" 503 " in answer
+        assert b"Redis does not answer" in answer
+        connection.close()
+        assert requests.get(uploads.address(ticket), timeout=60).status_code == 503
+        redis.start()
+        eventually(
+            lambda: curl(uploads.address(ticket), "-C", uploads.told(ticket).offset_bytes, "-T", file)[0] == 201,
+            "the upload goes on, once the lease of the one that was cut has ended",
+            timeout_s=60,
+        )
+        uploads.complete(ticket)
+        assert uploads.sessions() == []
+    finally:
+        assert uploads.stop() == 0
+        redis.stop()
+
+
 def test_wrong_checksum_is_told_at_the_end(uploads: Uploads, file: Path) -> None:
     ticket = uploads.ticket(checksums={"md5": "0" * 32})
     status, body = curl(uploads.address(ticket), "-T", file)
