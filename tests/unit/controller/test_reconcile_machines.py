@@ -175,3 +175,57 @@ def test_deleting_a_machine_powers_it_off_first() -> None:
     world.finish_deletion()
     assert world.find(MACHINE, "web") is None
     assert world.find(SECRET, "vm-web") is None
+
+
+def test_what_was_added_removed_and_replaced_is_listed_with_its_path_and_both_values() -> None:
+    world = World()
+    running_machine(world)
+    devices = [
+        *MACHINE_SPEC["blockDevices"],  # type: ignore[misc]  # a list of dicts
+        {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "data"}},
+    ]
+    world.change(MACHINE, "web", {"provisioning": None, "blockDevices": devices, "bootloader": "EFI"})
+    changes = world.status(MACHINE, "web")["restartAwaitingChanges"]
+    assert [(change["operation"], change["path"]) for change in changes] == [
+        ("replace", "blockDevices"), ("replace", "bootloader"), ("remove", "provisioning"),
+    ]  # fmt: skip
+    assert changes[0]["desiredValue"] == devices
+    assert (changes[1]["currentValue"], changes[1]["desiredValue"]) == ("BIOS", "EFI")
+    assert changes[2]["currentValue"] == MACHINE_SPEC["provisioning"]
+    condition = world.condition(MACHINE, "web", "ConfigurationApplied")
+    assert (condition["status"], condition["reason"]) == ("False", "RestartRequired")
+    assert condition["message"] == "wait for a restart: blockDevices, bootloader, provisioning"
+    world.change(MACHINE, "web", MACHINE_SPEC | {"bootloader": "BIOS"})
+    assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
+    assert world.condition(MACHINE, "web", "ConfigurationApplied")["status"] == "True"
+
+
+def test_what_applies_at_once_asks_for_no_restart() -> None:
+    world = World()
+    running_machine(world)
+    at_once = {
+        "runPolicy": "AlwaysOn",
+        "terminationGracePeriodSeconds": 5,
+        "disruptions": {"restartApprovalMode": "Automatic"},
+        "nodeSelector": {"disk": "ssd"},
+        "priorityClassName": "high",
+    }
+    world.change(MACHINE, "web", at_once)
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+    assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
+
+
+def test_answer_files_for_windows_come_from_a_secret() -> None:
+    world = World()
+    running_machine(world, provisioning={"type": "SysprepSecret", "sysprepSecretRef": {"name": "s"}})
+    assert world.condition(MACHINE, "web", "ProvisioningReady")["reason"] == "SecretNotFound"
+    data = {"setup.ps1": base64.b64encode(b"echo").decode()}
+    world.cluster.create(SECRET, {"metadata": {"name": "s", "namespace": "default"}, "data": data})
+    world.settle()
+    assert world.condition(MACHINE, "web", "ProvisioningReady")["reason"] == "SecretInvalid"
+    answers = {"Autounattend.xml": base64.b64encode("<ü/>".encode("utf-16")).decode()}
+    world.cluster.patch(SECRET, "s", {"data": answers}, "default")
+    world.settle()
+    spec = json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))
+    assert spec["sysprep"] == {"files": data | answers}
+    assert spec["cloud_init"] is None
