@@ -130,6 +130,8 @@ class Power(ApiModel):
     crashes: int | None = None
     """Consecutive crashes; they set the pause before the next start."""
     crashed_at: str | None = None
+    ended_pod: str | None = None
+    """UID of the pod whose end is remembered here, so that it counts once."""
     operation: str | None = None
     """UID of the operation that was carried out last."""
 

@@ -8,6 +8,7 @@ from controller.machines.power import after_termination
 from controller.machines.states import RUNNING
 from controller.machines.visit import Flow, Visit
 from controller.runtime.conditions import read_time
+from controller.runtime.informer import Object
 
 _TOLD = {
     TerminationReason.GUEST_SHUTDOWN: "the guest powered itself off",
@@ -21,16 +22,22 @@ def clear_up(visit: Visit) -> Flow:
     pod = visit.pod
     if pod is None or not is_finished(pod):
         return Flow.ON
-    end = termination_of(pod)
-    started = (pod.get("status") or {}).get("startTime")
-    visit.status.power = after_termination(
-        visit.spec.run_policy, visit.power, end.reason, read_time(started) if started else None, visit.now
-    )
-    visit.status.phase = MachinePhase.STOPPED
-    visit.status.node_name = visit.status.ip_address = None
-    visit.machine.condition(RUNNING, False, end.reason.value, end.message or _TOLD.get(end.reason, ""))
-    machine = visit.machine
-    visit.after_save.append(lambda: keep_output(visit.cluster, machine.namespace or "", machine.name, end.output))
+    if visit.power.ended_pod != pod["metadata"]["uid"]:
+        _remember(visit, pod)
+    machine, output = visit.machine, termination_of(pod).output
+    visit.after_save.append(lambda: keep_output(visit.cluster, machine.namespace or "", machine.name, output))
     visit.after_save.append(lambda: visit.delete_pod(pod, grace_period_s=0))
     visit.look_again(1)
     return Flow.END
+
+
+def _remember(visit: Visit, pod: Object) -> None:
+    end = termination_of(pod)
+    started = (pod.get("status") or {}).get("startTime")
+    power = after_termination(
+        visit.spec.run_policy, visit.power, end.reason, read_time(started) if started else None, visit.now
+    )
+    visit.status.power = power.model_copy(update={"ended_pod": pod["metadata"]["uid"]})
+    visit.status.phase = MachinePhase.STOPPED
+    visit.status.node_name = visit.status.ip_address = None
+    visit.machine.condition(RUNNING, False, end.reason.value, end.message or _TOLD.get(end.reason, ""))

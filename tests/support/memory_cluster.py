@@ -112,6 +112,11 @@ class MemoryCluster:
         self.update_status(resource, {**obj, "status": {**(obj.get("status") or {}), **status}})
         self.writes -= 1
 
+    def restore(self, resource: Resource, obj: Object) -> None:
+        """Put back an object that is gone, as it was."""
+        metadata = obj["metadata"]
+        self._objects[resource.plural, metadata.get("namespace", ""), metadata["name"]] = copy.deepcopy(obj)
+
     def _current(self, resource: Resource, obj: Object) -> tuple[tuple[str, str, str], Object]:
         metadata = obj["metadata"]
         key = (resource.plural, metadata.get("namespace", ""), metadata["name"])

@@ -229,3 +229,16 @@ def test_answer_files_for_windows_come_from_a_secret() -> None:
     spec = json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))
     assert spec["sysprep"] == {"files": data | answers}
     assert spec["cloud_init"] is None
+
+
+def test_an_end_counts_once_however_often_it_is_seen() -> None:
+    world = World()
+    running_machine(world)
+    statuses = [{"name": "machine", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]
+    world.cluster.set_status(POD, "vm-web", "default", phase="Failed", containerStatuses=statuses)
+    pod = world.get(POD, "vm-web")
+    world.settle()
+    # As if the controller had died between the two writes: the pod is still there.
+    world.cluster.restore(POD, pod)
+    world.settle()
+    assert world.status(MACHINE, "web")["power"]["crashes"] == 1
