@@ -23,6 +23,8 @@ ALWAYS, UNLESS, MANUAL = "policy-always", "policy-unless", "policy-manual"
 POLICIES = {ALWAYS: "AlwaysOn", UNLESS: "AlwaysOnUnlessStoppedManually", MANUAL: "Manual"}
 # Boots of three guests at once under emulation, on a machine that may do other things besides.
 PATIENCE_S = 150
+# Guests under emulation need the processors more than whoever watches them.
+INTERVAL_S = 0.5
 
 
 class Fleet:
@@ -61,8 +63,10 @@ class Fleet:
                 return marker in console and "DVCR-GUEST ready" in console
 
             if name in names:
-                eventually(is_up, f"{name}: {marker} {self.status(name)}", PATIENCE_S)
-                eventually(lambda name=name: self.status(name)["phase"] == "Running", f"{name} Running", PATIENCE_S)
+                eventually(is_up, f"{name}: {marker} {self.status(name)}", PATIENCE_S, INTERVAL_S)
+                eventually(
+                    lambda name=name: self.status(name)["phase"] == "Running", f"{name} Running", PATIENCE_S, INTERVAL_S
+                )
 
     def is_off(self, name: str, reason: str) -> None:
         """The machine is Stopped, and its condition says why."""
@@ -70,7 +74,7 @@ class Fleet:
         def off() -> bool:
             return self.status(name).get("phase") == "Stopped" and self.running(name)["reason"] == reason
 
-        eventually(off, f"{name} Stopped {reason}", PATIENCE_S)
+        eventually(off, f"{name} Stopped {reason}", PATIENCE_S, INTERVAL_S)
         assert qemu_of("default", name) is None
 
     def type(self, line: str) -> None:
@@ -98,7 +102,9 @@ class Fleet:
         for resource in (MACHINE, DISK):
             for name in POLICIES:
                 self._cluster.delete(resource, name, "default")
-        eventually(lambda: not any(self._cluster.get(DISK, n, "default") for n in POLICIES), "removal", PATIENCE_S)
+        eventually(
+            lambda: not any(self._cluster.get(DISK, n, "default") for n in POLICIES), "removal", PATIENCE_S, INTERVAL_S
+        )
         assert not [p for p in self._cluster.list(POD, "default") if p["metadata"]["name"].startswith("vm-policy-")]
 
 
@@ -118,7 +124,9 @@ def fleet(product: Product, guest: Path) -> Fleet:
 @pytest.mark.timeout(1200)
 def test_each_run_policy_against_each_end(fleet: Fleet) -> None:
     product = fleet.product
-    eventually(lambda: fleet.status(MANUAL).get("phase") == "Stopped", "the manual machine is off", PATIENCE_S)
+    eventually(
+        lambda: fleet.status(MANUAL).get("phase") == "Stopped", "the manual machine is off", PATIENCE_S, INTERVAL_S
+    )
     fleet.start(MANUAL)
     fleet.has_booted(*POLICIES)
 
@@ -160,7 +168,9 @@ def test_each_run_policy_against_each_end(fleet: Fleet) -> None:
     for part in ("node", "controller"):
         old = part_of(product, part)
         kill(old)
-        eventually(lambda part=part, old=old: part_of(product, part) not in (None, old), f"another {part}", 60)
+        eventually(
+            lambda part=part, old=old: part_of(product, part) not in (None, old), f"another {part}", 60, INTERVAL_S
+        )
     assert fleet.pids() == before
     stopped = product.dvcr("vm", "stop", UNLESS)
     assert "Stop is done" in stopped.stdout

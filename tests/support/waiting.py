@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = 20, interval_s: float = 0.02) -> None:
     """Return once `condition()` is true; AssertionError saying `what` did not happen within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
+        time.sleep(interval_s)
