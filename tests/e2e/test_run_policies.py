@@ -5,6 +5,7 @@ The machines share one image and are treated alike in every round; what differs 
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,17 @@ class Fleet:
             return ""
 
     def has_booted(self, *names: str) -> None:
-        """Each of these machines, and no other, boots once more."""
+        """Each of these machines boots once more."""
         for name in names:
             self.boots[name] += 1
-        for name in POLICIES:
-            marker = f"DVCR-GUEST boot={self.boots[name]} "
+        for name in names:
+            what = f"boot {self.boots[name]} of {name}: {self.status(name)}"
+            eventually(partial(self._is_up, name), what, PATIENCE_S, INTERVAL_S)
 
-            def is_up(name: str = name, marker: str = marker) -> bool:
-                console = self.console(name)
-                return marker in console and "DVCR-GUEST ready" in console
-
-            if name in names:
-                eventually(is_up, f"{name}: {marker} {self.status(name)}", PATIENCE_S, INTERVAL_S)
-                eventually(
-                    lambda name=name: self.status(name)["phase"] == "Running", f"{name} Running", PATIENCE_S, INTERVAL_S
-                )
+    def _is_up(self, name: str) -> bool:
+        console = self.console(name)
+        booted = f"DVCR-GUEST boot={self.boots[name]} " in console and "DVCR-GUEST ready" in console
+        return booted and self.status(name)["phase"] == "Running"
 
     def is_off(self, name: str, reason: str) -> None:
         """The machine is Stopped, and its condition says why."""
@@ -168,9 +165,7 @@ def test_each_run_policy_against_each_end(fleet: Fleet) -> None:
     for part in ("node", "controller"):
         old = part_of(product, part)
         kill(old)
-        eventually(
-            lambda part=part, old=old: part_of(product, part) not in (None, old), f"another {part}", 60, INTERVAL_S
-        )
+        eventually(partial(_was_replaced, product, part, old), f"another {part}", 60, INTERVAL_S)
     assert fleet.pids() == before
     stopped = product.dvcr("vm", "stop", UNLESS)
     assert "Stop is done" in stopped.stdout
@@ -187,3 +182,7 @@ def test_each_run_policy_against_each_end(fleet: Fleet) -> None:
     fleet.is_off(ALWAYS, "Stopped")
     fleet.remove()
     product.dvcr("delete", "cvmi", "policies")
+
+
+def _was_replaced(product: Product, part: str, old: int | None) -> bool:
+    return part_of(product, part) not in (None, old)
