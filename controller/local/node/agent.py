@@ -137,11 +137,11 @@ class Agent:
             for pod in self._pods.list():
                 if not pod["spec"].get("nodeName"):
                     self._todo.put(("pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
-
+            # A storage class or a folder may have come, or a folder gone.
             for claim in self._pvcs.list():
                 volume = self._volumes.get(claim["spec"].get("volumeName", ""))
                 ours = volume is not None and is_ours(volume, self._node.name)
-                if ours and has_changed(claim, self._node.volumes_dir):
+                if volume is None or (ours and has_changed(claim, self._node.volumes_dir)):
                     self._todo.put(("claim", claim["metadata"]["namespace"], claim["metadata"]["name"]))
 
     def _register_again(self) -> None:

@@ -1,5 +1,5 @@
-"""Persistent volumes: a folder of this node for every claim of the storage class `local`; with a file in it that stands
-for the device where the claim's volume mode is Block.
+"""Persistent volumes: a folder of this node for every claim of the storage class `local`, or of another class of its
+provisioner; with a file in it that stands for the device where the claim's volume mode is Block.
 
     claim ──(this node takes it)──▶ folder, volume ──▶ both Bound ──▶ grows when asked ──▶ deleted with the claim
 
@@ -26,6 +26,7 @@ CLASS = "local"
 PROVISIONER = "virtualization.deckhouse.io/node"
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "virtualization.deckhouse.io/volume-folder"
+_PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 _NODE = "volume.kubernetes.io/selected-node"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
@@ -74,12 +75,17 @@ class ClaimBinder:
                 if (reference.get("namespace"), reference.get("name")) == (namespace, name):
                     self.sync_volume(volume["metadata"]["name"])
             return
-        if claim["spec"].get("storageClassName") not in (None, CLASS):
+        if not self._provides(claim["spec"].get("storageClassName") or CLASS):
             return
         if claim["metadata"].get("deletionTimestamp"):
             self._release(claim)
         elif (claim["metadata"].get("annotations") or {}).get(_NODE, self._node) == self._node:
             self._bind(claim)
+
+    def _provides(self, name: str) -> bool:
+        """Whether volumes of the storage class are folders of a node: of ours, or of one that people made."""
+        storage_class = self._cluster.get(STORAGE_CLASS, name)
+        return storage_class is not None and storage_class["provisioner"] == PROVISIONER
 
     def sync_volume(self, name: str) -> None:
         """Delete the volume and its folder if its claim is gone, or if the volume itself is being deleted."""
@@ -102,6 +108,7 @@ class ClaimBinder:
     def _bind(self, claim: Object) -> None:
         metadata, spec = claim["metadata"], claim["spec"]
         name = spec.get("volumeName") or f"pvc-{metadata['uid']}"
+        class_name = spec.get("storageClassName") or CLASS
         wanted = spec["resources"]["requests"]["storage"]
         status = claim.get("status") or {}
         if status.get("phase") in ("Bound", "Lost"):
@@ -130,7 +137,7 @@ class ClaimBinder:
             volume = self._cluster.get(PV, name) or {}
         self._cluster.patch(PV, name, {"status": {"phase": "Bound"}}, subresource="status")
         self._cluster.patch(
-            PVC, metadata["name"], {"spec": {"volumeName": name, "storageClassName": CLASS}}, metadata["namespace"]
+            PVC, metadata["name"], {"spec": {"volumeName": name, "storageClassName": class_name}}, metadata["namespace"]
         )
         capacity = volume.get("spec", {}).get("capacity", {"storage": wanted})
         bound = {"phase": "Bound", "accessModes": spec.get("accessModes") or ["ReadWriteOnce"], "capacity": capacity}
@@ -191,13 +198,13 @@ class ClaimBinder:
             "metadata": {
                 "name": name,
                 "finalizers": [VOLUME_FINALIZER],
-                "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER},
+                "annotations": {_PROVISIONED_BY: PROVISIONER},
             },
             "spec": {
                 "capacity": {"storage": capacity},
                 "accessModes": claim["spec"].get("accessModes") or ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Delete",
-                "storageClassName": CLASS,
+                "storageClassName": claim["spec"].get("storageClassName") or CLASS,
                 "volumeMode": claim["spec"].get("volumeMode", "Filesystem"),
                 "claimRef": {
                     "apiVersion": "v1",
@@ -214,15 +221,16 @@ class ClaimBinder:
 
 def has_changed(claim: Object, folder: Path) -> bool:
     """Whether the folder of the claim's volume came or went without anybody having told."""
-    phase = (claim.get("status") or {}).get("phase")
-    return phase in ("Bound", "Lost") and (folder / claim["spec"].get("volumeName", "")).is_dir() != (phase == "Bound")
+    bound = (claim.get("status") or {}).get("phase") == "Bound"
+    return bound != (folder / claim["spec"].get("volumeName", "")).is_dir()
 
 
 def is_ours(volume: Object, node: str) -> bool:
     """Whether the volume is a folder of this node that goes with its claim."""
     spec = volume["spec"]
-    return (
-        spec.get("storageClassName") == CLASS
+    annotations = volume["metadata"].get("annotations") or {}
+    return bool(
+        annotations.get(_PROVISIONED_BY) == PROVISIONER
         and spec.get("persistentVolumeReclaimPolicy") == "Delete"
         and "claimRef" in spec
         and node_of(volume) == node
