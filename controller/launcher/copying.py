@@ -84,6 +84,11 @@ class DiskCopies:
         if copy is not None:
             await self._halt(copy)
 
+    async def forget(self, disk: PreparedDisk) -> None:
+        """Also what is known of the disk, which leaves the machine: another one may come under its name."""
+        await self.stop(disk)
+        self._done.discard(disk.name)
+
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Nothing is copied while the context is entered."""

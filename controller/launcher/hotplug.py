@@ -242,8 +242,9 @@ class Hotplug:
         found = await self._monitor.execute("query-named-block-nodes", flat=True)
         names = {entry["node-name"]: entry["file"] for entry in found}
         file = names.get(f"{drive.node}-file", file)
-        for node in reversed(list(blockdev_nodes(drive, self._nbd_socket, ""))):
-            if node["node-name"] in names:
-                await self._monitor.execute("blockdev-del", node_name=node["node-name"])
+        # Each before what it stands on; a copy that is complete has put `-empty` in the image's place.
+        for name in (drive.node, f"{drive.node}-empty", f"{drive.node}-file", f"{drive.node}-image"):
+            if name in names:
+                await self._monitor.execute("blockdev-del", node_name=name)
         if file is not None:
             await self._monitor.take_back(file)

@@ -97,7 +97,7 @@ class Machine:
     async def give_up(self, disk: PreparedDisk) -> None:
         """A disk was unplugged: its copy ends here, and goes on wherever it is opened next."""
         self._disks.remove(disk)
-        await self._copies.stop(disk)
+        await self._copies.forget(disk)
 
     async def grow(self, disk: PreparedDisk, size_bytes: int) -> None:
         """Give the disk that size, which the guest sees at once."""

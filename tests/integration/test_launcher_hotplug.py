@@ -175,6 +175,12 @@ def test_a_disk_from_an_image_is_usable_at_once_grows_while_it_is_copied_and_tak
         plugging.until("data", attached=True, streamed_percent=100)
         plugging.want()
         plugging.until_gone("data")
+
+        # Another disk of the same name and image is copied as well.
+        other, path = path, path.rename(tmp_path / "first.qcow2")
+        plugging.want(disk("data", image=image, size_bytes=0))
+        plugging.until("data", attached=True, streamed_percent=100)
+        assert qcow2.read_header(other).backing is None
         pod.terminate()
     assert qcow2.read_header(path) == qcow2.Qcow2Header(64 * MIB, None)
     read = subprocess.run(

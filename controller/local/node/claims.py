@@ -221,8 +221,8 @@ class ClaimBinder:
 
 def has_changed(claim: Object, folder: Path) -> bool:
     """Whether the folder of the claim's volume came or went without anybody having told."""
-    bound = (claim.get("status") or {}).get("phase") == "Bound"
-    return bound != (folder / claim["spec"].get("volumeName", "")).is_dir()
+    is_bound = (claim.get("status") or {}).get("phase") == "Bound"
+    return (folder / str(claim["spec"].get("volumeName", ""))).is_dir() is not is_bound
 
 
 def is_ours(volume: Object, node: str) -> bool:
