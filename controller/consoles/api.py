@@ -5,6 +5,7 @@ The front proxy is believed: the API server has authenticated the caller and ask
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 
@@ -25,6 +26,7 @@ from controller.runtime.port import ClusterPort
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import DvcrError
 
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _REASONS = {400: "BadRequest", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 504: "Timeout"}
 _USER: web.RequestKey[str] = web.RequestKey("user", str)
 log = structlog.get_logger(__name__)
@@ -78,6 +80,9 @@ class _MachineApi:
         subresource, port = request.match_info["subresource"], request.match_info.get("port")
         if subresource not in SUBRESOURCES or (port is not None) != (subresource == PORT_FORWARD):
             raise unknown_path()
+        # They become parts of other paths, which must not lead elsewhere than the one that was authorised.
+        if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
+            raise not_found(_about(name))
         try:
             pod = await asyncio.to_thread(find_pod, self._cluster, namespace, name)
         except StatusError as exc:

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from controller.certificates import Authority, KeyPair
 from controller.local.authentication import User
@@ -94,9 +95,11 @@ class Aggregator:
         bundle = spec.get("caBundle")
         if not bundle:
             raise _unavailable(service, "it has no caBundle")
+        # Written anew from what was read for RBAC: the other server is to read the same.
+        path = URL.build(path=request.path, query_string=request.query_string)
         headers = (("X-Remote-User", user.name), *(("X-Remote-Group", group) for group in user.groups))
         return Upstream(
-            f"https://{host}:{named.get('port', _DEFAULT_PORT)}{request.rel_url.raw_path_qs}",
+            f"https://{host}:{named.get('port', _DEFAULT_PORT)}{path}",
             self._context(bundle),
             f"{named['name']}.{named['namespace']}.svc",
             headers,

@@ -9,7 +9,7 @@ import yaml
 from aiohttp import web
 
 from controller.local import protobuf
-from controller.local.errors import bad_request
+from controller.local.errors import bad_request, unknown_path
 
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
 _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")
@@ -29,11 +29,14 @@ class ResourcePath:
 
     @classmethod
     def parse(cls, path: str) -> "ResourcePath | None":
-        """The place, or None for a path above resources."""
+        """The place, or None for a path above resources. Raises StatusError 404 for one that leads up again."""
         found = _PATH.match(path.rstrip("/"))
         if not found:
             return None
         parts = found["rest"].split("/")
+        # Others would read such a path differently from the way in which it is authorised here.
+        if {".", ".."} & set(parts):
+            raise unknown_path()
         namespace = ""
         # /namespaces/<name>/status is about the namespace itself.
         if parts[0] == "namespaces" and len(parts) > 2 and parts[2] not in ("status", "finalize"):

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import random
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -17,7 +20,7 @@ import aiohttp
 import pytest
 import yaml
 
-from controller.api.resource import MACHINE, POD, SECRET, Resource
+from controller.api.resource import MACHINE, NAMESPACE, POD, SECRET, Resource
 from controller.consoles.client import MachineClient
 from controller.consoles.forwarding import listening
 from controller.consoles.paths import CONSOLE, PORT_FORWARD, ROOT, VNC
@@ -114,9 +117,11 @@ def new_pod(cluster: Cluster, machine: str, uid: str, address: str) -> None:
     cluster.patch(POD, name, {"status": {"phase": "Running", "podIP": address}}, "default", "status")
 
 
-def user(world: World, name: str, *resources: str) -> Cluster:
-    """The cluster as a ServiceAccount sees it that may get these resources of machines."""
-    metadata = {"name": name, "namespace": "default"}
+def user(world: World, name: str, *resources: str, namespace: str = "default") -> Cluster:
+    """The cluster as a ServiceAccount sees it that may get these resources of machines there."""
+    metadata = {"name": name, "namespace": namespace}
+    if world.cluster.get(NAMESPACE, namespace) is None:
+        world.cluster.create(NAMESPACE, {"metadata": {"name": namespace}})
     groups = ["virtualization.deckhouse.io", SUBRESOURCES]
     world.cluster.create(ACCOUNT, {"metadata": metadata})
     rule = {"verbs": ["get"], "apiGroups": groups, "resources": [*resources]}
@@ -124,7 +129,7 @@ def user(world: World, name: str, *resources: str) -> Cluster:
     subject = {"kind": "ServiceAccount", "name": name}
     reference = {"apiGroup": ROLE.group, "kind": "Role", "name": name}
     world.cluster.create(BINDING, {"metadata": metadata, "subjects": [subject], "roleRef": reference})
-    token = world.cluster.create_in(ACCOUNT, name, "default", "token", {"spec": {"expirationSeconds": 3600}})
+    token = world.cluster.create_in(ACCOUNT, name, namespace, "token", {"spec": {"expirationSeconds": 3600}})
     config = yaml.safe_load(world.server.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token["status"]["token"]}
     kubeconfig = world.server.root / f"{name}.kubeconfig"
@@ -269,6 +274,19 @@ def test_who_may_see_a_machine_may_not_open_its_console(world: World) -> None:
         list(machine.log(follow=False, previous=False))
 
 
+def test_what_is_authorised_is_what_is_asked_of_the_controller(world: World) -> None:
+    """Who may do everything in one namespace is not led into another one by what a path may hide."""
+    access = user(world, "boss", "*", namespace="theirs").access("/")
+    for hidden in ("theirs%2F..%2Fdefault", "theirs/..%2Fdefault", "theirs%2f%2e%2e%2fdefault", "theirs/../default"):
+        connection = http.client.HTTPSConnection("127.0.0.1", world.server.port, context=access.tls, timeout=60)
+        path = f"{ROOT}/namespaces/{hidden}/virtualmachines/web/log"
+        connection.request("GET", path, headers=dict(access.headers))
+        answer = connection.getresponse()
+        assert answer.status in (403, 404), hidden
+        assert b"DVCR-GUEST" not in answer.read()
+        connection.close()
+
+
 def test_each_way_is_granted_by_itself(world: World) -> None:
     machine = MachineClient(user(world, "watcher", "virtualmachines/screenshot"), "default", "web")
 
@@ -317,10 +335,22 @@ def test_discovery_lists_the_group(world: World) -> None:
     assert SUBRESOURCES in world.server.kubectl("api-versions")
 
 
-def run(world: World, *arguments: str, **more: object) -> "subprocess.CompletedProcess[bytes]":
-    environment = {**os.environ, "KUBECONFIG": str(world.server.kubeconfig), "NO_COLOR": "1"}
-    command = [BIN / "dvcr", "vm", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, **more)  # type: ignore[call-overload,no-any-return]
+def environment_of(world: World) -> dict[str, str]:
+    return {**os.environ, "KUBECONFIG": str(world.server.kubeconfig), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run(
+    world: World, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[bytes]":
+    """`dvcr vm` with these arguments."""
+    return subprocess.run(
+        [BIN / "dvcr", "vm", *arguments],
+        env=environment_of(world) | (environment or {}),
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_the_commands(world: World, tmp_path: Path) -> None:
@@ -330,11 +360,71 @@ def test_the_commands(world: World, tmp_path: Path) -> None:
     assert run(world, "screenshot", "web").stdout.startswith(PNG)
     assert b"DVCR-GUEST ready" in run(world, "logs", "web").stdout
 
-    failed = run(world, "console", "none", input=b"")
+    failed = run(world, "console", "none", stdin=b"")
     assert (failed.returncode, b'"none" not found' in failed.stderr) == (1, True)
 
 
 def test_standard_input_and_output_are_joined_to_a_port(world: World) -> None:
-    done = run(world, "port-forward", "--stdio", "web", str(ECHO_PORT), input=b"hello \x1d there")
+    done = run(world, "port-forward", "--stdio", "web", str(ECHO_PORT), stdin=b"hello \x1d there")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"hello \x1d there", b"")
+
+
+def program(folder: Path, name: str, text: str) -> dict[str, str]:
+    """A program of that name, found first; the environment for it."""
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+SSH = """
+import shlex, subprocess, sys
+options = [value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "-o"]
+proxy = options[0].removeprefix("ProxyCommand=")
+print(sys.argv[-2:], options[1], subprocess.run(proxy, shell=True, input=b"hello", capture_output=True).stdout)
+sys.exit(7)
+"""
+VIEWER = """
+import socket, sys
+host, _, port = sys.argv[1].partition("::")
+print(socket.create_connection((host, int(port))).recv(12))
+"""
+
+
+def test_ssh_gets_a_way_to_the_port_and_its_exit_code_is_passed_on(world: World, tmp_path: Path) -> None:
+    machine = world.cluster.get(MACHINE, "web", "default")
+    assert machine is not None
+    environment = program(tmp_path, "ssh", SSH)
+
+    done = run(world, "ssh", "-p", str(ECHO_PORT), "root@web", "--", "uptime", environment=environment)
+
+    assert done.returncode == 7, done.stderr
+    alias = f"HostKeyAlias={machine['metadata']['uid']}.machine.dvcr"
+    assert done.stdout.decode().strip() == f"['root@web.default', 'uptime'] {alias} b'hello'"
+    missing = run(world, "ssh", "root@none", environment=environment)
+    assert (missing.returncode, b"no VirtualMachine 'none'" in missing.stderr) == (1, True)
+
+
+def test_a_viewer_is_started_on_the_screen_and_ends_the_command(world: World, tmp_path: Path) -> None:
+    environment = program(tmp_path, "vncviewer", VIEWER) | {"DISPLAY": ":99"}
+
+    done = run(world, "vnc", "web", environment=environment)
+
+    assert done.returncode == 0, done.stderr
+    assert b"VNC of web is at 127.0.0.1:" in done.stdout
+    assert repr(RFB).encode() in done.stdout
+
+
+def test_forwarded_ports_stay_until_they_are_interrupted(world: World) -> None:
+    command: list[str | Path] = [BIN / "dvcr", "vm", "port-forward", "web", f":{ECHO_PORT}", f":{ECHO_PORT}"]
+    with subprocess.Popen(command, env=environment_of(world), stdout=subprocess.PIPE, text=True) as forwarding:
+        assert forwarding.stdout is not None
+        for _ in range(2):
+            line = forwarding.stdout.readline()
+            assert line.endswith(f" leads to port {ECHO_PORT} of web\n")
+            with socket.create_connection(("127.0.0.1", int(line.split()[0].rpartition(":")[2])), 30) as connection:
+                connection.sendall(b"there and back")
+                assert connection.recv(14, socket.MSG_WAITALL) == b"there and back"
+        forwarding.send_signal(signal.SIGINT)
+        assert forwarding.wait(30) == 130
