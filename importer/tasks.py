@@ -32,6 +32,7 @@ _LONGEST_WAIT_S = 300.0
 _TELL_FOR_S = 60.0
 _TELL_EVERY_S = 1.0
 _REMOVAL_S = 5.0
+_SILENT_S = 5.0
 log = structlog.get_logger(__name__)
 
 
@@ -129,6 +130,7 @@ class _Run(ImportWatch):
         self._converted_bytes = 0
         self._cancellation = Cancellation()
         self._publishing = False
+        self._opening_since: float | None = None
         self._trouble, self._trouble_at = "", (0, 0)
 
     def make(
@@ -166,8 +168,15 @@ class _Run(ImportWatch):
     def _import(
         self, job: ImportJob, client: RegistryClient, repository: Repository, settings: ImporterSettings
     ) -> DiskImage:
+        self._opening_since = time.monotonic()
         self._source = source = open_source(
-            job.origin, job.checksums, client, settings, job_id=job.id, cancellation=self._cancellation
+            job.origin,
+            job.checksums,
+            client,
+            settings,
+            job_id=job.id,
+            cancellation=self._cancellation,
+            on_retry=self._registry_trouble,
         )
         return import_disk(
             source,
@@ -243,10 +252,15 @@ class _Run(ImportWatch):
         self._trouble, self._trouble_at = trouble, self._moved()
 
     def _waits_for(self) -> str:
-        """What the source waits for, or what the registry is asked again for since something moved last."""
+        """What the source waits for, or what a registry is asked again for since something moved last."""
         if self._source is not None and self._source.trouble:
             return self._source.trouble
-        return self._trouble if self._moved() == self._trouble_at else ""
+        trouble = self._trouble if self._moved() == self._trouble_at else ""
+        if self._source is None and self._opening_since is not None:
+            silent_s = time.monotonic() - self._opening_since
+            if silent_s >= _SILENT_S:
+                trouble = ": ".join(filter(None, (f"no answer from the source for {silent_s:.0f} s", trouble)))
+        return trouble
 
     def _moved(self) -> tuple[int, int]:
         return self._source.fetched_bytes if self._source else 0, self._converted_bytes

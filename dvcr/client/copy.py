@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.repository import Manifest, Repository
 from dvcr.descriptor import DOCKER_MANIFEST_LIST, IMAGE_INDEX, Descriptor
 from dvcr.digest import Digest
@@ -67,9 +68,11 @@ def copy(
     piece that is in place, in any of the threads. Raises RegistryError and IntegrityError.
     """
     copied = Copied(what.manifests[-1].digest, what.total_bytes)
+    cancellation = Cancellation()
+    reading, writing = source.on_behalf_of(cancellation), destination.on_behalf_of(cancellation)
 
     def move(blob: Descriptor) -> int:
-        return _move(source, destination, blob, same_registry, on_progress)
+        return _move(reading, writing, blob, same_registry, on_progress)
 
     with ThreadPoolExecutor(PARALLEL, "copy") as pool:
         try:
@@ -77,6 +80,7 @@ def copy(
             done, _ = wait(pending, return_when=FIRST_EXCEPTION)
             sent = [future.result() for future in done]
         except BaseException:
+            cancellation.cancel()  # neither the first error nor Ctrl-C waits for the others
             pool.shutdown(cancel_futures=True)
             raise
     copied.sent_bytes, copied.sent_blobs = sum(sent), sum(1 for size in sent if size)

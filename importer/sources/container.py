@@ -12,6 +12,7 @@ from dvcr.artifact.store import fetch
 from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Manifest, Repository
+from dvcr.client.retry import TellRetry
 from dvcr.client.transport import Transport
 from dvcr.config import ImporterSettings
 from dvcr.descriptor import DOCKER_MANIFEST_LIST, IMAGE_INDEX, Descriptor
@@ -64,7 +65,13 @@ class ContainerReference:
 class ContainerImage:
     """An image of a registry, for one platform. Errors of the registry are SourceErrors that tell what to do."""
 
-    def __init__(self, origin: ContainerOrigin, settings: ImporterSettings, cancellation: Cancellation) -> None:
+    def __init__(
+        self,
+        origin: ContainerOrigin,
+        settings: ImporterSettings,
+        cancellation: Cancellation,
+        on_retry: TellRetry = lambda _: None,
+    ) -> None:
         """SourceError where the name, the login or the certificates cannot be used. Nothing is sent yet."""
         self.reference = ContainerReference.parse(origin.image)
         self._platform = settings.platform or _own_platform()
@@ -82,6 +89,7 @@ class ContainerImage:
             adapter=GuardedAdapter(AddressGuard(settings.source_addresses)),
         )
         self._cancellation = cancellation.child()
+        self._on_retry = on_retry
         self.trouble = ""
         """What was tried again last, in words."""
         try:
@@ -154,6 +162,7 @@ class ContainerImage:
 
     def _note(self, trouble: str) -> None:
         self.trouble = trouble
+        self._on_retry(trouble)
 
     def _choose(self, index: Manifest) -> Digest:
         """The manifest of an index that is for our platform."""

@@ -8,6 +8,7 @@ from dvcr.artifact.store import fetch
 from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
+from dvcr.client.retry import TellRetry
 from dvcr.config import ImporterSettings
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError, SourceError
@@ -33,14 +34,16 @@ def open_source(
     *,
     job_id: str = "",
     cancellation: Cancellation | None = None,
+    on_retry: TellRetry = lambda _: None,
 ) -> ImportSource | DiskCopy:
     """The source; the caller closes it. A new kind of source gets its line here.
 
     With a `job_id`, an import that was killed goes on with what its last delivery on this machine had fetched.
-    `cancellation` ends it while it is still being opened, with RequestCancelledError, and later as `abort` does.
+    `cancellation` ends it while it is still being opened, with RequestCancelledError, and later as `abort` does;
+    `on_retry` is told what another registry is asked again for.
     """
     cancellation = cancellation or Cancellation()
-    source = _open(origin, checksums, client, settings, job_id, cancellation)
+    source = _open(origin, checksums, client, settings, job_id, cancellation, on_retry)
     cancellation.on_cancel(source.abort)
     return source
 
@@ -52,6 +55,7 @@ def _open(
     settings: ImporterSettings,
     job_id: str,
     cancellation: Cancellation,
+    on_retry: TellRetry,
 ) -> ImportSource | DiskCopy:
     match origin:
         case HttpOrigin():
@@ -62,7 +66,8 @@ def _open(
             s3 = S3Download(origin, settings)
             return SpooledSource(s3, Checksums(checksums), Spool(settings.scratch_dir))
         case ContainerOrigin():
-            return _open_container(origin, checksums, client, settings, cancellation)
+            image = ContainerImage(origin, settings, cancellation, on_retry)
+            return _open_container(image, checksums, client, settings)
         case ImageOrigin():
             source = client.on_behalf_of(cancellation).repository(origin.repository)
             return DiskCopy(source, _fetch(source, Digest.parse(origin.digest)), same_registry=True)
@@ -86,13 +91,8 @@ def describe(origin: Origin | S3Origin) -> str:
 
 
 def _open_container(
-    origin: ContainerOrigin,
-    checksums: Mapping[str, str],
-    client: RegistryClient,
-    settings: ImporterSettings,
-    cancellation: Cancellation,
+    image: ContainerImage, checksums: Mapping[str, str], client: RegistryClient, settings: ImporterSettings
 ) -> ImportSource | DiskCopy:
-    image = ContainerImage(origin, settings, cancellation)
     try:
         manifest = image.manifest()
         if is_disk_artifact(manifest):

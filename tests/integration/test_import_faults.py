@@ -368,14 +368,26 @@ def test_a_registry_that_hangs_does_not_keep_a_deleted_import(
     assert world.client.repository(job.repository).tags() == []
 
 
+def says(world: World, job: ImportJob, beginning: str) -> bool:
+    progress = world.board.progress(job.id)
+    return progress is not None and progress.message.startswith(beginning)
+
+
 def test_running_import_says_what_it_waits_for(world: World, worker: Worker, tmp_path: Path) -> None:
     raw = gated(world, tmp_path)
     job = world.submit()
-
-    def waits() -> bool:
-        progress = world.board.progress(job.id)
-        return progress is not None and progress.message.startswith("no bytes from the source for ")
-
-    eventually(waits, "the import says that no bytes come", timeout_s=30)
+    eventually(lambda: says(world, job, "no bytes from the source for "), "it says that no bytes come", timeout_s=30)
     world.server.gate.set()
     assert world.succeeded(job) == raw
+
+
+def test_import_whose_source_registry_hangs_says_so(world: World, redis: RedisServer, tmp_path: Path) -> None:
+    raw = disk(data_mib=2, size_mib=4)
+    with stalling_proxy(world.registry.address) as proxy:
+        origin = origin_of("container", world, proxy, raw)
+        with new_worker(world, redis, tmp_path, importer__plain_http_registries=json.dumps([proxy.address])):
+            proxy.stall()
+            job = world.submit(origin=origin)
+            eventually(lambda: says(world, job, "no answer from the source for "), "it says that", timeout_s=30)
+            proxy.resume()
+            assert world.succeeded(job) == raw
