@@ -16,7 +16,6 @@ at its end: it may take as much as the file that was fetched, and never a copy o
 """
 
 import argparse
-import math
 import statistics
 import subprocess
 import sys
@@ -162,7 +161,7 @@ class Bench:
             Row(title, "s", seconds, 1.0, to_raw),
             Row(f"{title}: how much faster", "times", round(container_disk / seconds, 2), 3, higher_is_better=True),
         ]
-        self._limits(name, ours, self._scratch_mb(name))
+        self._limits(name, ours)
 
     def plain_raw(self) -> None:
         """The disk as it is, into an empty store, beside (a)."""
@@ -173,7 +172,7 @@ class Bench:
         say(f"disk.raw: {told(ours)}; (a) {raw[0]:.2f} s")
         to_raw = {TO_RAW: round(raw[0], 2), SYNCED: round(raw[1], 2)}
         self.rows.append(Row("disk.raw to Ready", "s", round(ours.seconds, 2), 1.0, to_raw))
-        self._limits("disk.raw", [ours], 0)
+        self._limits("disk.raw", [ours])
 
     def slow_link(self, name: str) -> None:
         """Through a link of 100 MB/s, beside `curl` through it."""
@@ -183,7 +182,7 @@ class Bench:
             bare = round(peers.download(url), 2)
         say(f"{name} at 100 MB/s: {told(ours)}; curl {bare} s")
         self.rows.append(Row(f"{name} to Ready at 100 MB/s", "s", round(ours.seconds, 2), 1.1, {"curl": bare}))
-        self._limits(f"{name} at 100 MB/s", [ours], self._scratch_mb(name))
+        self._limits(f"{name} at 100 MB/s", [ours])
 
     def later_versions(self) -> None:
         """The second version after the first, then the same image again."""
@@ -206,7 +205,7 @@ class Bench:
             Row("the same image again", "s", round(again.seconds, 2), 0.5, {"the first": round(one.seconds, 2)}),
             Row("the same image again: new chunks", "chunks", max(0, more - 2), 0),
         ]
-        self._limits("second version and the same image again", [two, again], 0)
+        self._limits("second version and the same image again", [two, again])
 
     def at_once(self) -> None:
         """Four imports by one worker, beside what the same four take qemu-img one after the other."""
@@ -222,7 +221,7 @@ class Bench:
             Row("4 imports at once to Ready", "s", round(ours.seconds, 2), 1.0, {TO_RAW: round(sum(raw), 2)}),
             Row("4 imports at once: peak RSS of one import's processes", "MB", mb(ours.peaks.import_rss), 400),
             Row("4 imports at once: peak RSS of the whole worker", "MB", mb(ours.peaks.rss), 4 * 400),
-            Row("4 imports at once: peak scratch", "MB", mb(ours.peaks.scratch), sum(map(self._scratch_mb, names))),
+            Row("4 imports at once: peak scratch", "MB", mb(ours.peaks.scratch), 0),
         ]
 
     def large_disk(self) -> None:
@@ -230,20 +229,16 @@ class Bench:
         with served(self._images.file("large.qcow2")) as url, product() as new:
             ours = new.import_all([url])
         say(f"large.qcow2: {told(ours)}")
-        self._limits("large.qcow2 of 2 TiB", [ours], 0)
+        self._limits("large.qcow2 of 2 TiB", [ours])
         self.rows.append(
             Row("large.qcow2 of 2 TiB: peak RSS of one import's processes", "MB", mb(ours.peaks.import_rss), 400)
         )
 
-    def _limits(self, title: str, imports: Sequence[Import], scratch_mb: int) -> None:
+    def _limits(self, title: str, imports: Sequence[Import]) -> None:
         self.rows += [
             Row(f"{title}: peak RSS of the worker", "MB", max(mb(one.peaks.rss) for one in imports), 400),
-            Row(f"{title}: peak scratch", "MB", max(mb(one.peaks.scratch) for one in imports), scratch_mb),
+            Row(f"{title}: peak scratch", "MB", max(mb(one.peaks.scratch) for one in imports), 0),
         ]
-
-    def _scratch_mb(self, name: str) -> int:
-        """The scratch that an import of the image may take."""
-        return math.ceil(self._images.file(name).stat().st_size / 1e6) if name == "disk.vmdk" else 0
 
 
 def told(took: Import) -> str:
