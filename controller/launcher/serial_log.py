@@ -28,9 +28,8 @@ def log_folder(disks: Sequence[DiskSpec], root: Path) -> Path:
     """Where a machine's log is kept: beside its first disk that is a file, so that it outlives the pod, and can be read
     when the machine has started again after a crash. A machine without such a disk keeps it in its pod."""
     for disk in disks:
-        path = root / disk.path.lstrip("/")
-        if disk.kind == "disk" and not path.is_block_device():
-            return path.parent
+        if disk.kind == "disk" and not disk.device:
+            return (root / disk.path.lstrip("/")).parent
     return root / "tmp/dvcr"
 
 

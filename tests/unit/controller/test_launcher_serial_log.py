@@ -90,5 +90,6 @@ def test_the_log_lies_beside_the_first_disk(tmp_path: Path) -> None:
     image = DiskSpec(name="i", kind="image")
     disk = DiskSpec(name="d", kind="disk", path="/disks/root/disk.qcow2")
 
-    assert log_folder([image, disk], tmp_path) == tmp_path / "disks/root"
-    assert log_folder([image], tmp_path) == tmp_path / "tmp/dvcr"
+    device = DiskSpec(name="b", kind="disk", path="/disks/block", device=True)
+    assert log_folder([image, device, disk], tmp_path) == tmp_path / "disks/root"
+    assert log_folder([image, device], tmp_path) == tmp_path / "tmp/dvcr"
