@@ -75,6 +75,9 @@ class SerialLog:
     def read(self, position: int) -> tuple[bytes, int]:
         """Some bytes from `position` on, or from the oldest that are left, and the position behind them."""
         with self._lock:
+            # Asked for once the machine is here: nobody else writes any more.
+            if self._file is None and self._resumed and self._path(CURRENT).exists():
+                self._file = self._begin()
             position = max(position, self._older)
             if self._file is None or position >= self._end:
                 return b"", position

@@ -50,6 +50,9 @@ def test_the_run_before_stays_and_the_one_before_that_goes(tmp_path: Path) -> No
 def test_a_machine_that_moved_goes_on_with_its_log(tmp_path: Path) -> None:
     run(tmp_path, b"before")
     run(tmp_path, b"a" * 60, b"b", limit_bytes=100)
+    silent = SerialLog(tmp_path, 100, resumed=True)
+    assert text(silent) == b"a" * 60 + b"b"
+    silent.close()
     moved = run(tmp_path, b"c", limit_bytes=100, resumed=True)
 
     assert text(moved) == b"a" * 60 + b"bc"
