@@ -10,7 +10,9 @@ from controller.runtime.informer import Object
 IMAGE_ANNOTATION = f"{GROUP}/image"
 """`repository@digest` of the artifact; absent for a disk that starts empty."""
 SIZE_ANNOTATION = f"{GROUP}/disk-size"
-"""Virtual size of the disk, where the volume must be larger than that."""
+"""Virtual size of the disk; the volume is larger, so that the disk fits when it is full."""
+FILESYSTEM_PERMILLE = 55
+"""What a file system may take for itself of its volume: as much as CDI allows for."""
 _MIB = 2**20
 
 
@@ -63,13 +65,16 @@ def build_claim(
 
 def resized(volume_mode: str, size_bytes: int) -> Object:
     """The part of a claim that says how large it is to be for a disk of that size."""
-    if volume_mode != "Block":
-        return {"metadata": {"annotations": {}}, "spec": _storage(size_bytes)}
     # A qcow2 that is written all over is larger than what it holds: for every 64 KiB, 8 bytes say where they are and 2
     # how often they are used; a megabyte has room for its header and the tables of those.
     needed_bytes = size_bytes + size_bytes // 2**16 * 10 + _MIB
-    annotations = {SIZE_ANNOTATION: format_bytes(size_bytes)}
-    return {"metadata": {"annotations": annotations}, "spec": _storage(-(-needed_bytes // _MIB) * _MIB)}
+    if volume_mode != "Block":
+        needed_bytes += needed_bytes * FILESYSTEM_PERMILLE // 1000
+    storage = format_bytes(-(-needed_bytes // _MIB) * _MIB)
+    return {
+        "metadata": {"annotations": {SIZE_ANNOTATION: format_bytes(size_bytes)}},
+        "spec": {"resources": {"requests": {"storage": storage}}},
+    }
 
 
 def is_block(claim: Object) -> bool:
@@ -111,7 +116,3 @@ def pinned_image(claim: Object) -> tuple[str, str] | None:
         return None
     repository, _, digest = image.partition("@")
     return repository, digest
-
-
-def _storage(size_bytes: int) -> Object:
-    return {"resources": {"requests": {"storage": format_bytes(size_bytes)}}}

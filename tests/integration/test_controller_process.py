@@ -60,7 +60,8 @@ class Running:
 
     def bind(self, claim: str) -> None:
         eventually(lambda: self.get(PVC, claim), f"claim {claim}")
-        status = {"status": {"phase": "Bound", "capacity": {"storage": "64Mi"}}}
+        requests = (self.get(PVC, claim) or {})["spec"]["resources"]["requests"]
+        status = {"status": {"phase": "Bound", "capacity": requests}}
         self.cluster.patch(PVC, claim, status, "default", "status")
 
     def run_pod(self, pod: str) -> None:

@@ -20,7 +20,7 @@ def test_an_empty_disk_is_a_claim_of_its_size() -> None:
     assert claim["spec"] == {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": "Filesystem",
-        "resources": {"requests": {"storage": "10Gi"}},
+        "resources": {"requests": {"storage": "10806Mi"}},  # with what a qcow2 and a file system take for themselves
         "storageClassName": "fast",
     }
     assert claim["metadata"]["ownerReferences"][0]["uid"] == world.get(DISK, "data")["metadata"]["uid"]
@@ -81,7 +81,7 @@ def test_growing_a_disk_grows_its_claim() -> None:
     world.apply(DISK, "data", {"persistentVolumeClaim": {"size": "1Gi"}})
     world.bind("vmd-data")
     world.change(DISK, "data", {"persistentVolumeClaim": {"size": "2Gi"}})
-    assert world.get(PVC, "vmd-data")["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    assert world.get(PVC, "vmd-data")["spec"]["resources"]["requests"]["storage"] == "2163Mi"
     assert world.status(DISK, "data")["phase"] == "Resizing"
     world.bind("vmd-data")
     assert (world.status(DISK, "data")["phase"], world.status(DISK, "data")["capacity"]) == ("Ready", "2Gi")

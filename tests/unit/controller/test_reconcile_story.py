@@ -64,7 +64,8 @@ def test_the_main_job() -> None:
     assert world.status(DISK, "root")["phase"] == "Ready"
     assert world.status(DISK, "root")["capacity"] == "64Mi"
     assert world.get(PVC, "vmd-root")["metadata"]["annotations"] == {
-        "virtualization.deckhouse.io/image": "cvmi/debian@sha256:" + "a" * 64
+        "virtualization.deckhouse.io/image": "cvmi/debian@sha256:" + "a" * 64,
+        "virtualization.deckhouse.io/disk-size": "64Mi",
     }
     pod = world.get(POD, "vm-web")
     assert pod["metadata"]["labels"] == {"vm.virtualization.deckhouse.io/name": "web"}
