@@ -41,8 +41,9 @@ from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
-from controller.machines.launcher_status import HttpLauncherStatus, LauncherStatus
-from controller.machines.pod import LauncherSetup, machine_name
+from controller.machines.launcher_status import HttpLauncherStatus
+from controller.machines.migration import Migrate, MigrationLaunchers
+from controller.machines.pod import LauncherSetup, machine_names
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
@@ -60,7 +61,7 @@ def build_loops(
     cluster: ClusterPort,
     board: JobBoard,
     registry: ImageRegistry,
-    launchers: LauncherStatus,
+    launchers: MigrationLaunchers,
     settings: Settings,
 ) -> list[Loop]:
     """One loop for each kind."""
@@ -104,10 +105,14 @@ def build_loops(
         Loop(
             MACHINE,
             MachineReconciler(
-                cluster, MachineStart(cluster, registry, setup, authority, address), authority, launchers
+                cluster,
+                MachineStart(cluster, registry, setup, authority, address),
+                authority,
+                launchers,
+                Migrate(cluster, authority, launchers, settings.migration),
             ),
             triggers=(
-                (POD, _renamed(machine_name)),
+                (POD, _machines_of_pod),
                 (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),
                 (DISK, machines_of_disk),
                 (ATTACHMENT, machines_of_attachment),
@@ -148,6 +153,10 @@ def _renamed(owner: Callable[[str], str | None]) -> KeysOf:
         return [(key[0], name)] if name else []
 
     return keys
+
+
+def _machines_of_pod(key: Key, _cached: Cached) -> Iterable[Key]:
+    return [(key[0], name) for name in machine_names(key[1])]
 
 
 def _referring(resource: Resource, block: str, *, namespaced: bool) -> KeysOf:

@@ -325,6 +325,21 @@ class ControllerSettings(_Section):
     Calico, Kube-OVN and Antrea. Cilium has none."""
 
 
+class MigrationSettings(_Section):
+    bandwidth_bytes: int = Field(0, ge=0)
+    """Most bytes per second that a machine's memory is sent with when it moves to another node; 0: no limit."""
+    downtime_ms: int = Field(300, gt=0)
+    """How long a guest may stand still at the end of a move, as far as that can be foreseen."""
+    progress_timeout_s: float = Field(150, gt=0)
+    """A move ends, and the machine stays, when no less is left to send for this long."""
+    start_timeout_s: float = Field(300, gt=0)
+    """A move ends when no other node has taken a pod for the machine, and started it, within this time."""
+    per_node: int = Field(2, gt=0)
+    """Machines that leave one node at the same time; others wait for their turn."""
+    total: int = Field(5, gt=0)
+    """Machines that move at the same time in the whole cluster."""
+
+
 class ClusterSettings(_Section):
     host: str = "127.0.0.1"
     """Address that the embedded cluster's API listens on."""
@@ -341,6 +356,8 @@ class NodeSettings(_Section):
     """Name of the Node object that this agent keeps."""
     data_dir: Path = Path("data/node")
     """Folder for pods' files, logs and volumes."""
+    shared_volumes_dir: Path | None = None
+    """Folder that all nodes see, such as an NFS mount: the storage class `shared`, with which machines can move."""
     pod_cidr: str = "127.64.0.0/16"
     """Loopback range that pods get their addresses from."""
 
@@ -393,6 +410,7 @@ class Settings(BaseSettings):
     importer: ImporterSettings = ImporterSettings()
     uploader: UploaderSettings = UploaderSettings()
     controller: ControllerSettings = ControllerSettings()
+    migration: MigrationSettings = MigrationSettings()
     cluster: ClusterSettings = ClusterSettings()
     node: NodeSettings = NodeSettings()
     launcher: LauncherSettings = LauncherSettings()

@@ -144,6 +144,44 @@ class GuestInterface(ApiModel):
     ip_addresses: list[str] | None = None
 
 
+class MigrationPhase(StrEnum):
+    PREPARING = "Preparing"
+    """A pod on another node gets ready to take the machine in."""
+    MOVING = "Moving"
+    """The machine runs on while its memory is sent."""
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    """The machine stayed where it was."""
+
+
+class Migration(ApiModel):
+    """The latest move of the machine to another node."""
+
+    operation: str
+    """UID of the operation that asked for it."""
+    phase: MigrationPhase
+    source_node: str
+    source_pod: str
+    target_pod: str
+    target_uid: str | None = None
+    """Of the pod, once it was made: one that is missing then is lost."""
+    target_node: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    started_at: str
+    ended_at: str | None = None
+    downtime_milliseconds: int | None = None
+    """How long the guest stood still."""
+    total_milliseconds: int | None = None
+    leftover: str | None = None
+    """The pod that the machine no longer needs, until it is gone."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the machine may have two pods that matter."""
+        return self.phase in (MigrationPhase.PREPARING, MigrationPhase.MOVING)
+
+
 class MachineStatus(ApiModel):
     phase: MachinePhase | None = None
     node_name: str | None = None
@@ -157,6 +195,9 @@ class MachineStatus(ApiModel):
     conditions: list[Condition] = Field(default_factory=list)
     observed_generation: int | None = None
     power: Power | None = None
+    active_pod: str | None = None
+    """The pod that runs the machine, if it is not the one that it was started in."""
+    migration: Migration | None = None
 
 
 def check_machine(spec: MachineSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:

@@ -13,7 +13,7 @@ from controller.launcher.spec import DiskStatus
 from controller.machines.devices import resolve_disk
 from controller.machines.launch import NotReady
 from controller.machines.launcher_status import LauncherStatus
-from controller.machines.pod import applied_spec, is_ready, pod_name
+from controller.machines.pod import active_pod_name, applied_spec, is_ready
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
@@ -47,7 +47,8 @@ class AttachmentReconciler:
     def _follow(self, attachment: Subject[AttachmentStatus], spec: AttachmentSpec) -> float | None:
         namespace = attachment.namespace
         machines = self._cluster.list(MACHINE, namespace)
-        pod = self._cluster.get(POD, pod_name(spec.virtual_machine_name), namespace)
+        machine = next((m for m in machines if m["metadata"]["name"] == spec.virtual_machine_name), None)
+        pod = self._cluster.get(POD, active_pod_name(machine), namespace) if machine else None
         attachment.status.failure_reason = attachment.status.failure_message = None
         refused = refusal(attachment.obj, self._cluster.list(ATTACHMENT, namespace), machines, pod)
         if refused is not None:

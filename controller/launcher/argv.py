@@ -95,6 +95,8 @@ def qemu_arguments(spec: MachineSpec, runtime: Runtime) -> list[str]:
     out = [QEMU, "-S", "-nodefaults", "-no-user-config", "-name", f"guest={spec.namespace}/{spec.name}"]
     out += ["-uuid", spec.uid] if _is_uuid(spec.uid) else []
     out += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    # Where from is told when all is ready to take the machine in.
+    out += ["-incoming", "defer"] if spec.incoming else []
     # A reboot ends the process, so that the guest's wish is seen and a changed specification takes effect.
     # A kernel that panics says so through a device, and the process ends, as it does for a power-off.
     out += ["-action", "reboot=shutdown,panic=shutdown", "-device", "pvpanic"]

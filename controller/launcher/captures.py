@@ -69,6 +69,11 @@ class MachineCaptures:
     def _status(self, capture: _Capture) -> WorkStatus:
         return WorkStatus(percent=capture.percent, end=capture.end)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a disk is being captured, or about to be."""
+        return any(capture.end is None for capture in self._captures.values())
+
     async def _run(self, capture: _Capture) -> None:
         try:
             async with self._turn:
@@ -84,6 +89,8 @@ class MachineCaptures:
 
     async def _capture(self, capture: _Capture) -> None:
         spec = capture.spec
+        if self._machine.held:
+            raise ResourceError("the machine moves to another node", reason="MachineMoves", retryable=True)
         disk = next((one for one in self._machine.disks if one.name == spec.disk.name), None)
         if disk is None or disk.drive.path is None:
             raise ResourceError(f"the machine has no disk {spec.disk.name!r}", reason="DiskNotFound", retryable=True)

@@ -85,6 +85,16 @@ class Hotplug:
             self._wishes = wishes
             self._changed.set()
 
+    def present(self, started_with: Sequence[DiskSpec]) -> tuple[DiskSpec, ...]:
+        """What the machine's disks are now, as a launcher has to be started with to have the same."""
+        plugged = self._wishes.plugged if self._wishes is not None else ()
+        known = {disk.name: disk for disk in (*started_with, *plugged)}
+        return tuple(
+            known[disk.name].model_copy(update={"port": disk.drive.port})
+            for disk in self._machine.disks
+            if disk.name in known
+        )
+
     def complete(self, status: MachineStatus) -> MachineStatus:
         """The machine's status, with what is told here of its disks and of those that it is yet to get."""
         known = {disk.drive.node: disk.name for disk in self._machine.disks}

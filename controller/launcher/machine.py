@@ -7,12 +7,14 @@
 
 Disks whose images are still in the registry are copied from `begin` on. A guest that an unreadable image stopped goes
 on as soon as the image can be read again.
+
+A machine that moves (see `migration`) has two of these for a while: one that it leaves, and one that it arrives in.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -41,6 +43,8 @@ class Machine:
         disks: Sequence[PreparedDisk],
         copies: DiskCopies,
         accelerator: str,
+        *,
+        incoming: bool = False,
     ) -> None:
         self._process = process
         self._monitor = monitor
@@ -49,8 +53,11 @@ class Machine:
         self._sizes_bytes = {disk.name: disk.size_bytes for disk in disks}
         self._accelerator = accelerator
         self._state = MachineState.STARTING
+        self._ran = not incoming
+        self._held = False
         self._paused = False
         self._trouble = ""
+        self._holding = AsyncExitStack()
         self._shutdown_reason = ""
         self._killed = False
         self.devices_changed = asyncio.Event()
@@ -68,6 +75,57 @@ class Machine:
         await self._monitor.execute("cont")
         if self._state is MachineState.STARTING:
             self._state = MachineState.RUNNING
+
+    async def hold(self) -> None:
+        """Stop the copies, which QEMU could not send along, and leave the guest alone until `release`. Idempotent."""
+        if not self._held:
+            self._held = True
+            await self._holding.enter_async_context(self._copies.held())
+
+    async def release(self) -> None:
+        """Have the guest run, if it does not, and the copies go on. Raises MonitorError if QEMU cannot."""
+        if not (await self._monitor.execute("query-status"))["running"]:
+            await self._monitor.execute("cont")
+        self._state = MachineState.RUNNING
+        self._held = False
+        await self._holding.aclose()
+
+    @property
+    def held(self) -> bool:
+        """Whether the guest is to be left alone: it is about to leave, or has left."""
+        return self._held
+
+    def leave(self) -> None:
+        """The guest stands still here for good, unless it is released."""
+        self._state = MachineState.MOVED
+
+    def expect(self) -> None:
+        """The guest may come now."""
+        self._state = MachineState.INCOMING
+
+    def receive(self) -> None:
+        """The guest is here whole, and may run."""
+        if self._state is MachineState.INCOMING:
+            self._state = MachineState.RECEIVED
+
+    async def arrive(self) -> None:
+        """Run the guest that was received, and go on with the copies. MonitorError if QEMU does not run it."""
+        if self._state is not MachineState.RECEIVED:
+            raise MonitorError(f"the machine is {self._state.value}")
+        self._ran = True
+        try:
+            await self._monitor.execute("cont")
+        except MonitorError:
+            self._ran = bool((await self._monitor.execute("query-status"))["running"])
+            raise
+        self._state = MachineState.RUNNING
+        for disk in self._disks:
+            self._copies.start(disk)
+
+    @property
+    def state(self) -> MachineState:
+        """Without regard to pauses."""
+        return self._state
 
     @property
     def monitor(self) -> Monitor:
@@ -137,6 +195,10 @@ class Machine:
 
     async def power_off(self, grace_period_s: float) -> None:
         """Switch off: the guest is asked first, and killed after the grace period. Returns when QEMU has ended."""
+        if not self._ran or self._state is MachineState.MOVED:
+            # No guest runs here that could be asked.
+            await self.kill()
+            return
         self._state = MachineState.STOPPING
         await power_off(self, grace_period_s)
 
@@ -174,6 +236,10 @@ class Machine:
         return self._termination()
 
     def _termination(self) -> Termination:
+        if self._state is MachineState.MOVED:
+            return Termination(reason=TerminationReason.MOVED)
+        if not self._ran:
+            return Termination(reason=TerminationReason.NOT_ARRIVED, message=" / ".join(self._stderr))
         if self._state is MachineState.STOPPING:
             if self._killed:
                 return Termination(reason=TerminationReason.KILLED, message="the guest did not power off in time")
@@ -223,7 +289,7 @@ class Machine:
         while self._process.returncode is None and self._paused:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
-            if not await self._images_readable():
+            if self._held or not await self._images_readable():
                 continue
             try:
                 if self._paused:

@@ -36,6 +36,8 @@ from controller.launcher.guest import GuestWatcher
 from controller.launcher.hotplug import Hotplug, with_ports
 from controller.launcher.images import images
 from controller.launcher.machine import RETRY_FIRST_S, RETRY_LONGEST_S, Machine
+from controller.launcher.migration import Arrival, Departure, QemuCredentials
+from controller.launcher.migration_routes import Migrations, resume_at
 from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
 from controller.launcher.serial_log import SerialLog, log_folder
@@ -54,6 +56,7 @@ from controller.launcher.spec import (
     Termination,
     TerminationReason,
     WorkEnd,
+    machine_identity,
 )
 from controller.launcher.status import build_app, build_health_app, serving
 from controller.launcher.sysprep import sysprep_iso
@@ -107,6 +110,8 @@ class Launcher:
         self._network = GuestNetwork(settings.launcher, address, argv.mac_address(spec.uid))
         self._hotplug: Hotplug | None = None
         self._captures: MachineCaptures | None = None
+        self._credentials = (root / SPEC_PATH.lstrip("/")).parent
+        self._migrations = Migrations(self._present)
         self._waiting_for = ""
         self._stop = asyncio.Event()
         self._confinement = Confinement.of(spec.uid)
@@ -153,8 +158,10 @@ class Launcher:
             plugging = asyncio.create_task(hotplug.run())
             try:
                 self._machine, self._hotplug = machine, hotplug
+                await self._prepare_moves(machine, folder)
                 await self._accompany(machine)
             finally:
+                await self._migrations.close()
                 watching.cancel()
                 plugging.cancel()
                 termination = await machine.close()
@@ -165,12 +172,13 @@ class Launcher:
             return termination.with_output(console.recent())
 
     async def _serve(self, stack: AsyncExitStack, address: str, console: Console, access: GuestAccess) -> None:
-        folder = (self._root / SPEC_PATH.lstrip("/")).parent
+        folder = self._credentials
         trust = TlsSettings(client_ca_file=folder / AUTHORITY_FILE, client_certificates="required")
         tls = ServerTls(folder / CERTIFICATE_FILE, folder / KEY_FILE, trust, str(folder))
-        app = build_app(self._status, self._want, console)
+        app = build_app(self._status, self._want, console, machine_identity(self._spec.uid))
         access.add_routes(app)
         add_capture_routes(app, lambda: self._captures)
+        self._migrations.add_routes(app)
         await stack.enter_async_context(serving(app, address, STATUS_PORT, tls))
         await stack.enter_async_context(serving(build_health_app(self._status), address, HEALTH_PORT))
 
@@ -248,7 +256,7 @@ class Launcher:
             _, stderr = await process.communicate()
             raise ConfigError(stderr.decode(errors="replace").strip() or exc.message, reason="QemuFailed") from exc
         copies = DiskCopies(monitor, DiskServer(monitor, folder), nbd_socket)
-        return Machine(process, monitor, disks, copies, accelerator)
+        return Machine(process, monitor, disks, copies, accelerator, incoming=spec.incoming)
 
     def _prepare_hotplug(self, machine: Machine, server: NbdServer, nbd_socket: Path) -> Hotplug:
         spec = self._spec
@@ -259,8 +267,20 @@ class Launcher:
         )
         return Hotplug(machine, server, nbd_socket, self._root, lambda: images(self._settings), targets)
 
+    async def _prepare_moves(self, machine: Machine, folder: Path) -> None:
+        identity = machine_identity(self._spec.uid)
+        files = QemuCredentials(self._credentials, folder, identity, self._confinement)
+        self._migrations.departure = Departure(
+            machine, files, resume_at(self._credentials, identity), self._is_captured
+        )
+        if self._spec.incoming:
+            self._migrations.arrival = Arrival(machine, files)
+
     async def _accompany(self, machine: Machine) -> None:
-        await machine.begin()
+        if self._migrations.arrival is None:
+            await machine.begin()
+        else:
+            await self._migrations.arrival.begin(os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES))
         ended, stopped = asyncio.create_task(machine.wait()), asyncio.create_task(self._stop.wait())
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -272,8 +292,18 @@ class Launcher:
         if self._machine is not None and self._hotplug is not None:
             status = self._hotplug.complete(await self._machine.status())
             guest = self._guest.status if self._guest is not None else None
-            return status.model_copy(update={"guest": guest, "network": self._network.status})
+            changes = {"guest": guest, "network": self._network.status, "migration": self._migrations.status}
+            return status.model_copy(update=changes)
         return MachineStatus(state=MachineState.STARTING, message=self._waiting_for)
+
+    def _is_captured(self) -> bool:
+        return self._captures is not None and self._captures.busy
+
+    def _present(self) -> MachineSpec | None:
+        """What another launcher has to be started with to be the same machine, as it is now."""
+        if self._hotplug is None:
+            return None
+        return self._spec.model_copy(update={"disks": self._hotplug.present(self._spec.disks)})
 
     def _want(self, wishes: DiskWishes) -> bool:
         if self._hotplug is None:

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -109,6 +111,18 @@ class Monitor:
                 return _event(await asyncio.wait_for(listener.get(), timeout_s))
             except TimeoutError:
                 return None
+
+    @contextmanager
+    def listening(self, *names: str) -> Iterator["asyncio.Queue[tuple[str, float]]"]:
+        """A queue of the events with these names, each with the time (monotonic) at which it came."""
+        queue: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+
+        def note(message: Message) -> bool:
+            queue.put_nowait((cast("str", message["event"]), time.monotonic()))
+            return False  # nothing is left to the listener itself
+
+        with self._client.listener(names, note):
+            yield queue
 
     async def _ended(self) -> None:
         while self._client.runstate is Runstate.RUNNING:

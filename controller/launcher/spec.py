@@ -15,6 +15,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 SPEC_PATH = "/etc/dvcr/machine.json"
 STATUS_PORT = 61080
 HEALTH_PORT = 61081
+MIGRATION_PORT = 61082
+"""Where QEMU takes a machine in, over TLS."""
 AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.crt", "tls.crt", "tls.key"
 """Beside `machine.json`: the authority of all machines' pods, and what it issued to this one. Replaced now and then."""
 CONTROLLER_IDENTITY = "dvcr-controller"
@@ -105,6 +107,8 @@ class MachineSpec(_Message):
     sysprep: Sysprep | None = None
     grace_period_s: int = 60
     """Time between the power button and the kill."""
+    incoming: bool = False
+    """The machine runs in another pod and is to be taken over from there: see `MigrationOrder`."""
 
 
 class MachineState(StrEnum):
@@ -112,6 +116,12 @@ class MachineState(StrEnum):
     RUNNING = "Running"
     PAUSED = "Paused"
     STOPPING = "Stopping"
+    INCOMING = "Incoming"
+    """Waits for the machine to come from another pod."""
+    RECEIVED = "Received"
+    """The machine is here whole, and runs when it is told to."""
+    MOVED = "Moved"
+    """The machine has left for another pod."""
 
 
 class DiskStatus(_Message):
@@ -159,6 +169,52 @@ class GuestStatus(_Message):
     """Those that have an address, without loopback."""
 
 
+class MigrationOrder(_Message):
+    """What `PUT /migration` takes: send the machine to the launcher of another pod, which is `incoming`.
+
+    Accepted at once, `GET /status` tells how far it is. `DELETE /migration` breaks it off. `POST /migration/resume` has
+    the other launcher run the machine, and is answered when it does; the launcher that the machine left sends it.
+    `POST /migration/rollback` has that one run the machine again: only for who knows that the other pod never will.
+    """
+
+    id: str
+    """The same order twice is one."""
+    address: str
+    """Of the other pod."""
+    bandwidth_bytes: int = 0
+    """Per second, at most; 0: no limit."""
+    downtime_ms: int = 300
+    """How long the guest may stand still at the end."""
+    progress_timeout_s: float = 150
+    """Without progress for this long, the attempt ends and the machine stays."""
+
+
+class MigrationState(StrEnum):
+    ACTIVE = "Active"
+    """The guest runs here while its memory is sent."""
+    SENT = "Sent"
+    """The guest stands still here for good, unless rolled back; the other launcher has not answered yet."""
+    DONE = "Done"
+    """The guest runs there."""
+    FAILED = "Failed"
+    """The guest runs on here; `message` says why."""
+
+
+class MigrationStatus(_Message):
+    """Of the latest attempt to send the machine away."""
+
+    id: str
+    state: MigrationState
+    message: str = ""
+    told: bool = False
+    """Whether the other launcher may have heard that it is to run the machine."""
+    total_bytes: int = 0
+    remaining_bytes: int = 0
+    downtime_ms: int | None = None
+    """From the guest's stop here to its start there."""
+    total_ms: int | None = None
+
+
 class MachineStatus(_Message):
     """What `GET /status` answers."""
 
@@ -171,6 +227,8 @@ class MachineStatus(_Message):
     message: str = ""
     guest: GuestStatus | None = None
     """None: no guest agent answers."""
+    migration: MigrationStatus | None = None
+    """None: nobody asked for one."""
 
 
 class DiskWishes(_Message):
@@ -194,6 +252,10 @@ class TerminationReason(StrEnum):
     """The guest's kernel crashed."""
     STOPPED = "Stopped"
     """Powered off because the pod was asked to stop."""
+    MOVED = "Moved"
+    """The machine was sent to another pod, and stands still here for good."""
+    NOT_ARRIVED = "NotArrived"
+    """The machine was to come from another pod, and has never run here."""
     KILLED = "Killed"
     """As Stopped, but the guest did not obey within the grace period."""
     FAILED = "Failed"

@@ -3,19 +3,22 @@ controller.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import WSMsgType, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from pydantic import ValidationError
 
 from controller.launcher.console import Console
+from controller.launcher.migration_routes import RESUME_PATH
 from controller.launcher.spec import CONTROLLER_IDENTITY, DiskWishes, MachineState, MachineStatus
 from dvcr.access.certificates import certificate_caller
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError
 from dvcr.http.tls import ServerTls
+
+_NO_GUEST = (MachineState.STARTING, MachineState.INCOMING, MachineState.RECEIVED, MachineState.MOVED)
 
 
 def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Application:
@@ -23,7 +26,7 @@ def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Appl
 
     async def healthz(_: web.Request) -> web.Response:
         state = (await status()).state
-        return web.Response(text=f"{state}\n", status=503 if state is MachineState.STARTING else 200)
+        return web.Response(text=f"{state}\n", status=503 if state in _NO_GUEST else 200)
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
@@ -31,9 +34,13 @@ def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Appl
 
 
 def build_app(
-    status: Callable[[], Awaitable[MachineStatus]], want: Callable[[DiskWishes], bool], console: Console
+    status: Callable[[], Awaitable[MachineStatus]],
+    want: Callable[[DiskWishes], bool],
+    console: Console,
+    identity: str,
 ) -> web.Application:
-    """The application for the controller; everybody else gets 403.
+    """The application for the controller, and for launchers of the same machine, whose `identity` that is, when it has
+    moved; everybody else gets 403.
 
     `want` takes the wishes for the machine's disks, or is False while there is no machine yet.
     """
@@ -63,23 +70,28 @@ def build_app(
                 await asyncio.gather(sender, return_exceptions=True)
         return peer
 
-    app = web.Application(middlewares=[_only_controller])
+    app = web.Application(middlewares=[_allowing({CONTROLLER_IDENTITY}, {RESUME_PATH: identity})])
     app.router.add_get("/status", show_status)
     app.router.add_put("/disks", put_disks)
     app.router.add_get("/console", attach)
     return app
 
 
-@web.middleware
-async def _only_controller(request: web.Request, handler: Handler) -> web.StreamResponse:
-    certificate = request.get_extra_info("peercert") or {}
-    try:
-        name = certificate_caller(certificate).user
-    except CredentialsError as exc:
-        raise web.HTTPForbidden(text=exc.message) from exc
-    if name != CONTROLLER_IDENTITY:
-        raise web.HTTPForbidden(text=f"{name} is not the controller")
-    return await handler(request)
+def _allowing(everything: Container[str], paths: Mapping[str, str]) -> Middleware:
+    """Lets those in by whose certificates they may; `paths` has who may also, and where."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        certificate = request.get_extra_info("peercert") or {}
+        try:
+            name = certificate_caller(certificate).user
+        except CredentialsError as exc:
+            raise web.HTTPForbidden(text=exc.message) from exc
+        if name not in everything and paths.get(request.path) != name:
+            raise web.HTTPForbidden(text=f"{name} is not the controller")
+        return await handler(request)
+
+    return check
 
 
 async def _send(output: "asyncio.Queue[bytes | None]", peer: web.WebSocketResponse) -> None:

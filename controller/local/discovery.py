@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from controller.local import eviction
 from controller.local.definition import Definition
 from controller.local.errors import unknown_path
 from controller.local.schema import of_object
@@ -44,6 +45,8 @@ def group(served: Iterable[Definition], elsewhere: GroupVersions, name: str) -> 
 def resources(served: Iterable[Definition], name: str, version: str) -> dict[str, Any]:
     """The answer to /apis/<group>/<version> and /api/v1. Raises StatusError 404."""
     of_version = [each for each in served if (each.group, each.version) == (name, version)]
+    if (name, version) == (eviction.GROUP, eviction.VERSION):
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{name}/{version}", "resources": []}
     if not of_version:
         raise unknown_path()
     return {
@@ -105,7 +108,9 @@ def _path(definition: Definition) -> str:
 def _groups(served: Iterable[Definition], elsewhere: GroupVersions) -> dict[str, list[str]]:
     """The versions of every group but the core's, in their order."""
     found: dict[str, dict[str, None]] = {}
-    for name, version in (*((each.group, each.version) for each in served if each.group), *elsewhere):
+    own = [(each.group, each.version) for each in served if each.group]
+    # The last has no kinds of its own here: clients look whether it is there before they evict pods.
+    for name, version in (*own, *elsewhere, (eviction.GROUP, eviction.VERSION)):
         found.setdefault(name, {})[version] = None
     return {name: list(versions) for name, versions in found.items()}
 
@@ -132,6 +137,8 @@ def _resources(definition: Definition) -> list[dict[str, Any]]:
     if definition.resource == "pods":
         entries.append({**part, "name": "pods/log", "verbs": ["get"]})
         entries.append({**part, "name": "pods/binding", "kind": "Binding", "verbs": ["create"]})
+        evictions = {"group": eviction.GROUP, "version": eviction.VERSION, "kind": eviction.KIND}
+        entries.append({**part, **evictions, "name": "pods/eviction", "verbs": ["create"]})
     if definition.resource == "serviceaccounts":
         identity = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
         entries.append({**part, **identity, "name": "serviceaccounts/token", "verbs": ["create"]})

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from controller.local import aggregation, discovery, errors, lifecycle
+from controller.local import aggregation, discovery, errors, eviction, lifecycle
 from controller.local.aggregation import Aggregator
 from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCOUNTS, Authenticator, User
 from controller.local.authorization import Action, is_allowed, refusal
@@ -79,7 +79,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as exc:  # noqa: BLE001 - the client gets a Status, the log gets the traceback
         _log.exception("request failed", path=request.path)
         error = StatusError(500, "InternalError", f"Internal error occurred: {exc!r}")
-    headers = {"WWW-Authenticate": "Bearer"} if error.code == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == 401 else {}
+    if retry_after_s := (error.details or {}).get("retryAfterSeconds"):
+        headers["Retry-After"] = str(retry_after_s)
     return web.json_response(error.status(), status=error.code, headers=headers)
 
 
@@ -198,6 +200,8 @@ class _Api:
                 return await self._token(request, target)
             case "POST", "binding" if definition.resource == "pods":
                 return await self._bind(request, target)
+            case "POST", "eviction" if definition.resource == "pods":
+                return await self._evict(request, target)
             case "GET", "" | "status":
                 return self._answer(request, target, self._get(target))
             case (("PUT" | "PATCH"), ""):
@@ -349,6 +353,15 @@ class _Api:
         answer = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": spec, "status": status}
         return web.json_response(
             {**answer, "metadata": {"name": target.name, "namespace": target.namespace}}, status=201
+        )
+
+    async def _evict(self, request: web.Request, target: lifecycle.Target) -> web.Response:
+        wanted = await object_body(request)
+        refusal = await self._store.write(lambda tx: eviction.evict(tx, target, wanted), dry_run=dry_run(request))
+        if refusal is not None:
+            raise refusal
+        return web.json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201
         )
 
     async def _log(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:

@@ -66,6 +66,10 @@ def compare_address(visit: Visit) -> Flow:
     pod = visit.pod or {}
     wanted = (pod["metadata"].get("annotations") or {}).get(ADDRESS_ANNOTATION)
     has = (pod.get("status") or {}).get("podIP")
+    if not wanted and has and visit.status.active_pod and visit.status.ip_address_claim:
+        # Two pods cannot have one address, and a machine that moves has two.
+        message = f"the machine has moved and is at {has}; it takes its leased address again with its next start"
+        visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)
     if wanted and has and wanted != has:
         message = f"the network gave the machine {has} instead of {wanted}: see controller.address_annotations"
         visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)

@@ -6,7 +6,16 @@ from typing import Protocol
 import urllib3
 from pydantic import ValidationError
 
-from controller.launcher.spec import STATUS_PORT, CaptureSpec, DiskWishes, MachineStatus, WorkStatus, machine_identity
+from controller.launcher.spec import (
+    STATUS_PORT,
+    CaptureSpec,
+    DiskWishes,
+    MachineSpec,
+    MachineStatus,
+    MigrationOrder,
+    WorkStatus,
+    machine_identity,
+)
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
@@ -15,6 +24,8 @@ from dvcr.errors import DvcrError
 
 _TIMEOUT_S = 2
 _END_TIMEOUT_S = 10
+_SLOW_TIMEOUT_S = 20
+"""For what waits for QEMU."""
 _CONNECTIONS = 64
 
 
@@ -37,7 +48,7 @@ class LauncherStatus(Protocol):
 
 
 class HttpLauncherStatus:
-    """LauncherStatus over HTTPS, with the controller's certificate."""
+    """LauncherStatus, and what moving a machine needs, over HTTPS with the controller's certificate."""
 
     def __init__(self, authority: MachineAuthority) -> None:
         self._authority = authority
@@ -72,6 +83,21 @@ class HttpLauncherStatus:
         except LauncherError:
             return False
         return True
+
+    def specification(self, pod: Object) -> MachineSpec:
+        return MachineSpec.model_validate_json(self._request("GET", pod, "/machine"))
+
+    def send(self, pod: Object, order: MigrationOrder) -> None:
+        self._request("PUT", pod, "/migration", order.model_dump_json())
+
+    def cancel(self, pod: Object) -> None:
+        self._request("DELETE", pod, "/migration")
+
+    def roll_back(self, pod: Object) -> None:
+        self._request("POST", pod, "/migration/rollback", timeout_s=_SLOW_TIMEOUT_S)
+
+    def resume(self, pod: Object) -> None:
+        self._request("POST", pod, "/migration/resume", timeout_s=_SLOW_TIMEOUT_S)
 
     def _request(
         self, method: str, pod: Object, path: str, body: str | None = None, timeout_s: float = _TIMEOUT_S

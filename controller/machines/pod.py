@@ -1,10 +1,13 @@
 """The pod of a machine, and the Secret with what its launcher is to run. Pure."""
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.api.eviction import MOVE, STRATEGY_ANNOTATION
 from controller.api.machine import MachineSpec as ApiMachineSpec
 from controller.api.model import ApiModel
 from controller.api.quantity import parse_bytes
@@ -58,9 +61,23 @@ def pod_name(machine: str) -> str:
     return f"vm-{machine}"
 
 
-def machine_name(pod: str) -> str | None:
-    """The inverse; None if the pod is not of a machine."""
-    return pod.removeprefix("vm-") if pod.startswith("vm-") else None
+def active_pod_name(machine: Object) -> str:
+    """Name of the pod that the machine runs in or would be started in: another one than the first after a move."""
+    return str((machine.get("status") or {}).get("activePod") or pod_name(machine["metadata"]["name"]))
+
+
+def moved_pod_name(machine: str, operation_uid: str) -> str:
+    """Name of the pod that the operation moves the machine to."""
+    return f"{pod_name(machine)}-{hashlib.sha256(operation_uid.encode()).hexdigest()[:8]}"
+
+
+def machine_names(pod: str) -> list[str]:
+    """Machines that the pod could be of, by its name."""
+    if not pod.startswith("vm-"):
+        return []
+    name = pod.removeprefix("vm-")
+    moved = re.fullmatch(r"(.+)-[0-9a-f]{8}", name)
+    return [name, moved[1]] if moved else [name]
 
 
 def machine_uid(pod: Object) -> str:
@@ -101,9 +118,9 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
     )
 
 
-def build_secret(metadata: Object, owner: Object, launcher: MachineSpec, credentials: Mapping[str, bytes]) -> Object:
+def build_secret(metadata: Object, owner: Object, launcher: MachineSpec, credentials: dict[str, bytes]) -> Object:
     """The Secret that the pod mounts; `credentials` by the names that the launcher expects."""
-    files = {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json().encode(), **credentials}
+    files = machine_files(launcher) | credentials
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -115,6 +132,11 @@ def build_secret(metadata: Object, owner: Object, launcher: MachineSpec, credent
         "type": "Opaque",
         "data": encoded(files),
     }
+
+
+def machine_files(launcher: MachineSpec) -> dict[str, bytes]:
+    """The specification, under the name by which the launcher reads it."""
+    return {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json().encode()}
 
 
 def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -168,8 +190,6 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         "containers": [container],
         "volumes": volumes,
     }
-    wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_PLACEMENT))
-    wire["affinity"] = on_capable_nodes(spec.affinity, spec.cpu.model_name)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -178,11 +198,21 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             "namespace": metadata["namespace"],
             "labels": {**(metadata.get("labels") or {}), NAME_LABEL: name},
             "annotations": launch.annotations
-            | {APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True)},
+            | {
+                APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True),
+                STRATEGY_ANNOTATION: MOVE,
+            },
             "ownerReferences": [owner],
         },
-        "spec": pod_spec | wire,
+        "spec": pod_spec | placement(spec, spec.cpu.model_name),
     }
+
+
+def placement(spec: ApiMachineSpec, cpu_model: str) -> Object:
+    """The part of a pod's spec that says where it may run."""
+    wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_PLACEMENT))
+    wire["affinity"] = on_capable_nodes(spec.affinity, cpu_model)
+    return wire
 
 
 def is_finished(pod: Object) -> bool:

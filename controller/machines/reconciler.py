@@ -6,12 +6,14 @@ from controller.machines.address import compare_address
 from controller.machines.authority import MachineAuthority
 from controller.machines.changes import list_changes
 from controller.machines.ending import clear_up
+from controller.machines.eviction import heed_eviction
 from controller.machines.following import follow
 from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
 from controller.machines.launcher_status import LauncherStatus, Observe
+from controller.machines.migration import is_under_way, tell_migratable
 from controller.machines.network import network_facts
-from controller.machines.pod import pod_name
+from controller.machines.pod import active_pod_name, pod_name
 from controller.machines.power import first_power
 from controller.machines.removal import remove
 from controller.machines.renewal import Renew
@@ -34,11 +36,13 @@ class MachineReconciler:
         starting: MachineStart,
         authority: MachineAuthority,
         launchers: LauncherStatus,
+        migrate: Step,
         clock: Clock = utc_now,
     ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._steps: tuple[Step, ...] = (
+            migrate,
             remove,
             clear_up,
             Renew(authority),
@@ -52,6 +56,8 @@ class MachineReconciler:
             follow,
             Plug(launchers),
             compare_address,
+            tell_migratable,
+            heed_eviction,
         )
 
     def reconcile(self, key: Key) -> float | None:
@@ -78,12 +84,17 @@ class MachineReconciler:
         spec = MachineSpec.read(machine.obj["spec"])
         power = machine.status.power = machine.status.power or first_power(spec.run_policy)
         machine.status.message = None
+        pod = self._cluster.get(POD, active_pod_name(machine.obj), machine.namespace)
+        if pod is None and machine.status.active_pod and not is_under_way(machine.status.migration):
+            # What the machine moved to is gone; the next start is in a pod of the first one's name.
+            machine.status.active_pod = None
+            pod = self._cluster.get(POD, pod_name(machine.name), machine.namespace)
         return Visit(
             cluster=self._cluster,
             machine=machine,
             spec=spec,
             power=power,
-            pod=self._cluster.get(POD, pod_name(machine.name), machine.namespace),
+            pod=pod,
             request=read_request(machine.obj),
             now=self._clock(),
         )

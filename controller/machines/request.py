@@ -12,6 +12,8 @@ from controller.api.resource import GROUP
 from controller.runtime.informer import Object
 
 REQUEST_ANNOTATION = f"{GROUP}/operation"
+MOVES = frozenset({OperationType.MIGRATE, OperationType.EVICT})
+"""Operations that do not touch the power switch."""
 
 
 @dataclass(frozen=True)

@@ -4,5 +4,7 @@ BLOCK_DEVICES_READY = "BlockDevicesReady"
 PROVISIONING_READY = "ProvisioningReady"
 RUNNING = "Running"
 CONFIGURATION_APPLIED = "ConfigurationApplied"
+MIGRATABLE = "Migratable"
+MIGRATING = "Migrating"
 
 POLL_S = 10.0

@@ -8,6 +8,7 @@ from controller.machines.changes import approved
 from controller.machines.launch import NotReady
 from controller.machines.pod import is_ready
 from controller.machines.power import intent
+from controller.machines.request import MOVES
 from controller.machines.starting import MachineStart
 from controller.machines.states import POLL_S, RUNNING
 from controller.machines.visit import Flow, Step, Visit
@@ -20,7 +21,7 @@ _FORCED_GRACE_S = 1
 def take_over(visit: Visit) -> Flow:
     """What an operation asks becomes part of the memory; once its effect is there, that is noted too."""
     asked, power, pod = visit.asked, visit.power, visit.pod
-    if asked is None:
+    if asked is None or asked.type in MOVES:
         return Flow.ON
     power.desired = "Off" if asked.type is OperationType.STOP else "On"
     if asked.type is OperationType.STOP:

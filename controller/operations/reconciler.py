@@ -3,10 +3,10 @@
 import copy
 from datetime import timedelta
 
-from controller.api.machine import MachinePhase, MachineSpec, MachineStatus
+from controller.api.machine import MachinePhase, MachineSpec, MachineStatus, MigrationPhase
 from controller.api.operation import OperationPhase, OperationSpec, OperationStatus, OperationType
 from controller.api.resource import MACHINE, OPERATION, POD
-from controller.machines.pod import pod_name
+from controller.machines.pod import active_pod_name
 from controller.machines.request import REQUEST_ANNOTATION, PowerRequest, read_request, write_request
 from controller.machines.states import RUNNING
 from controller.operations.table import displaces, refusal, refused_by_policy
@@ -59,6 +59,9 @@ class OperationReconciler:
         status = MachineStatus.read(machine.get("status"))
         if status.power is not None and status.power.operation == operation.uid:
             return self._complete(operation, "Completed", f"{spec.type.value} is done")
+        move = status.migration
+        if move is not None and move.operation == operation.uid and move.phase is MigrationPhase.FAILED:
+            return self._fail(operation, move.reason or "MigrationFailed", move.message or "the machine has not moved")
         policy = MachineSpec.read(machine["spec"]).run_policy
         request = read_request(machine)
         if request is not None and request.uid == operation.uid:
@@ -98,7 +101,7 @@ class OperationReconciler:
         return self._fail(operation, "Superseded", message)
 
     def _hand_over(self, operation: Subject[OperationStatus], spec: OperationSpec, machine: Object) -> None:
-        pod = self._cluster.get(POD, pod_name(spec.virtual_machine_name), operation.namespace)
+        pod = self._cluster.get(POD, active_pod_name(machine), operation.namespace)
         request = PowerRequest(
             uid=operation.uid,
             name=operation.name,

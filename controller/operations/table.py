@@ -8,7 +8,8 @@ from controller.machines.request import PowerRequest
 
 _SWITCHABLE = frozenset({RunPolicy.MANUAL, RunPolicy.ALWAYS_ON_UNLESS_STOPPED_MANUALLY})
 _WITH_POD = frozenset({MachinePhase.SCHEDULING, MachinePhase.STARTING, MachinePhase.RUNNING, MachinePhase.PAUSE})
-_FORCED = frozenset({MachinePhase.STOPPING})
+_MOVABLE = frozenset({MachinePhase.RUNNING})
+_FORCED = frozenset({MachinePhase.STOPPING, MachinePhase.MIGRATING})
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ RULES = {
         _SWITCHABLE,
         _WITH_POD | {MachinePhase.PENDING, MachinePhase.FAILED},
         _FORCED,
-        frozenset({OperationType.STOP, OperationType.RESTART}),
+        frozenset({OperationType.STOP, OperationType.RESTART, OperationType.MIGRATE, OperationType.EVICT}),
     ),
     OperationType.RESTART: Rule(
         _SWITCHABLE | {RunPolicy.ALWAYS_ON},
         _WITH_POD | {MachinePhase.FAILED},
         _FORCED,
-        frozenset({OperationType.RESTART}),
+        frozenset({OperationType.RESTART, OperationType.MIGRATE, OperationType.EVICT}),
     ),
+    OperationType.MIGRATE: Rule(_SWITCHABLE | {RunPolicy.ALWAYS_ON}, _MOVABLE),
+    OperationType.EVICT: Rule(_SWITCHABLE | {RunPolicy.ALWAYS_ON}, _MOVABLE),
 }
 
 

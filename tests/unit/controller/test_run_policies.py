@@ -19,7 +19,7 @@ END = TerminationReason
 RUNS_AGAIN = {
     ON: set(END),
     UNLESS: set(END) - {END.GUEST_SHUTDOWN},
-    MANUAL: {END.GUEST_RESET, END.STOPPED, END.KILLED},
+    MANUAL: {END.GUEST_RESET, END.STOPPED, END.KILLED, END.MOVED, END.NOT_ARRIVED},
     OFF: set(),
 }
 
@@ -79,13 +79,15 @@ ALLOWED = {
     OperationType.STOP: (
         {MANUAL, UNLESS},
         {"Pending", "Scheduling", "Starting", "Running", "Pause", "Failed"},
-        {"Stopping"},
+        {"Stopping", "Migrating"},
     ),
     OperationType.RESTART: (
         {MANUAL, UNLESS, ON},
         {"Scheduling", "Starting", "Running", "Pause", "Failed"},
-        {"Stopping"},
+        {"Stopping", "Migrating"},
     ),
+    OperationType.MIGRATE: ({MANUAL, UNLESS, ON}, {"Running"}, set()),
+    OperationType.EVICT: ({MANUAL, UNLESS, ON}, {"Running"}, set()),
 }
 
 

@@ -34,9 +34,18 @@ from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
-from controller.launcher.spec import CaptureSpec, DiskWishes, MachineState, MachineStatus, WorkStatus
+from controller.launcher.spec import (
+    CaptureSpec,
+    DiskWishes,
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    MigrationOrder,
+    WorkStatus,
+)
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
+from controller.machines.migration import Migrate
 from controller.machines.pod import LauncherSetup
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.starting import MachineStart
@@ -46,7 +55,7 @@ from controller.runtime.informer import Object
 from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
-from dvcr.config import ClientSettings, UploaderSettings
+from dvcr.config import ClientSettings, MigrationSettings, UploaderSettings
 from dvcr.digest import Digest
 from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
@@ -87,9 +96,31 @@ class MemoryLaunchers:
         self.captures: dict[str, CaptureSpec] = {}
         self.capture_status: WorkStatus | None = WorkStatus()
         """None: launchers do not answer."""
+        self.of_pod: dict[str, MachineStatus | None] = {}
+        """Statuses of certain pods, by name; `status` is that of all others."""
+        self.specifications: dict[str, MachineSpec] = {}
+        self.asked: list[tuple[str, str]] = []
+        """What was asked for besides, and of which pod."""
+        self.order: MigrationOrder | None = None
 
     def read(self, pod: Object) -> MachineStatus | None:
-        return self.status
+        return self.of_pod.get(pod["metadata"]["name"], self.status)
+
+    def specification(self, pod: Object) -> MachineSpec:
+        return self.specifications[pod["metadata"]["name"]]
+
+    def send(self, pod: Object, order: MigrationOrder) -> None:
+        self.order = order
+        self.asked.append(("send", pod["metadata"]["name"]))
+
+    def cancel(self, pod: Object) -> None:
+        self.asked.append(("cancel", pod["metadata"]["name"]))
+
+    def roll_back(self, pod: Object) -> None:
+        self.asked.append(("roll back", pod["metadata"]["name"]))
+
+    def resume(self, pod: Object) -> None:
+        self.asked.append(("resume", pod["metadata"]["name"]))
 
     def want(self, pod: Object, wishes: DiskWishes) -> bool:
         self.wishes = wishes
@@ -136,11 +167,12 @@ class World:
         ranges = AddressRanges(self.cidrs)
         address = LeasedAddress(ranges, {"example.com/ip": "[{address}]"})
         start = MachineStart(self.cluster, self.registry, setup, self.authority, address)
+        migrate = Migrate(self.cluster, self.authority, self.launchers, MigrationSettings())
         self.reconcilers: dict[Resource, Reconciler] = {
             CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
             DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
-            MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, self.clock),
+            MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, migrate, self.clock),
             ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
             ADDRESS_LEASE: LeaseReconciler(self.cluster, self.clock),
             CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
