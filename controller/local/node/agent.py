@@ -13,11 +13,11 @@ import structlog
 from controller.api.pod_claims import claims_of
 from controller.api.resource import NODE, POD, PV, PVC
 from controller.local.node.addresses import AddressPool
-from controller.local.node.cgroups import CpuGroups
+from controller.local.node.cgroups import CPU_WEIGHTS, CpuGroups
 from controller.local.node.claims import ClaimBinder, has_changed, is_ours
 from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
-from controller.local.node.heartbeat import INTERVAL_S, Heartbeat
+from controller.local.node.heartbeat import INTERVAL_S, Fact, Heartbeat
 from controller.local.node.placement import misfit
 from controller.local.node.pods import HOST_IP, Node, PodWorker
 from controller.local.node.process import Process
@@ -55,7 +55,8 @@ class Agent:
         self._devices = BlockDevices(self._node.volumes_dir)
         self._server = LogServer(self._find_container, lambda run: Process(run).alive, HOST_IP)
         port = self._server.start()
-        self._heartbeat = Heartbeat(cluster, settings.name, settings.pod_cidr, data_dir, HOST_IP, port, cpu.trouble)
+        self._heartbeat = Heartbeat(cluster, settings.name, settings.pod_cidr, data_dir, HOST_IP, port)
+        self.tell(CPU_WEIGHTS, cpu.fact())
         self._workers: dict[str, PodWorker] = {}
         self._workers_lock = threading.Lock()
         self._todo: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
@@ -79,6 +80,10 @@ class Agent:
             self._work_on(uid, record["namespace"], record["name"])
         for thread in self._threads:
             thread.start()
+
+    def tell(self, condition: str, fact: Fact) -> None:
+        """Show the fact as a condition of the Node, from the next sign of life on."""
+        self._heartbeat.tell(condition, fact)
 
     def stop(self) -> None:
         """Stop every pod, each within its grace period, and the agent."""

@@ -13,10 +13,14 @@ from typing import Any, Self
 
 import structlog
 
+from controller.local.node.heartbeat import Fact
+
 Object = dict[str, Any]
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+CPU_WEIGHTS = "PodCPUWeights"
+"""Condition of the Node: whether pods get the share of the processors that they ask for."""
 PERIOD_US = 100_000
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +54,12 @@ class CpuGroups:
                 continue
             return cls(mine)
         return cls(None, trouble)
+
+    def fact(self) -> Fact:
+        """For the Node."""
+        if self.trouble:
+            return Fact(False, "NoCgroup", f"pods have no CPU weights and limits: {self.trouble}")
+        return Fact(True, "CgroupV2", "pods have CPU weights and limits")
 
     def group_of(self, pod: Object) -> str:
         """The folder of the pod's cgroup, with its weight and limit set; empty where there is none."""

@@ -40,7 +40,7 @@ def node(context: typer.Context) -> None:
     cluster = Cluster.connect(kubeconfig)
     agent = Agent(settings.node, cluster)
     agent.start()
-    announce_processor(cluster, settings.node.name, settings.launcher, done)
+    announce_processor(cluster, settings.node.name, settings.launcher, agent.tell, done)
     typer.echo(f"node {settings.node.name} ready")
     done.wait()
     agent.stop()

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,32 @@ Object = dict[str, Any]
 
 INTERVAL_S = 10.0
 MAX_PODS = 110
-CPU_WEIGHTS = "PodCPUWeights"
-"""Condition of the Node: whether pods get the share of the processors that they ask for."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a condition of the Node says."""
+
+    holds: bool
+    reason: str
+    message: str
 
 
 class Heartbeat:
     """Keeps the Node object of this agent, whose logs are served at `host`:`log_port`."""
 
-    def __init__(
-        self, cluster: Cluster, name: str, pod_cidr: str, data_dir: Path, host: str, log_port: int, cpu_trouble: str
-    ) -> None:
+    def __init__(self, cluster: Cluster, name: str, pod_cidr: str, data_dir: Path, host: str, log_port: int) -> None:
         self._cluster = cluster
         self._name = name
         self._pod_cidr = pod_cidr
         self._data_dir = data_dir
         self._host = host
         self._log_port = log_port
-        self._cpu_trouble = cpu_trouble
+        self._facts: dict[str, Fact] = {}
+
+    def tell(self, condition: str, fact: Fact) -> None:
+        """Show the fact as a condition of the Node from the next beat on. Thread-safe."""
+        self._facts = self._facts | {condition: fact}
 
     def register(self) -> None:
         """Make the Node object if there is none, and say that it is ready."""
@@ -51,11 +61,11 @@ class Heartbeat:
         """Write the status; returns the Node."""
         now = timestamp()
         old = self._cluster.get(NODE, self._name) or {}
-        told = ("True", "NodeReady", "the node agent runs") if ready else ("False", "NodeShutdown", "it was stopped")
-        weighs = ("True", "CgroupV2", "pods have CPU weights and limits")
-        if self._cpu_trouble:
-            weighs = ("False", "NoCgroup", f"pods have no CPU weights and limits: {self._cpu_trouble}")
-        conditions = [_condition(old, "Ready", *told, now), _condition(old, CPU_WEIGHTS, *weighs, now)]
+        told = Fact(True, "NodeReady", "the node agent runs")
+        if not ready:
+            told = Fact(False, "NodeShutdown", "the node agent was stopped")
+        facts = {"Ready": told} | self._facts
+        conditions = [_condition(old, kind, fact, now) for kind, fact in facts.items()]
         return self._cluster.patch(
             NODE,
             self._name,
@@ -96,13 +106,14 @@ class Heartbeat:
         }
 
 
-def _condition(node: Object, kind: str, status: str, reason: str, message: str, now: str) -> Object:
+def _condition(node: Object, kind: str, fact: Fact, now: str) -> Object:
+    status = str(fact.holds)
     before: Object = next((c for c in node.get("status", {}).get("conditions") or () if c["type"] == kind), {})
     return {
         "type": kind,
         "status": status,
-        "reason": reason,
-        "message": message,
+        "reason": fact.reason,
+        "message": fact.message,
         "lastHeartbeatTime": now,
         "lastTransitionTime": before["lastTransitionTime"] if before.get("status") == status else now,
     }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from controller.local.node.cgroups import CpuGroups, weight
+from controller.local.node.heartbeat import Fact
 
 
 def cgroup(folder: Path, *, divided: bool = False, controllers: str = "cpuset cpu io memory") -> Path:
@@ -86,3 +87,9 @@ def test_the_cgroup_goes_with_its_pod(tmp_path: Path) -> None:
     groups.remove("u-1")
 
     assert not group.exists()
+
+
+def test_the_node_says_whether_pods_have_their_share(tmp_path: Path) -> None:
+    assert found(tmp_path).fact() == Fact(True, "CgroupV2", "pods have CPU weights and limits")
+    nothing = CpuGroups(None, "there is no cgroup v2").fact()
+    assert nothing == Fact(False, "NoCgroup", "pods have no CPU weights and limits: there is no cgroup v2")
