@@ -14,6 +14,9 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 PODS = "pods"
 NAMESPACES = "namespaces"
+EVENTS = "events"
+EVENT_TTL = timedelta(hours=1)
+"""How long an event is kept after it was told last, as by Kubernetes' API server."""
 _DEFAULT_GRACE_S = 30
 
 
@@ -82,6 +85,16 @@ def collect_if_orphan(tx: Transaction, stored: Stored) -> None:
     owners = stored.owner_uids
     if owners and not any(tx.image.by_uid(uid) for uid in owners):
         begin_delete(tx, stored)
+
+
+def expire_events(tx: Transaction, now: datetime) -> None:
+    """Remove the events that nobody needs any more."""
+    oldest = timestamp(now - EVENT_TTL)
+    for stored in tx.image.of(EVENTS):
+        told = stored.obj.get("lastTimestamp") or stored.obj["metadata"]["creationTimestamp"]
+        # Times as the API writes them sort as text.
+        if told < oldest:
+            tx.remove(stored.key)
 
 
 def _remove(tx: Transaction, stored: Stored) -> None:

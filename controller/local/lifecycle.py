@@ -6,6 +6,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from controller.local import admission, cascade, errors, schema
@@ -61,6 +62,8 @@ def create(tx: Transaction, target: Target, body: dict[str, Any]) -> Stored:
         raise errors.already_exists(target.about)
     stored = tx.put(target.key, obj)
     cascade.collect_if_orphan(tx, stored)
+    if definition.resource == cascade.EVENTS:
+        cascade.expire_events(tx, datetime.now(UTC))
     return stored
 
 

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from controller.local.cascade import expire_events
 from controller.local.errors import StatusError
 from controller.local.store import HISTORY_LENGTH, Key, Store, Stored, Transaction
 from controller.local.watch import WatchRequest, watch
@@ -115,3 +117,22 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cluster.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"cluster\.db"):
         Store(tmp_path / "cluster.db")
+
+
+def test_events_are_forgotten_an_hour_after_they_were_told_last(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def told(name: str, at: str) -> Callable[[Transaction], Stored]:
+        metadata = {"name": name, "uid": name, "creationTimestamp": "2026-01-01T09:00:00Z"}
+        return lambda tx: tx.put(Key("events", "default", name), {"metadata": metadata, "lastTimestamp": at})
+
+    async def test() -> None:
+        async with opened(tmp_path) as store:
+            for name, at in (("old", "2026-01-01T10:59:59Z"), ("again", "2026-01-01T11:00:00Z"), ("untold", "")):
+                await store.write(told(name, at))
+            await store.write(put(1))
+            await store.write(lambda tx: expire_events(tx, now))
+            assert [stored.key.name for stored in store.image.of("events")] == ["again"]
+            assert len(store.image.of("configmaps")) == 1
+
+    run(test)
