@@ -11,8 +11,8 @@ by then. Beside it, each in its own round so that nothing else runs:
 Medians over the rounds are told; what takes more than half a minute is run once, and so are the plain raw image, the
 slow link, the later versions and the four at once. Memory is the sum of the RSS of the worker's processes, or of the
 child that runs one import; scratch is what files in the scratch folder take on disk, named or not. Both are sampled
-twenty times a second, and the worst round counts. No format may take scratch but streamOptimized vmdk, whose tables are
-at its end: it may take as much as the file that was fetched, and never a copy of the disk.
+twenty times a second, and the worst round counts. No format may take scratch: qemu-img puts the tables of
+a streamOptimized vmdk in front.
 """
 
 import argparse

@@ -21,11 +21,15 @@ Table = tuple[int, int, str]
 """Offset, length and name of a part of the metadata."""
 
 SECTOR_BYTES = 512
-MAX_L1_BYTES = 32 * 2**20  # what qemu allows
+# Of the tables that are looked at as a whole: enough for blocks of 1 MiB, or clusters of 4 KiB, on 2 TiB. Each takes 40
+# bytes of memory while it is.
+MAX_ENTRIES = 2**21 + 2**12
+MAX_NAME_AT = 2**25
 
 QCOW2_MAGIC = b"QFI\xfb"
 QCOW2_CORRUPT, QCOW2_EXTERNAL_DATA, QCOW2_KNOWN_FEATURES = 2, 4, 0b11111
 
+QCOW2_MAX_TABLE_BYTES = 32 * 2**20  # what qemu allows
 QCOW2_OFFSETS = 0x00FFFFFFFFFFFE00
 
 VMDK_MAGIC = b"KDMV"
@@ -117,7 +121,7 @@ def qcow2(source: ByteSource) -> tuple[int, int]:
     if backing_offset:
         name = (
             source.read_at(backing_offset, min(backing_length, 200)).decode(errors="replace")
-            if backing_offset < MAX_L1_BYTES
+            if backing_offset < MAX_NAME_AT
             else "?"
         )
         refuse(
@@ -141,7 +145,12 @@ def qcow2(source: ByteSource) -> tuple[int, int]:
     cluster = 1 << cluster_bits
     entry_bits = 4 if features & 16 else 3
     needed = -(-size // (cluster << (cluster_bits - entry_bits)))
-    if l1_entries < needed or l1_entries * 8 > MAX_L1_BYTES or l1_offset % cluster:
+    if needed > MAX_ENTRIES:
+        refuse(
+            "CorruptImage",
+            f"the qcow2 has {needed} tables of clusters; convert it to larger clusters (qemu-img convert)",
+        )
+    if l1_entries < needed or l1_entries * 8 > QCOW2_MAX_TABLE_BYTES or l1_offset % cluster:
         refuse("CorruptImage", "the qcow2's table of clusters does not fit its size; repair it (qemu-img check -r all)")
     (counts_at, counts_clusters, snapshots, snapshots_at) = struct.unpack(">QIIQ", header[48:72])
     tables = [
@@ -226,7 +235,7 @@ def vmdk(source: ByteSource) -> VmdkHeader:
     if flags & VMDK_COMPRESSED_FLAGS != (VMDK_COMPRESSED_FLAGS if compressed else 0):
         refuse("CorruptImage", "the VMDK contradicts itself as to whether it is compressed; export it again")
     directory_entries = -(-capacity // (grain * entries))
-    if directory_entries * 4 > MAX_L1_BYTES:
+    if directory_entries > MAX_ENTRIES // 2:
         refuse("CorruptImage", f"the VMDK's directory has {directory_entries} tables; export it again")
     directory = (directory_at * SECTOR_BYTES, directory_entries * 4, "grain directory")
     header_and_text = (0, SECTOR_BYTES, "header"), (descriptor_at * SECTOR_BYTES, SECTOR_BYTES, "descriptor")
@@ -315,7 +324,7 @@ def vpc(source: ByteSource) -> int:
         refuse("CorruptImage", "the VHD's block table does not fit its size; export it again")
     tables = [(0, SECTOR_BYTES, "footer"), (table_at, 1024, "header"), (bat_at, entries * 4, "block table")]
     refuse_overlap("VHD", tables)
-    bat = read(source, bat_at, entries * 4, "the VHD's block table") if entries * 4 <= MAX_L1_BYTES else b""
+    bat = read(source, bat_at, entries * 4, "the VHD's block table") if entries <= MAX_ENTRIES else b""
     if not bat:
         refuse("CorruptImage", f"the VHD has {entries} blocks; export it again with larger ones")
     bitmap = -(-(block // SECTOR_BYTES // 8) // SECTOR_BYTES) * SECTOR_BYTES
@@ -356,7 +365,11 @@ def vdi(source: ByteSource) -> int:
     size, block, _, blocks, allocated = struct.unpack_from("<QIIII", header, 0x170)
     if block != 2**20 or blocks * block < size or bmap_at % SECTOR_BYTES or data_at % SECTOR_BYTES:
         refuse("CorruptImage", "the VDI's block table does not fit its size")
-    if allocated > blocks or blocks * 4 > MAX_L1_BYTES:
+    if blocks > MAX_ENTRIES:
+        refuse(
+            "VirtualSizeTooLarge", f"the VDI has {blocks} blocks; one of more than 2 TiB has to be converted to qcow2"
+        )
+    if allocated > blocks:
         refuse("CorruptImage", f"the VDI has {allocated} of {blocks} blocks allocated; export it again")
     tables = [(0, SECTOR_BYTES, "header"), (bmap_at, blocks * 4, "block table")]
     refuse_overlap("VDI", tables)

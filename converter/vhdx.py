@@ -4,14 +4,14 @@ import struct
 from collections.abc import Mapping
 from uuid import UUID
 
-from converter.headers import MAX_L1_BYTES, SECTOR_BYTES, Table, read, refuse, refuse_bad_blocks, refuse_overlap
+from converter.headers import MAX_ENTRIES, SECTOR_BYTES, Table, read, refuse, refuse_bad_blocks, refuse_overlap
 from converter.source import ByteSource
 
 HEADERS_AT, HEADER_BYTES = (64 * 1024, 128 * 1024), 4096
 REGIONS_AT, REGIONS_BYTES = 192 * 1024, 64 * 1024
 # The signature, the headers and the tables of regions are in the first megabyte.
 FIRST_REGION_BYTES = 2**20
-MAX_ENTRIES = 2047
+MAX_REGIONS = 2047
 
 BLOCK_TABLE = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
 METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
@@ -69,7 +69,7 @@ def _regions(source: ByteSource) -> Mapping[UUID, Table]:
     (count,) = struct.unpack_from("<I", table, 8)
     names = {BLOCK_TABLE: "block table", METADATA: "metadata"}
     found: dict[UUID, Table] = {}
-    for i in range(min(count, MAX_ENTRIES)):
+    for i in range(min(count, MAX_REGIONS)):
         guid, at, length = struct.unpack_from("<16sQI", table, 16 + 32 * i)
         region = UUID(bytes_le=guid)
         if region in found:
@@ -88,7 +88,7 @@ def _items(source: ByteSource, at: int, length: int) -> Mapping[UUID, int]:
         refuse("CorruptImage", "the VHDX has no metadata table where it should be")
     (count,) = struct.unpack_from("<H", table, 10)
     items = {}
-    for i in range(min(count, MAX_ENTRIES)):
+    for i in range(min(count, MAX_REGIONS)):
         guid, offset, size = struct.unpack_from("<16sII", table, 32 + 32 * i)
         if offset + size <= length:
             items[UUID(bytes_le=guid)] = at + offset
@@ -104,7 +104,7 @@ def _check_blocks(
     blocks = -(-size // block)
     # Behind so many blocks there is an entry for a bitmap, which only differencing disks have.
     entries = blocks + max(blocks - 1, 0) // blocks_each_bitmap
-    if entries * 8 > min(length, MAX_L1_BYTES):
+    if entries > MAX_ENTRIES or entries * 8 > length:
         refuse("CorruptImage", f"the VHDX's table of blocks does not fit its size of {size} bytes; export it again")
     table = struct.iter_unpack("<Q", read(source, at, entries * 8, "the VHDX's table of blocks"))
     offsets = [

@@ -8,6 +8,7 @@ import gzip
 import lzma
 import struct
 import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -185,10 +186,23 @@ def vdi(*changes: tuple[int, bytes]) -> bytes:
     return spoiled(whole("vdi"), *changes)
 
 
+def vdi_with_a_full_table() -> bytes:
+    """Two million blocks, each of its own place, of which the file has none."""
+    image = created("-f", "vdi", size="2T")
+    (at,) = struct.unpack_from("<I", image, 0x154)
+    numbers = array("I", range(2**21))
+    return spoiled(image, (at, numbers.tobytes()))
+
+
 def vhd(*changes: tuple[int, bytes], image: bytes = b"") -> bytes:
     """With other fields in the footer's copy at the start, and its checksum right again."""
     image = spoiled(image or whole("vpc"), *changes)
     return spoiled(image, (64, be32(~sum(image[:64] + image[68:512]) & 0xFFFFFFFF)))
+
+
+def vhd_header(*changes: tuple[int, bytes]) -> bytes:
+    """With other fields in the header of a dynamic disk, whose checksum nobody looks at."""
+    return spoiled(whole("vpc"), *((512 + at, data) for at, data in changes))
 
 
 def vhdx(*changes: tuple[int, bytes]) -> bytes:
@@ -372,6 +386,8 @@ HOSTILE: dict[str, Hostile] = {
     "vdi with one block for all places": Hostile(
         "CorruptImage", lambda: vdi((struct.unpack_from("<I", whole("vdi"), 0x154)[0], bytes(16)))
     ),
+    "vdi of two million blocks": Hostile("TruncatedImage", vdi_with_a_full_table),
+    "vhd with four million blocks": Hostile("CorruptImage", lambda: vhd_header((28, be32(2**22)), (32, be32(2**21)))),
     "vdi with a table in its header": Hostile("CorruptImage", lambda: vdi((0x154, le32(0)))),
     "vdi with blocks past its end": Hostile(
         "TruncatedImage", lambda: vdi((struct.unpack_from("<I", whole("vdi"), 0x154)[0], le32(2**30)))
