@@ -286,14 +286,16 @@ class Machine:
 
     async def _recover_with_patience(self) -> None:
         delay_s = RETRY_FIRST_S
-        while self._process.returncode is None and self._paused:
+        while True:
+            # Before the first look, too: QEMU tells of the error before it tells that it stopped.
             await asyncio.sleep(delay_s)
+            if self._process.returncode is not None or not self._paused:
+                break
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
             if self._held or not await self._images_readable():
                 continue
             try:
-                if self._paused:
-                    await self._monitor.execute("cont")
+                await self._monitor.execute("cont")
             except MonitorError as exc:
                 log.warning("cannot resume", why=exc.message)
             # What fails again within this time was not worth announcing.

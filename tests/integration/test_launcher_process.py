@@ -15,6 +15,7 @@ from controller.launcher.confinement import Confinement
 from controller.launcher.spec import ImageReference, MachineState, TerminationReason
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, machine_spec
+from tests.support.memory_registry import Answer, Fault
 
 __all__ = ["image_server"]
 
@@ -127,6 +128,27 @@ def test_a_corrupt_chunk_never_reaches_the_guest_and_the_copy_goes_on_when_it_is
         assert qcow2.read_header(folder / "root/vol/disk.qcow2").backing is not None
 
         image_server.spoil_blob(chunk)
+        pod.wait_until(lambda: pod.status().disks[0].streamed_percent == 100, 60, "complete copy")
+        pod.wait_until(lambda: pod.status().message == "", 30, "end of the trouble")
+        pod.terminate()
+
+    assert same_content(raw_disk, folder / "root/vol/disk.qcow2")
+
+
+def test_a_guest_waits_while_the_registry_is_away_and_goes_on_by_itself(
+    folder: Path, settings: dict[str, str], image_server: ImageServer, raw_disk: Path
+) -> None:
+    spec = machine_spec(folder, disks=[from_image(image_server.publish("vmi/a", raw_disk))], grace_period_s=0)
+    chunks = [digest for digest, blob in image_server.registry.blobs["vmi/a"].items() if len(blob) >= MIB]
+    image_server.registry.faults += [Fault("GET", chunk, 10**6, Answer(503)) for chunk in chunks]
+    with LauncherPod(folder, spec, settings | image_server.settings) as pod:
+        # The firmware reads the boot sector.
+        pod.wait_for_state(MachineState.PAUSED, 90)
+        pod.wait_until(lambda: "503" in pod.status().message, 30, "word of the registry")
+        assert pod.status().disks[0].streamed_percent == 0
+
+        image_server.registry.faults.clear()
+        pod.wait_for_state(MachineState.RUNNING, 60)
         pod.wait_until(lambda: pod.status().disks[0].streamed_percent == 100, 60, "complete copy")
         pod.wait_until(lambda: pod.status().message == "", 30, "end of the trouble")
         pod.terminate()
