@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format docs lock conformance bench-pipeline bench-registry clean
+.PHONY: help setup demo test check format docs lock conformance bench-machines bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ bench-pipeline: setup ## Import 4 GiB in five formats beside what users do today
 
 bench-registry: setup ## Push and pull beside docker-registry and distribution v3 (needs Go); writes bench/results/registry.json
 	$(BIN)/python -m bench.registry
+
+bench-machines: setup ## Start machines, copy, read and capture disks beside bare QEMU and qemu-img; writes bench/results/machines.json
+	$(BIN)/python -m bench.machines
 
 clean: ## Remove everything that was built
 	rm -rf build .cache data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

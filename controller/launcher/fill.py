@@ -8,13 +8,14 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from controller.launcher.argv import QEMU, QEMU_ENVIRONMENT, blockdev_nodes
 from controller.launcher.confinement import Confinement
 from controller.launcher.copying import DiskCopies
 from controller.launcher.disk_server import DiskServer
-from controller.launcher.disks import exports, prepare
+from controller.launcher.disks import PreparedDisk, exports, prepare
 from controller.launcher.images import images
 from controller.launcher.qmp import Monitor, MonitorError
 from controller.launcher.spec import DiskSpec, WorkStatus
@@ -26,6 +27,16 @@ TELL_EVERY_S = 0.2
 QUIT_TIMEOUT_S = 5.0
 
 
+@dataclass(frozen=True)
+class OpenDisk:
+    """A disk in a QEMU that has no machine."""
+
+    process: asyncio.subprocess.Process
+    monitor: Monitor
+    disk: PreparedDisk
+    copies: DiskCopies
+
+
 async def fill(disk: DiskSpec, settings: Settings, root: Path, tell: Callable[[WorkStatus], None]) -> None:
     """Return when the disk is made and stands alone. Goes on with what is missing; waits while the registry is away.
 
@@ -35,6 +46,22 @@ async def fill(disk: DiskSpec, settings: Settings, root: Path, tell: Callable[[W
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with open_disk(disk, settings, root) as opened:
+        opened.copies.start(opened.disk)
+        ended = asyncio.create_task(opened.process.wait())
+        copied = asyncio.create_task(opened.copies.wait())
+        while not copied.done():
+            await asyncio.wait((copied, ended), timeout=TELL_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            tell(WorkStatus(percent=min(99, opened.copies.percent(opened.disk)), message=opened.copies.trouble))
+            if ended.done() and not copied.done():
+                copied.cancel()
+                raise StorageError(f"{QEMU} ended with exit code {opened.process.returncode}", retryable=True)
+        ended.cancel()
+
+
+@asynccontextmanager
+async def open_disk(disk: DiskSpec, settings: Settings, root: Path) -> AsyncIterator[OpenDisk]:
+    """Make the disk if it does not exist, and open it as a machine would; raises as `prepare` does."""
     async with AsyncExitStack() as stack:
         # Not in TMPDIR: the address of a socket is short.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dvcr-fill-", dir="/tmp")))
@@ -42,8 +69,6 @@ async def fill(disk: DiskSpec, settings: Settings, root: Path, tell: Callable[[W
         confinement.admit(folder)
         open_image = stack.enter_context(images(settings))
         (prepared,) = await asyncio.to_thread(prepare, [disk], root, open_image)
-        if not prepared.streams:
-            return
         nbd_socket = folder / "nbd.sock"
         server = NbdServer(nbd_socket, exports([prepared]))
         await asyncio.to_thread(server.__enter__)
@@ -55,17 +80,8 @@ async def fill(disk: DiskSpec, settings: Settings, root: Path, tell: Callable[[W
         for node in blockdev_nodes(prepared.drive, nbd_socket, file):
             await monitor.execute("blockdev-add", **node)
         copies = DiskCopies(monitor, DiskServer(monitor, folder), nbd_socket)
-        copies.start(prepared)
         stack.push_async_callback(copies.close)
-        ended = asyncio.create_task(process.wait())
-        copied = asyncio.create_task(copies.wait())
-        while not copied.done():
-            await asyncio.wait((copied, ended), timeout=TELL_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            tell(WorkStatus(percent=min(99, copies.percent(prepared)), message=copies.trouble))
-            if ended.done() and not copied.done():
-                copied.cancel()
-                raise StorageError(f"{QEMU} ended with exit code {process.returncode}", retryable=True)
-        ended.cancel()
+        yield OpenDisk(process, monitor, prepared, copies)
 
 
 @asynccontextmanager
