@@ -1,5 +1,6 @@
 """`dvcr node` as a process: killed, started again, stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from controller.api.resource import POD
+from controller.api.pod_claims import ADDITIONAL_CLAIMS_ANNOTATION
+from controller.api.resource import POD, PVC
+from controller.local.node.devices import BlockDevices
 from controller.runtime.cluster import Cluster
 from dvcr.config import as_environment
 from tests.support.cluster import ClusterProcess
@@ -42,7 +45,7 @@ class NodeProcess:
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -166,3 +169,42 @@ def test_two_agents_share_one_api(
         assert len({p["status"]["podIP"] for p in pods}) == 4, "addresses are the machine's, not the agent's"
     finally:
         other.end(signal.SIGTERM)
+
+
+def test_a_killed_agent_knows_which_claims_came_while_the_pod_ran(node: NodeProcess, api: Cluster) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "late", "namespace": "default"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Block",
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    api.create(PVC, claim)
+    start_pod(api, "open", "exec sleep 1000")
+    eventually(lambda: "running" in state(api, "open")["state"], "it runs")
+    uid = (api.get(POD, "open", "default") or {})["metadata"]["uid"]
+    device = node.data_dir / "pods" / uid / "main/root/dev/late"
+
+    def annotate(claims: dict[str, Any]) -> None:
+        annotations = {ADDITIONAL_CLAIMS_ANNOTATION: json.dumps(claims)}
+        api.patch(POD, "open", {"metadata": {"annotations": annotations}}, "default")
+
+    annotate({"late": {"container": "main", "devicePath": "/dev/late"}})
+    eventually(device.exists, "the device is there")
+    target = device.readlink()
+    node.end(signal.SIGKILL)
+    node.start()
+    eventually(lambda: "running" in state(api, "open")["state"], "it is taken up again")
+    assert device.readlink() == target
+
+    node.end(signal.SIGKILL)
+    annotate({})
+    node.start()
+    eventually(lambda: not device.is_symlink(), "unmounted by the next agent")
+    api.delete(POD, "open", "default", grace_period_s=0)
+    eventually(lambda: BlockDevices(node.data_dir / "volumes").opened() == set(), "the device is given back")
+    api.delete(PVC, "late", "default")
+    eventually(lambda: api.get(PVC, "late", "default") is None, "the claim is gone")
