@@ -59,7 +59,7 @@ class AttachmentReconciler:
             attachment.condition(ATTACHED, False, refused.reason, refused.message)
             return None
         name = spec.virtual_machine_name
-        if not any(m["metadata"]["name"] == name and "deletionTimestamp" not in m["metadata"] for m in machines):
+        if machine is None or "deletionTimestamp" in machine["metadata"]:
             message = f"waits for VirtualMachine {name!r}, which does not exist"
             return self._wait(attachment, "VirtualMachineNotFound", message)
         disk = self._plugged(pod, spec.disk) if pod is not None and is_ready(pod) else None

@@ -16,6 +16,7 @@ from controller.api.pod_claims import (
 )
 from controller.api.resource import ATTACHMENT, DISK, MACHINE, OPERATION, POD, PVC, SECRET
 from controller.launcher.spec import DiskSpec, DiskStatus, DiskWishes, MachineState, MachineStatus
+from controller.machines.pod import APPLIED_ANNOTATION, applied_spec
 from controller.runtime.informer import Object
 from tests.unit.controller.world import MemoryLaunchers, World
 
@@ -298,3 +299,24 @@ def test_a_disk_on_a_device_is_named_as_one(world: World) -> None:
     attach(world)
     named = additional_claims(world.get(POD, "vm-web"))
     assert named == {"vmd-data": AdditionalClaim(container="machine", device_path="/disks/data/disk.qcow2")}
+
+
+def test_a_disk_follows_its_machine_to_another_node_and_is_detached_there(world: World, guests: Guests) -> None:
+    attach(world)
+    source = world.get(POD, "vm-web")
+    volumes = [*source["spec"]["volumes"], {"name": "p", "persistentVolumeClaim": {"claimName": "vmd-data"}}]
+    metadata = {key: source["metadata"][key] for key in ("namespace", "labels", "ownerReferences")}
+    metadata |= {"name": "vm-web-1", "annotations": {APPLIED_ANNOTATION: json.dumps(applied_spec(source))}}
+    world.cluster.create(POD, {"kind": "Pod", "metadata": metadata, "spec": {**source["spec"], "volumes": volumes}})
+    guests.disks["127.64.0.9"] = guests.disks.pop(ADDRESSES["web"])
+    world.cluster.set_status(MACHINE, "web", "default", activePod="vm-web-1")
+    world.run_pod("vm-web-1", "127.64.0.9")
+    world.cluster.delete(POD, "vm-web", "default", grace_period_s=0)
+    world.settle()
+    assert reason(world) == ("Attached", "Attached")
+    assert claims_of(world.get(POD, "vm-web-1")) == {"vmd-web", "vmd-data"}
+
+    world.delete(ATTACHMENT, "a")
+    settle(world)
+    assert world.find(ATTACHMENT, "a") is None
+    assert claims_of(world.get(POD, "vm-web-1")) == {"vmd-web"}
