@@ -14,7 +14,7 @@ from controller.api.pod_claims import claims_of
 from controller.api.resource import NODE, POD, PV, PVC
 from controller.local.node.addresses import AddressPool
 from controller.local.node.cgroups import CPU_WEIGHTS, CpuGroups
-from controller.local.node.claims import ClaimBinder, has_changed, is_ours
+from controller.local.node.claims import ClaimBinder
 from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
 from controller.local.node.heartbeat import INTERVAL_S, Fact, Heartbeat
@@ -50,8 +50,22 @@ class Agent:
         self._events = NodeEvents(cluster, settings.name)
         addresses = AddressPool(settings.pod_cidr)
         cpu = CpuGroups.find(settings.name)
-        self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff(), cpu)
-        self._claims = ClaimBinder(cluster, settings.name, self._node.volumes_dir, self._events, self._users_of_claim)
+        shared = settings.shared_volumes_dir
+        if shared is not None:
+            shared.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shared = shared.absolute()
+        self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff(), cpu, shared)
+        self._claims = [
+            ClaimBinder(
+                cluster,
+                settings.name,
+                folder,
+                self._events,
+                self._users_of_claim,
+                shared=folder != self._node.volumes_dir,
+            )
+            for folder in self._node.volume_folders
+        ]
         self._devices = BlockDevices(self._node.volumes_dir)
         self._server = LogServer(self._find_container, lambda run: Process(run).alive, HOST_IP)
         port = self._server.start()
@@ -68,7 +82,8 @@ class Agent:
 
     def start(self) -> None:
         self._heartbeat.register()
-        self._claims.ensure_class()
+        for binder in self._claims:
+            binder.ensure_class()
         left = self._left_behind()
         self._volumes = self._cluster.inform(PV, lambda _, name: self._todo.put(("volume", "", name)))
         self._pvcs = self._cluster.inform(PVC, lambda namespace, name: self._todo.put(("claim", namespace, name)))
@@ -118,10 +133,12 @@ class Agent:
                 if kind == "pod":
                     self._pod_changed(namespace, name)
                 elif kind == "claim":
-                    self._claims.sync_claim(namespace, name, self._volumes)
+                    for binder in self._claims:
+                        binder.sync_claim(namespace, name, self._volumes)
                     self._wake_all(namespace)
                 elif kind == "volume":
-                    self._claims.sync_volume(name)
+                    for binder in self._claims:
+                        binder.sync_volume(name)
             except Exception as exc:  # noqa: BLE001 - one object must not end the work on all others
                 expected = isinstance(exc, DvcrError)
                 _log.warning("will try again", kind=kind, namespace=namespace, name=name, error=str(exc),
@@ -145,8 +162,7 @@ class Agent:
             # A storage class or a folder may have come, or a folder gone.
             for claim in self._pvcs.list():
                 volume = self._volumes.get(claim["spec"].get("volumeName", ""))
-                ours = volume is not None and is_ours(volume, self._node.name)
-                if volume is None or (ours and has_changed(claim, self._node.volumes_dir)):
+                if volume is None or any(binder.folder_changed(claim, volume) for binder in self._claims):
                     self._todo.put(("claim", claim["metadata"]["namespace"], claim["metadata"]["name"]))
 
     def _register_again(self) -> None:

@@ -1,5 +1,5 @@
-"""Persistent volumes: a folder of this node for every claim of the storage class `local`, or of another class of its
-provisioner; with a file in it that stands for the device where the claim's volume mode is Block.
+"""Persistent volumes: a folder for every claim of a storage class of our provisioners; with a file in it that stands
+for the device where the claim's volume mode is Block. Folders of the one provisioner are on a node, of the other on all.
 
     claim ──(this node takes it)──▶ folder, volume ──▶ both Bound ──▶ grows when asked ──▶ deleted with the claim
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from controller.api.quantity import parse_bytes
 from controller.api.resource import PV, PVC, STORAGE_CLASS
+from controller.disks.storage_class import ACCESS_MODE_ANNOTATION
 from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
 from controller.runtime.cluster import Cluster
@@ -22,8 +23,8 @@ from controller.runtime.informer import Informer
 
 Object = dict[str, Any]
 
-CLASS = "local"
-PROVISIONER = "virtualization.deckhouse.io/node"
+CLASS, SHARED_CLASS = "local", "shared"
+PROVISIONER, SHARED_PROVISIONER = "virtualization.deckhouse.io/node", "virtualization.deckhouse.io/shared-folder"
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "virtualization.deckhouse.io/volume-folder"
 _PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
@@ -32,7 +33,11 @@ _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 class ClaimBinder:
-    """Brings one claim or volume at a time to where it should be; every method may be called again at any time."""
+    """Brings the claims and volumes of one storage class to where they should be, one at a time.
+
+    Every method may be called again at any time, and for a shared class on any node: what one node has done for a
+    claim, another may do again, so that none has to wait for a node that is gone.
+    """
 
     def __init__(
         self,
@@ -41,7 +46,11 @@ class ClaimBinder:
         folder: Path,
         events: NodeEvents,
         users: Callable[[str, str], list[str]],
+        *,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
+        self._provisioner = SHARED_PROVISIONER if shared else PROVISIONER
         self._cluster = cluster
         self._node = node
         self._folder = folder
@@ -50,17 +59,19 @@ class ClaimBinder:
         self._users = users
 
     def ensure_class(self) -> None:
-        """Make the storage class, as the default one, if nobody did."""
+        """Make the storage class if nobody did; the one that is not shared as the default one."""
+        name = SHARED_CLASS if self._shared else CLASS
+        annotations = {ACCESS_MODE_ANNOTATION: "ReadWriteMany"} if self._shared else {_DEFAULT_CLASS: "true"}
         storage_class = {
             "apiVersion": "storage.k8s.io/v1",
             "kind": "StorageClass",
-            "metadata": {"name": CLASS, "annotations": {_DEFAULT_CLASS: "true"}},
-            "provisioner": PROVISIONER,
+            "metadata": {"name": name, "annotations": annotations},
+            "provisioner": self._provisioner,
             "reclaimPolicy": "Delete",
             "volumeBindingMode": "Immediate",
             "allowVolumeExpansion": True,
         }
-        if self._cluster.get(STORAGE_CLASS, CLASS) is None:
+        if self._cluster.get(STORAGE_CLASS, name) is None:
             try:
                 self._cluster.create(STORAGE_CLASS, storage_class)
             except AlreadyExistsError:
@@ -79,18 +90,18 @@ class ClaimBinder:
             return
         if claim["metadata"].get("deletionTimestamp"):
             self._release(claim)
-        elif (claim["metadata"].get("annotations") or {}).get(_NODE, self._node) == self._node:
+        elif self._shared or (claim["metadata"].get("annotations") or {}).get(_NODE, self._node) == self._node:
             self._bind(claim)
 
     def _provides(self, name: str) -> bool:
-        """Whether volumes of the storage class are folders of a node: of ours, or of one that people made."""
+        """Whether volumes of the storage class are our folders: the class is ours, or one that people made."""
         storage_class = self._cluster.get(STORAGE_CLASS, name)
-        return storage_class is not None and storage_class["provisioner"] == PROVISIONER
+        return storage_class is not None and storage_class["provisioner"] == self._provisioner
 
     def sync_volume(self, name: str) -> None:
         """Delete the volume and its folder if its claim is gone, or if the volume itself is being deleted."""
         volume = self._cluster.get(PV, name)
-        if volume is None or not is_ours(volume, self._node):
+        if volume is None or not self._is_ours(volume):
             return
         reference = volume["spec"]["claimRef"]
         claim = self._cluster.get(PVC, reference["name"], reference["namespace"])
@@ -105,8 +116,30 @@ class ClaimBinder:
             if self._cluster.get(PV, name) is not None:
                 self._cluster.patch(PV, name, {"metadata": {"finalizers": rest}})
 
+    def folder_changed(self, claim: Object, volume: Object | None) -> bool:
+        """Whether the folder of a claim's volume came or went without anybody having told."""
+        if volume is None or not self._is_ours(volume):
+            return False
+        is_bound = (claim.get("status") or {}).get("phase") == "Bound"
+        return (self._folder / str(claim["spec"].get("volumeName", ""))).is_dir() is not is_bound
+
+    def _is_ours(self, volume: Object) -> bool:
+        """Whether the volume is a folder of this node, or of all, that goes with its claim."""
+        spec = volume["spec"]
+        annotations = volume["metadata"].get("annotations") or {}
+        return bool(
+            annotations.get(_PROVISIONED_BY) == self._provisioner
+            and spec.get("persistentVolumeReclaimPolicy") == "Delete"
+            and "claimRef" in spec
+            and (self._shared or node_of(volume) == self._node)
+        )
+
     def _bind(self, claim: Object) -> None:
         metadata, spec = claim["metadata"], claim["spec"]
+        if self._shared and spec.get("volumeMode") == "Block":
+            message = "shared volumes have the mode Filesystem only; change spec.volumeMode"
+            self._events.record(claim, "ProvisioningFailed", message, warning=True)
+            return
         name = spec.get("volumeName") or f"pvc-{metadata['uid']}"
         class_name = spec.get("storageClassName") or CLASS
         wanted = spec["resources"]["requests"]["storage"]
@@ -115,9 +148,10 @@ class ClaimBinder:
             if self._is_there(claim, name):
                 self._grow(claim, name, wanted)
             return
-        if (metadata.get("annotations") or {}).get(_NODE) != self._node:
+        taken_by = (metadata.get("annotations") or {}).get(_NODE)
+        if taken_by is None or (taken_by != self._node and not self._shared):
             finalizers = sorted({*(metadata.get("finalizers") or ()), CLAIM_FINALIZER})
-            annotations = {_NODE: self._node, "volume.kubernetes.io/storage-provisioner": PROVISIONER}
+            annotations = {_NODE: self._node, "volume.kubernetes.io/storage-provisioner": self._provisioner}
             patch = {
                 "metadata": {
                     # Of two agents that want the claim, the one with the older version is refused.
@@ -192,13 +226,14 @@ class ClaimBinder:
     def _volume(self, name: str, claim: Object, capacity: str) -> Object:
         metadata = claim["metadata"]
         term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [self._node]}]}
+        here = {} if self._shared else {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}
         return {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
             "metadata": {
                 "name": name,
                 "finalizers": [VOLUME_FINALIZER],
-                "annotations": {_PROVISIONED_BY: PROVISIONER},
+                "annotations": {_PROVISIONED_BY: self._provisioner},
             },
             "spec": {
                 "capacity": {"storage": capacity},
@@ -214,27 +249,9 @@ class ClaimBinder:
                     "uid": metadata["uid"],
                 },
                 "local": {"path": str((self._folder / name).absolute())},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+                **here,
             },
         }
-
-
-def has_changed(claim: Object, folder: Path) -> bool:
-    """Whether the folder of the claim's volume came or went without anybody having told."""
-    is_bound = (claim.get("status") or {}).get("phase") == "Bound"
-    return (folder / str(claim["spec"].get("volumeName", ""))).is_dir() is not is_bound
-
-
-def is_ours(volume: Object, node: str) -> bool:
-    """Whether the volume is a folder of this node that goes with its claim."""
-    spec = volume["spec"]
-    annotations = volume["metadata"].get("annotations") or {}
-    return bool(
-        annotations.get(_PROVISIONED_BY) == PROVISIONER
-        and spec.get("persistentVolumeReclaimPolicy") == "Delete"
-        and "claimRef" in spec
-        and node_of(volume) == node
-    )
 
 
 def node_of(volume: Object) -> str:

@@ -62,6 +62,8 @@ class Node:
     events: NodeEvents
     backoff: Backoff
     cpu: CpuGroups
+    shared_volumes_dir: Path | None = None
+    """Folder of volumes that all nodes see, if there is one."""
 
     @property
     def pods_dir(self) -> Path:
@@ -70,6 +72,11 @@ class Node:
     @property
     def volumes_dir(self) -> Path:
         return self.data_dir / "volumes"
+
+    @property
+    def volume_folders(self) -> tuple[Path, ...]:
+        """The folders of persistent volumes: this node's, and the one that all see."""
+        return (self.volumes_dir, *((self.shared_volumes_dir,) if self.shared_volumes_dir else ()))
 
 
 class PodWorker:
@@ -87,7 +94,7 @@ class PodWorker:
         self._ip = ""
         self._containers: dict[str, Container] = {}
         self._probers: dict[str, tuple[str, Prober]] = {}
-        self._volumes = PodVolumes(node.cluster, self._folder, node.volumes_dir)
+        self._volumes = PodVolumes(node.cluster, self._folder, node.volume_folders)
         self._additional = AdditionalMounts(self._volumes, self._folder)
         self._unmounted: list[str] | None = None
         self._stop_by = float("inf")

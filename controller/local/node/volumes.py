@@ -1,14 +1,14 @@
 """The volumes of a pod, as files and links on the node.
 
 <pod>/volumes/<volume>/    what an emptyDir, secret or configMap holds
-<data>/volumes/<pv>/       what a persistent volume holds (see claims.py)
+<data>/volumes/<pv>/       what a persistent volume holds (see claims.py), or below the folder that nodes share
 <root>/<mountPath>         a link to one of them
 <root>/<devicePath>        a link to the device or file of a volume of mode Block (see devices.py)
 """
 
 import base64
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ Object = dict[str, Any]
 class PodVolumes:
     """The volumes of one pod. `prepare` may be called again and again: it brings secrets and config maps up to date."""
 
-    def __init__(self, cluster: Cluster, pod_folder: Path, volumes_folder: Path) -> None:
+    def __init__(self, cluster: Cluster, pod_folder: Path, persistent: Sequence[Path]) -> None:
+        """`persistent` are the folders of persistent volumes."""
         self._cluster = cluster
         self._folder = pod_folder / "volumes"
-        self._persistent = volumes_folder
-        self._devices = BlockDevices(volumes_folder)
+        self._persistent = persistent
 
     def prepare(self, pod: Object) -> dict[str, Path]:
         """The folder, or the device, of every volume by its name.
@@ -67,15 +67,17 @@ class PodVolumes:
         claim = self._cluster.get(PVC, name, namespace)
         if claim is None:
             raise ResourceError(f"persistentvolumeclaim {name!r} not found", reason="FailedMount", retryable=True)
-        volume: str = claim["spec"].get("volumeName") or ""
-        folder = self._persistent / volume
+        volume = str(claim["spec"].get("volumeName") or "")
+        folder = next((folder for folder in self._persistent if (folder / volume).is_dir()), None)
         status: Object = claim.get("status") or {}
         if status.get("phase") != "Bound":
             raise ResourceError(f"persistentvolumeclaim {name!r} is not bound", reason="FailedMount", retryable=True)
-        if not folder.is_dir():
-            message = f"the folder of volume {folder.name!r} is not on this node"
+        if folder is None:
+            message = f"the folder of volume {volume!r} is not on this node"
             raise ResourceError(message, reason="FailedMount", retryable=True)
-        return self._devices.open(volume) if claim["spec"].get("volumeMode") == "Block" else folder
+        if claim["spec"].get("volumeMode") == "Block":
+            return BlockDevices(folder).open(volume)
+        return folder / volume
 
     def _data(self, resource: Resource, name: str, namespace: str, optional: bool) -> dict[str, bytes]:
         obj = self._cluster.get(resource, name, namespace)
