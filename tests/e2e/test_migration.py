@@ -96,8 +96,9 @@ class Site:
         """The machine's memory is being sent."""
 
         def sends() -> bool:
-            condition = next((c for c in self.status.get("conditions", []) if c["type"] == "Migrating"), {})
-            return condition.get("reason") == "Moving" and "MiB" in condition["message"]
+            conditions = {c["type"]: c for c in self.status.get("conditions", [])}
+            migrating = conditions.get("Migrating", {"reason": "", "message": ""})
+            return migrating["reason"] == "Moving" and "MiB" in migrating["message"]
 
         eventually(sends, "memory on its way", PATIENCE_S, INTERVAL_S)
 

@@ -1,5 +1,5 @@
 """Persistent volumes: a folder for every claim of a storage class of our provisioners; with a file in it that stands
-for the device where the claim's volume mode is Block. Folders of the one provisioner are on a node, of the other on all.
+for the device where the claim's volume mode is Block. Folders of one provisioner are on a node, of the other on all.
 
     claim ──(this node takes it)──▶ folder, volume ──▶ both Bound ──▶ grows when asked ──▶ deleted with the claim
 
@@ -33,9 +33,9 @@ _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 class ClaimBinder:
-    """Brings the claims and volumes of one storage class to where they should be, one at a time.
+    """Brings the claims and volumes of one provisioner to where they should be, one at a time.
 
-    Every method may be called again at any time, and for a shared class on any node: what one node has done for a
+    Every method may be called again at any time, and for shared folders on any node: what one node has done for a
     claim, another may do again, so that none has to wait for a node that is gone.
     """
 
