@@ -78,7 +78,10 @@ def decide(view: View) -> Decision:
     """The next step."""
     here, there = view.source.launcher, view.target.launcher
     sent = here.migration if here is not None and here.migration and here.migration.id == view.id else None
-    if (there is not None and there.state in _RUNS) or (sent is not None and sent.state is MigrationState.DONE):
+    if sent is not None and sent.state is MigrationState.DONE:
+        return Decision(Action.COMPLETE)
+    # A source that asked for it will hear of it in a moment, and then knows how long the guest stood still.
+    if there is not None and there.state in _RUNS and (sent is None or sent.state is not MigrationState.SENT):
         return Decision(Action.COMPLETE)
     if not view.source.exists:
         return _without_source(view, there)
