@@ -110,7 +110,7 @@ def test_a_machine_that_cannot_move_is_named_with_the_reason(cluster: Nodes) -> 
     pod(cluster, "vm-web", "web")
     machine(cluster, ("Migratable", "False", "its disk is on this node"))
 
-    with pytest.raises(ResourceError, match="default/vm/web: its disk is on this node. Power off .* --force"):
+    with pytest.raises(ResourceError, match=r"default/vm/web: its disk is on this node\. Power off .* --force"):
         Story(cluster).drain()
 
 
