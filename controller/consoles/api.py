@@ -19,7 +19,7 @@ from controller.consoles.paths import GROUP, GROUP_VERSION, LOG, PORT_FORWARD, R
 from controller.launcher.spec import STATUS_PORT, machine_identity
 from controller.local.errors import ObjectName, StatusError, conflict, not_found, unknown_path
 from controller.machines.last_output import last_output
-from controller.machines.pod import NAME_LABEL, machine_uid
+from controller.machines.pod import active_pod_name, machine_uid
 from controller.relay import RefusedError, UnreachableError, Upstream, new_session, pass_on
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
@@ -51,19 +51,17 @@ def find_pod(cluster: ClusterPort, namespace: str, name: str) -> Object:
     machine = cluster.get(MACHINE, name, namespace)
     if machine is None:
         raise not_found(_about(name))
-    uid, status = machine["metadata"]["uid"], machine.get("status") or {}
-    pods = [
-        pod
-        for pod in cluster.list(POD, namespace, label_selector=f"{NAME_LABEL}={name}")
-        if (pod.get("status") or {}).get("phase") == "Running"
-        and pod["status"].get("podIP")
-        and machine_uid(pod) == uid
-    ]
-    if not pods:
-        phase = status.get("phase") or "Pending"
+    pod = cluster.get(POD, active_pod_name(machine), namespace)
+    status = (pod or {}).get("status") or {}
+    if (
+        pod is None
+        or machine_uid(pod) != machine["metadata"]["uid"]
+        or status.get("phase") != "Running"
+        or not status.get("podIP")
+    ):
+        phase = (machine.get("status") or {}).get("phase") or "Pending"
         raise conflict(_about(name), f"the machine is not running, its phase is {phase}")
-    # While it moves it has two, and is where its status says.
-    return next((pod for pod in pods if pod["spec"].get("nodeName") == status.get("nodeName")), pods[0])
+    return pod
 
 
 class _MachineApi:

@@ -125,7 +125,11 @@ class Launcher:
             folder = stack.enter_context(_private_folder(self._root, self._confinement))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
-            kept = SerialLog(log_folder(self._spec.disks, self._root), self._settings.launcher.serial_log_bytes)
+            kept = SerialLog(
+                log_folder(self._spec.disks, self._root),
+                self._settings.launcher.serial_log_bytes,
+                resumed=self._spec.incoming,
+            )
             stack.callback(kept.close)
             console = Console(serial, kept=kept)
             address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)

@@ -117,6 +117,8 @@ def test_a_guest_counts_on_without_a_gap_while_its_disk_is_still_copied(
         last = counts(move.source.console())[-1]
         move.target.wait_for_console(f"count={last + 20} ", PATIENCE_S)
         assert move.target.status().state is MachineState.RUNNING
+        kept = counts(move.target.request("GET", "/log").decode())
+        assert (kept[0], kept == sorted(set(kept)), kept[-1] >= last + 20) == (1, True, True), "one log of both pods"
         assert move.source.terminate().reason is TerminationReason.MOVED
         image_server.blob_delay_s = 0
         move.target.wait_until(

@@ -22,51 +22,50 @@ VM: Object = {"metadata": {"name": "web", "namespace": "prod", "uid": "u-1"}, "s
 AUTHORITY = b"-----BEGIN CERTIFICATE-----"
 
 
-def pod(uid: str, phase: str, address: str, node: str = "") -> Object:
-    return {
-        "metadata": {"ownerReferences": [{"uid": uid, "kind": "VirtualMachine"}]},
-        "spec": {"nodeName": node},
-        "status": {"phase": phase, "podIP": address},
-    }
+def pod(name: str, address: str, uid: str = "u-1", phase: str = "Running") -> Object:
+    owners = [{"uid": uid, "kind": "VirtualMachine"}]
+    metadata = {"name": name, "namespace": "prod", "ownerReferences": owners}
+    return {"metadata": metadata, "spec": {}, "status": {"phase": phase, "podIP": address}}
 
 
 class FakeCluster:
     def __init__(self, machine: Object | None, *pods: Object) -> None:
         self._machine = machine
-        self._pods = pods
+        self._pods = {pod["metadata"]["name"]: pod for pod in pods}
 
     def get(self, resource: Resource, name: str, namespace: str) -> Object | None:
-        assert (resource, name, namespace) == (MACHINE, "web", "prod")
-        return self._machine
-
-    def list(self, resource: Resource, namespace: str, label_selector: str) -> list[Object]:
-        assert (resource, namespace) == (POD, "prod")
-        assert label_selector == "vm.virtualization.deckhouse.io/name=web"
-        return [*self._pods]
+        assert namespace == "prod"
+        if resource == MACHINE:
+            assert name == "web"
+            return self._machine
+        assert resource == POD
+        return self._pods.get(name)
 
 
 def address(machine: Object | None, *pods: Object) -> str:
     return str(find_pod(cast("ClusterPort", FakeCluster(machine, *pods)), "prod", "web")["status"]["podIP"])
 
 
-def test_the_pod_is_the_running_one_of_this_machine() -> None:
-    pods = [
-        pod("u-other", "Running", "127.64.0.1"),
-        pod("u-1", "Succeeded", "127.64.0.2"),
-        pod("u-1", "Running", "127.64.0.3"),
-    ]
-
-    assert address(VM, *pods) == "127.64.0.3"
+def test_the_pod_is_the_one_that_the_machine_runs_in() -> None:
+    assert address(VM, pod("vm-web", "127.64.0.3"), pod("vm-web-2", "127.64.0.4")) == "127.64.0.3"
 
 
-def test_of_two_pods_the_one_where_the_machine_is_counts() -> None:
-    pods = [pod("u-1", "Running", "127.64.0.3", "first"), pod("u-1", "Running", "127.64.0.4", "second")]
+def test_a_machine_that_has_moved_is_found_where_it_is() -> None:
+    moved = VM | {"status": {"phase": "Running", "activePod": "vm-web-2"}}
 
-    assert address(VM | {"status": {"nodeName": "second"}}, *pods) == "127.64.0.4"
-    assert address(VM, *pods) == "127.64.0.3"
+    assert address(moved, pod("vm-web", "127.64.0.3"), pod("vm-web-2", "127.64.0.4")) == "127.64.0.4"
 
 
-@pytest.mark.parametrize("pods", [[], [pod("u-1", "Pending", "")], [pod("u-1", "Running", "")]])
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [],
+        [pod("vm-web", "127.64.0.3", uid="u-other")],
+        [pod("vm-web", "127.64.0.3", phase="Succeeded")],
+        [pod("vm-web", "", phase="Pending")],
+        [pod("vm-web", "")],
+    ],
+)
 def test_a_machine_that_is_off_is_a_conflict_that_names_its_phase(pods: list[Object]) -> None:
     with pytest.raises(StatusError, match="its phase is Starting") as caught:
         address(VM, *pods)
