@@ -46,7 +46,10 @@ def resources(served: Iterable[Definition], name: str, version: str) -> dict[str
     """The answer to /apis/<group>/<version> and /api/v1. Raises StatusError 404."""
     of_version = [each for each in served if (each.group, each.version) == (name, version)]
     if (name, version) == (eviction.GROUP, eviction.VERSION):
-        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{name}/{version}", "resources": []}
+        # kubectl takes a group without resources for a server that is broken; one without verbs it passes over.
+        nothing = {"name": "evictions", "singularName": "", "namespaced": True, "kind": eviction.KIND, "verbs": []}
+        listed = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{name}/{version}"}
+        return {**listed, "resources": [nothing]}
     if not of_version:
         raise unknown_path()
     return {

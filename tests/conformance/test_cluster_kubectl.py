@@ -279,3 +279,7 @@ def test_roles_decide_what_a_service_account_may(cluster: ClusterProcess) -> Non
     assert run("auth", "can-i", "list", "configmaps").strip() == "yes"
     assert cluster.try_kubectl("auth", "can-i", "list", "configmaps", "-n", "other", program=KUBECTL).returncode == 1
     assert cluster.try_kubectl("delete", "role", "reader", program=KUBECTL).returncode == 1
+
+
+def test_every_group_is_listed(shared_cluster: ClusterProcess) -> None:
+    assert "virtualmachines" in shared_cluster.kubectl("api-resources", program=KUBECTL)
