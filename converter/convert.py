@@ -18,7 +18,7 @@ from converter.nbd.source import FREE_BYTES, SourceExport
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg, refuse_idle
 from converter.raw import copy_raw, sink_size_bytes
-from converter.source import ByteSource
+from converter.source import ByteSource, confirm
 from converter.vmdk import VmdkDisk
 from dvcr.artifact.image import MAX_VIRTUAL_SIZE_BYTES, Chunk
 from dvcr.errors import ImageError
@@ -98,8 +98,11 @@ def _mapped(source: ByteSource, info: ImageInfo, chunk_bytes: int, max_unpacking
     if info.format is ImageFormat.QCOW2:
         disk = Qcow2Disk(source, info.virtual_size_bytes, chunk_bytes, max_unpacking_ratio)
         return None if disk.unusual else disk
-    if info.format is ImageFormat.VMDK and (header := vmdk(source)).compressed:
-        return VmdkDisk(source, header, chunk_bytes, max_unpacking_ratio)
+    if info.format is ImageFormat.VMDK:
+        header = vmdk(source)
+        if header.compressed:
+            return VmdkDisk(source, header, chunk_bytes, max_unpacking_ratio)
+        confirm(source, header.ahead)
     return None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
 
-from converter.source import ByteSource
+from converter.source import AheadSource, ByteSource
 from dvcr.errors import ImageError
 
 Table = tuple[int, int, str]
@@ -198,14 +198,20 @@ class VmdkHeader:
     compressed: bool
     zero_grains: bool
     """Whether 1 stands for a grain of zeroes."""
+    ahead: tuple[tuple[int, bytes], ...] = ()
+    """What was read ahead for it, by offset."""
 
 
 def vmdk(source: ByteSource) -> VmdkHeader:
-    """A sparse VMDK in one file (VMware, Virtual Disk Format 1.1, and QEMU's block/vmdk.c)."""
+    """A sparse VMDK in one file (VMware, Virtual Disk Format 1.1, and QEMU's block/vmdk.c).
+
+    What is at the end of the file is read ahead: the caller has to `confirm` it.
+    """
+    ahead = AheadSource(source)
     header = read(source, 0, SECTOR_BYTES, "the VMDK header")
     from_end = struct.unpack_from("<Q", header, 56)[0] == VMDK_GD_AT_END
     if from_end:
-        tail = read(source, max(0, source.size_bytes() - 1536), 1536, "the VMDK footer")
+        tail = read(ahead, max(0, source.size_bytes() - 1536), 1536, "the VMDK footer")
         footer = tail[512:1024]
         if not footer.startswith(VMDK_MAGIC) or any(tail[1024:]) or source.size_bytes() % SECTOR_BYTES:
             refuse(
@@ -240,7 +246,7 @@ def vmdk(source: ByteSource) -> VmdkHeader:
     directory = (directory_at * SECTOR_BYTES, directory_entries * 4, "grain directory")
     header_and_text = (0, SECTOR_BYTES, "header"), (descriptor_at * SECTOR_BYTES, SECTOR_BYTES, "descriptor")
     refuse_overlap("VMDK", [*header_and_text, directory])
-    found = struct.iter_unpack("<I", read(source, *directory[:2], "the VMDK's grain directory"))
+    found = struct.iter_unpack("<I", read(ahead if from_end else source, *directory[:2], "the VMDK's grain directory"))
     offsets = tuple(at * SECTOR_BYTES for (at,) in found)
     used = [at for at in offsets if at]
     refuse_bad_blocks(source, "VMDK", used, 4, entries * 4, [*header_and_text, directory])
@@ -252,6 +258,7 @@ def vmdk(source: ByteSource) -> VmdkHeader:
         from_end=from_end,
         compressed=compressed,
         zero_grains=bool(flags & VMDK_ZERO_GRAINS),
+        ahead=tuple(ahead.taken),
     )
 
 

@@ -12,7 +12,7 @@ from oslo_utils.imageutils import format_inspector
 
 from converter import headers, signatures
 from converter.partitions import NOTHING_DECLARED, DeclaredSize, declared_size, has_partitions, refuse_cut
-from converter.source import ByteSource
+from converter.source import AheadSource, ByteSource
 from converter.vhdx import vhdx
 from dvcr.errors import ImageError
 
@@ -160,9 +160,9 @@ def _second_opinion(source: ByteSource, image_format: ImageFormat, head: bytes) 
             inspector.eat_chunk(piece)
             fed += len(piece)
         if not inspector.complete:
-            # Its look at the end, which waits for the whole download: only some VMDKs need it.
+            # Its look at the end, the same bytes that we looked at: only some VMDKs need it.
             size = source.size_bytes()
-            inspector.eat_chunk(source.read_at(max(fed, size - 1536), 1536))
+            inspector.eat_chunk(AheadSource(source).read_at(max(fed, size - 1536), 1536))
         inspector.finish()
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as exc:

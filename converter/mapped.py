@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from converter.headers import refuse, refuse_bomb
 from converter.nbd.parts import ChunkParts
 from converter.nbd.source import FREE_BYTES, SourceExport
-from converter.source import ByteSource, StreamingSource
-from dvcr.errors import SourceError
+from converter.source import ByteSource, StreamingSource, changed, confirm
 
 MAX_TABLES_BYTES = 64 * 2**20
 MAX_TABLE_READS = 1024
@@ -64,6 +63,7 @@ class TableCheck:
     """A table passes by that was read ahead: nothing may be made of bytes that the checksums do not cover."""
 
     number: int
+    """Of the table; behind the last, of what else was read ahead."""
     release_offset: int
 
 
@@ -96,6 +96,8 @@ class MappedDisk(ABC):
         self._max_unpacking_ratio = max_unpacking_ratio
         self._places: Sequence[int] = ()
         """Where in the file each table is; 0 for one that is all holes."""
+        self._ahead: Sequence[tuple[int, bytes]] = ()
+        """What was read ahead of its turn to find the tables, by offset."""
         self._tables: dict[int, array[int]] = {}
         self._unpacked_bytes = 0
 
@@ -125,7 +127,8 @@ class MappedDisk(ABC):
         """At least the bytes of a compressed piece, which is at `position` of the disk. Safe from any thread."""
 
     def _forget(self) -> None:
-        """What was read ahead is not covered by the checksums: begin anew."""
+        """What was read ahead is not covered by the checksums: begin anew. SourceError `SourceChanged`."""
+        confirm(self._source, self._ahead)
         self._tables, self._unpacked_bytes = {}, 0
 
     def streaming_order(self) -> list[Step | TableCheck] | None:
@@ -144,12 +147,12 @@ class MappedDisk(ABC):
 
     def check_table(self, number: int) -> None:
         """SourceError `SourceChanged` if a table that was read ahead is not what the source has in its turn."""
+        if number >= len(self._places):
+            confirm(self._source, [self._ahead[number - len(self._places)]])
+            return
         found = self._export.read(self._places[number], self._table_bytes(number))
         if self._numbers(found) != self._tables[number]:
-            raise SourceError(
-                "the source gave other bytes when it was asked for a part than it gave as a whole; try again",
-                reason="SourceChanged",
-            )
+            raise changed()
 
     def pieces(self, index: int) -> list[Piece]:
         """What chunk `index` consists of, by rising offset in the file; what is in no piece is zero."""
@@ -255,6 +258,10 @@ class MappedDisk(ABC):
         spans = [
             (self._places[number] + self._table_bytes(number), self._places[number], ~number, 0, 0, True, 0)
             for number in self._tables
+        ]
+        spans += [
+            (at + len(data), at, ~(len(self._places) + number), 0, 0, True, 0)
+            for number, (at, data) in enumerate(self._ahead)
         ]
         most = len(spans) + (MAX_GROUPS + self._chunk_bytes // READ_BYTES) * self.chunk_count
         for index in range(self.chunk_count):

@@ -8,7 +8,7 @@ from converter import headers
 from converter.inspect import ImageFormat, ImageInfo
 from converter.nbd.sink import ChunkSink
 from converter.partitions import refuse_cut
-from converter.source import ByteSource, StreamingSource
+from converter.source import AheadSource, ByteSource
 from dvcr.artifact.chunk import is_zero
 from dvcr.artifact.image import MAX_CHUNKS, chunk_size_bytes
 from dvcr.errors import ImageError
@@ -43,11 +43,7 @@ def sink_size_bytes(source: ByteSource, info: ImageInfo, limit_bytes: int) -> in
 
 def _last_sector(source: ByteSource, size_bytes: int) -> bytes:
     """By a request of its own where that is possible; what is read so is only a guess, and read again in its turn."""
-    if isinstance(source, StreamingSource):
-        footer = source.read_ahead(size_bytes - SECTOR_BYTES, SECTOR_BYTES)
-        if footer is not None:
-            return footer
-    return source.read_at(size_bytes - SECTOR_BYTES, SECTOR_BYTES)
+    return AheadSource(source).read_at(size_bytes - SECTOR_BYTES, SECTOR_BYTES)
 
 
 def copy_raw(

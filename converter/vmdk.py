@@ -33,6 +33,7 @@ class VmdkDisk(MappedDisk):
             max_unpacking_ratio=max_unpacking_ratio,
         )
         self._places = header.directory
+        self._ahead = header.ahead
         self._zero_grains = header.zero_grains
 
     def _numbers(self, data: bytes) -> "array[int]":

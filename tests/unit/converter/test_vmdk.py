@@ -64,8 +64,26 @@ def test_what_vmware_writes(footer: bool, tmp_path: Path) -> None:
     data = stream_optimized(disk, footer=footer)
     assert reference(tmp_path, data, "vmdk") == disk
     assert converted(MemorySource(data)) == disk
-    assert converted(WindowSource(data, 2**40)) == disk
-    assert converted(WindowSource(data, 2**40, ranges=False)) == disk
+    source = WindowSource(data, 8 * MIB)
+    assert converted(source) == disk
+    assert source.streaming
+    source = WindowSource(data, 8 * MIB, ranges=False)
+    assert converted(source) == disk
+    assert not source.streaming
+
+
+def test_a_footer_that_was_read_ahead_must_be_that_of_the_file() -> None:
+    data = stream_optimized(disk_of(40 * MIB), footer=True)
+    other = data[:-900] + b"?" + data[-899:]
+
+    class Deceiving(WindowSource):
+        def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+            return other[offset_bytes : offset_bytes + length_bytes]
+
+    for window in (8 * MIB, MIB):  # in one pass, and where the window is too small for that
+        with pytest.raises(SourceError) as caught:
+            converted(Deceiving(data, window))
+        assert caught.value.reason == "SourceChanged"
 
 
 def test_grains_in_any_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Raw disks, ISOs and qcow2 of any size pass through a window in memory: nothing is ever written to a spool file."""
+"""Raw disks, ISOs, qcow2 and streamOptimized VMDKs pass through a window in memory, and no spool file."""
 
 import random
 import struct
@@ -19,6 +19,7 @@ from importer.unwrap import unwrapped
 from tests.support.archives import tar_of
 from tests.support.downloads import MemoryDownload, watched_source
 from tests.support.images import MemoryChunkStore, MemorySource, qemu_img
+from tests.support.vmdk import stream_optimized
 
 MIB, GIB, TIB = 2**20, 2**30, 2**40
 NO_QEMU_IMG = QemuImg("qemu-img-is-not-needed")
@@ -125,3 +126,19 @@ def vhd_footer(size_bytes: int) -> bytes:
     footer[60:64] = struct.pack(">I", 2)
     footer[64:68] = struct.pack(">I", ~sum(footer) & 0xFFFFFFFF)
     return bytes(footer)
+
+
+@pytest.mark.parametrize("footer", [False, True])
+def test_an_appliance_with_a_stream_optimized_vmdk(footer: bool, tmp_path: Path) -> None:
+    """As VMware exports it, the tables are at the end, and asked for first."""
+    expected = DENSE + bytes(30 * MIB) + DENSE[: 5 * MIB]
+    data = tar_of(("a.ovf", b"<Envelope/>"), ("a-disk1.vmdk", stream_optimized(expected, footer=footer)))
+    source, spool = watched_source(tmp_path, MemoryDownload(data))
+    store = MemoryChunkStore()
+    with unwrapped(source, ImporterSettings(scratch_dir=tmp_path)) as unpacked:
+        info = inspect(unpacked, max_virtual_size_bytes=2 * TIB)
+        disk = convert(unpacked, info, store, on_progress=lambda _: None, qemu_img=NO_QEMU_IMG)
+        unpacked.finish()
+    source.close()
+    assert spool.written_bytes == 0
+    assert store.disk(disk) == expected
