@@ -48,6 +48,10 @@ class Filling:
             for length in copier.cache(self._requests(depths), REQUESTS_AT_ONCE):
                 self.copied_bytes += length
                 self.done_bytes += length
+            # QEMU answers `cache` without a word also where it may not write: to a disk that it has handed to another.
+            self.done_bytes = 0
+            if next(self._missing(depths), None) is not None:
+                raise StorageError("QEMU may not write to the disk now", retryable=True)
             # The disk's header must not say that it is complete before it is.
             copier.flush()
         finally:

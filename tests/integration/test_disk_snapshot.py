@@ -5,7 +5,8 @@ The guest is QEMU's own `qemu-io` on the guest's device: what it writes passes w
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -83,13 +84,20 @@ def registry(fresh_registry: RegistryServer) -> RegistryClient:
 
 
 @asynccontextmanager
-async def machine(registry: RegistryClient, folder: Path) -> AsyncIterator[Running]:
+async def machine(
+    registry: RegistryClient, folder: Path, before_read: Callable[[int], None] = lambda _: None
+) -> AsyncIterator[Running]:
     origin = registry.repository("snapshot/base")
     digest = publish(origin, push(origin, BASE), ["latest"])
     image = ImageReference(repository=origin.name, digest=str(digest))
 
+    class Watched(ImageExport):
+        def read(self, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+            before_read(offset_bytes)
+            return super().read(offset_bytes, length_bytes)
+
     def open_image(reference: ImageReference) -> ImageExport:
-        return ImageExport(ImageReader(origin, fetch(origin, Digest.parse(reference.digest)).image))
+        return Watched(ImageReader(origin, fetch(origin, Digest.parse(reference.digest)).image))
 
     spec = DiskSpec(name="root", kind="disk", path="/vol/disk.qcow2", size_bytes=len(BASE), image=image)
     (disk,) = prepare([spec], folder, open_image)
@@ -176,3 +184,25 @@ async def test_a_snapshot_that_breaks_fails_the_capture_and_not_the_guest(
             async with running.snapshot() as content:
                 await running.capture(content)
         assert running.golden()[CHUNK : 2 * CHUNK] == b"\x09" * CHUNK
+
+
+@in_loop
+async def test_a_disk_that_was_handed_to_another_qemu_is_not_taken_for_copied(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    handed_over = threading.Event()
+
+    def wait(offset_bytes: int) -> None:
+        assert offset_bytes < 2 * CHUNK or handed_over.wait(60)
+
+    async with machine(registry, tmp_path, wait) as running:
+        running.copies.start(running.disk)
+        await running.monitor.execute("migrate", uri="exec:cat >/dev/null")
+        async with asyncio.timeout(60):
+            while (await running.monitor.execute("query-migrate")).get("status") != "completed":
+                await asyncio.sleep(0.05)
+            handed_over.set()
+            while not running.copies.trouble:
+                await asyncio.sleep(0.05)
+        assert "may not write" in running.copies.trouble
+        assert qcow2.read_header(tmp_path / "vol/disk.qcow2").backing is not None
