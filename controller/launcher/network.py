@@ -21,7 +21,7 @@ from dvcr.errors import ConfigError
 
 # QEMU takes them on its command line, and one argument of that is at most 128 KiB long.
 MAX_USER_PORTS = 2000
-NAME_SERVER = "10.0.2.3"
+TAKE_OVER_INTERVAL_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +29,10 @@ log = structlog.get_logger(__name__)
 class GuestNetwork:
     """The network of one machine, whose ports answer at `address`."""
 
-    def __init__(self, settings: LauncherSettings, address: str, mac_address: str) -> None:
+    def __init__(self, settings: LauncherSettings, address: str, mac_address: str, *, inherits: bool = False) -> None:
+        """`inherits`: another launcher has the address, and leaves it when the machine has come from there."""
         self._settings = settings
+        self._inherits = inherits
         self._address = address
         self._mac_address = mac_address
         self._tcp = _ports(settings, "guest_tcp_ports")
@@ -113,10 +115,28 @@ class GuestNetwork:
             reaches_loopback=self._settings.guest_reaches_loopback,
         )
         self._passt = Passt(self._relay, self._mac_address, arguments)
-        await self._passt.start()
-        self._keeping = asyncio.create_task(self._passt.keep())
+        if self._inherits:
+            self._passt.trouble = f"the machine's former launcher still has the address {self._address}"
+            self._keeping = asyncio.create_task(self._take_over(self._passt))
+        else:
+            await self._passt.start()
+            self._keeping = asyncio.create_task(self._passt.keep())
         self._kind = "passt"
         self.netdev = f"stream,id=network,server=off,addr.type=fd,addr.str={self._qemu_end.fileno()}"
+
+    async def _take_over(self, network: Passt) -> None:
+        """Start passt when the machine's former launcher has left the address, and keep it running."""
+        port = next(iter(self._answering), None)
+        while True:
+            if port is None or _is_free("tcp", self._address, port):
+                try:
+                    await network.start()
+                    break
+                except NetworkError as exc:
+                    log.warning("passt does not start yet", why=exc.message)
+            await asyncio.sleep(TAKE_OVER_INTERVAL_S)
+        network.trouble = ""
+        await network.keep()
 
     def _use_qemu(self) -> None:
         # QEMU has no privilege to bind a low port, whatever the launcher has.

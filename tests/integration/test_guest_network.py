@@ -169,6 +169,20 @@ async def test_a_passt_that_dies_is_told_and_replaced_and_the_guests_ports_answe
 
 
 @in_loop
+async def test_a_machine_that_moves_takes_its_address_along() -> None:
+    async with guest_network() as (former, _, address):
+        settings = LauncherSettings(network="passt", guest_tcp_ports="22,8000-8002", guest_udp_ports="53")
+        successor = GuestNetwork(settings, address, MAC, inherits=True)
+        await successor.start()
+        with Card(successor.qemu_fds[0]) as card:
+            assert address in trouble(successor)
+            await former.close()
+            await until(lambda: trouble(successor) == "", "at the address")
+            await answers(card, address, 8001)
+            await successor.close()
+
+
+@in_loop
 async def test_passt_ends_with_the_network() -> None:
     async with guest_network() as (network, card, _):
         (pid,) = passt_pids()
