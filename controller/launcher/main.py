@@ -107,7 +107,9 @@ class Launcher:
         self._machine: Machine | None = None
         self._guest: GuestWatcher | None = None
         address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
-        self._network = GuestNetwork(settings.launcher, address, argv.mac_address(spec.uid))
+        at = spec.address or address
+        # Another pod's address is the machine's, which is to come from there.
+        self._network = GuestNetwork(settings.launcher, at, argv.mac_address(spec.uid), inherits=at != address)
         self._hotplug: Hotplug | None = None
         self._captures: MachineCaptures | None = None
         self._credentials = (root / SPEC_PATH.lstrip("/")).parent
@@ -133,7 +135,7 @@ class Launcher:
             stack.callback(kept.close)
             console = Console(serial, kept=kept)
             address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
-            access = GuestAccess(folder, address, self._network.answers_at, kept, lambda: self._machine)
+            access = GuestAccess(folder, self._network.address, self._network.answers_at, kept, lambda: self._machine)
             await self._serve(stack, address, console, access)
             accelerator = await asyncio.to_thread(
                 choose_accelerator,

@@ -33,7 +33,7 @@ class GuestNetwork:
         """`inherits`: another launcher has the address, and leaves it when the machine has come from there."""
         self._settings = settings
         self._inherits = inherits
-        self._address = address
+        self.address = address
         self._mac_address = mac_address
         self._tcp = _ports(settings, "guest_tcp_ports")
         self._udp = _ports(settings, "guest_udp_ports")
@@ -105,10 +105,10 @@ class GuestNetwork:
         name_servers = passt.resolvers()
         ours, self._qemu_end = socket.socketpair()
         self._relay = FrameRelay(ours, Gate(self._settings.guest_denied_networks, name_servers))
-        first = first_bindable(self._address)
+        first = first_bindable(self.address)
         self._answering = forwarded(self._tcp, LAUNCHER_PORTS, first_bindable=first)
         arguments = passt.passt_arguments(
-            self._address,
+            self.address,
             self._answering,
             forwarded(self._udp, (), first_bindable=first),
             name_servers=name_servers,
@@ -116,7 +116,7 @@ class GuestNetwork:
         )
         self._passt = Passt(self._relay, self._mac_address, arguments)
         if self._inherits:
-            self._passt.trouble = f"the machine's former launcher still has the address {self._address}"
+            self._passt.trouble = f"the machine's former launcher still has the address {self.address}"
             self._keeping = asyncio.create_task(self._take_over(self._passt))
         else:
             await self._passt.start()
@@ -128,7 +128,7 @@ class GuestNetwork:
         """Start passt when the machine's former launcher has left the address, and keep it running."""
         port = next(iter(self._answering), None)
         while True:
-            if port is None or _is_free("tcp", self._address, port):
+            if port is None or _is_free("tcp", self.address, port):
                 try:
                     await network.start()
                     break
@@ -144,13 +144,13 @@ class GuestNetwork:
         pairs = [("tcp", port, inside) for port, inside in
                  forwarded(self._tcp, LAUNCHER_PORTS, first_bindable=first).items()]  # fmt: skip
         pairs += [("udp", port, inside) for port, inside in forwarded(self._udp, (), first_bindable=first).items()]
-        free = [pair for pair in pairs[:MAX_USER_PORTS] if _is_free(pair[0], self._address, pair[1])]
+        free = [pair for pair in pairs[:MAX_USER_PORTS] if _is_free(pair[0], self.address, pair[1])]
         if len(free) < len(pairs):
             log.warning("not all ports of the guest can be forwarded", forwarded=len(free), wanted=len(pairs))
         self._answering = {port: inside for kind, port, inside in free if kind == "tcp"}
         network = f"{passt.GATEWAY.rpartition('.')[0]}.0/{passt.PREFIX_LENGTH}"
         self.netdev = f"user,id=network,net={network},host={passt.GATEWAY},dhcpstart={passt.GUEST_ADDRESS}"
-        self.netdev += "".join(f",hostfwd={kind}:{self._address}:{port}-:{inside}" for kind, port, inside in free)
+        self.netdev += "".join(f",hostfwd={kind}:{self.address}:{port}-:{inside}" for kind, port, inside in free)
         self._kind = "user"
 
 

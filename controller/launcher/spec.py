@@ -23,7 +23,7 @@ CONTROLLER_IDENTITY = "dvcr-controller"
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
-LAUNCHER_PORTS = (STATUS_PORT, HEALTH_PORT)
+LAUNCHER_PORTS = (STATUS_PORT, HEALTH_PORT, MIGRATION_PORT)
 """Ports of the pod at which never the guest answers."""
 
 
@@ -109,6 +109,8 @@ class MachineSpec(_Message):
     """Time between the power button and the kill."""
     incoming: bool = False
     """The machine runs in another pod and is to be taken over from there: see `MigrationOrder`."""
+    address: str = ""
+    """Where the guest's ports answer, if not at the pod's address: on one machine they stay there when it moves."""
 
 
 class MachineState(StrEnum):

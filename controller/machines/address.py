@@ -1,5 +1,6 @@
 """The address of a machine: its claim, made where none is named, and what the network of its pod is told."""
 
+import ipaddress
 from collections.abc import Mapping
 
 from controller.addresses.claims import claim_name
@@ -39,6 +40,7 @@ class LeasedAddress:
         visit.machine.condition(ADDRESS_READY, True, "Leased", f"the machine has {address}")
         launch.annotations |= {key: text.replace("{address}", address) for key, text in self._annotations.items()}
         launch.annotations[ADDRESS_ANNOTATION] = address
+        launch.address = address if _is_loopback(address) else ""
         return None
 
     def _leased(self, visit: Visit, name: str, *, named: bool) -> str | NotReady:
@@ -74,6 +76,10 @@ def compare_address(visit: Visit) -> Flow:
         message = f"the network gave the machine {has} instead of {wanted}: see controller.address_annotations"
         visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)
     return Flow.ON
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.IPv4Address(address).is_loopback
 
 
 def _build_claim(name: str, machine: Subject[MachineStatus]) -> Object:

@@ -47,6 +47,8 @@ class Launch:
     sysprep: Sysprep | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     """Of the pod."""
+    address: str = ""
+    """Of the machine, where every process of a node can have it."""
 
 
 Prerequisite = Callable[[Visit, Launch], NotReady | None]

@@ -115,6 +115,7 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
         cloud_init=launch.cloud_init,
         sysprep=launch.sysprep,
         grace_period_s=spec.termination_grace_period_seconds,
+        address=launch.address,
     )
 
 

@@ -1,5 +1,6 @@
 """Claims, leases and the machines that use them."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from controller.addresses.claims import ClaimReconciler
 from controller.addresses.leases import LeaseReconciler
 from controller.addresses.ranges import AddressRanges
-from controller.api.resource import ADDRESS_ANNOTATION, ADDRESS_CLAIM, ADDRESS_LEASE, GROUP, MACHINE, POD, VERSION
+from controller.api.resource import (
+    ADDRESS_ANNOTATION,
+    ADDRESS_CLAIM,
+    ADDRESS_LEASE,
+    GROUP,
+    MACHINE,
+    POD,
+    SECRET,
+    VERSION,
+)
 from controller.runtime.errors import AlreadyExistsError, ClusterError, ConflictError
 from controller.runtime.informer import Object
 from tests.support.memory_cluster import MemoryCluster
@@ -167,6 +177,14 @@ def test_a_machine_gets_a_claim_of_its_name_and_its_pod_the_address() -> None:
     # The pod of this test got 127.64.0.2.
     condition = world.condition(MACHINE, "web", "IPAddressReady")
     assert (condition["status"], condition["reason"]) == ("False", "AddressNotAssigned")
+
+
+@pytest.mark.parametrize(("cidr", "told"), [(CIDR, True), ("10.65.0.0/29", False)])
+def test_a_launcher_is_told_a_loopback_address_which_it_can_take_along(cidr: str, told: bool) -> None:
+    world = world_with_addresses(cidr)
+    running_machine(world)
+    spec = json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))
+    assert spec["address"] == (world.status(ADDRESS_CLAIM, "web")["address"] if told else "")
 
 
 def test_a_deleted_machine_gives_its_address_back_only_when_its_pod_is_gone() -> None:
