@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from controller.launcher.passt import resolvers
 from controller.launcher.spec import STATUS_PORT, MachineState, NetworkStatus
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 from tests.support.waiting import eventually
@@ -26,6 +27,7 @@ httpd -p 80 -h /data
 httpd -p 8000 -h /data
 httpd -p {own} -h /data
 echo "DVCR-GUEST mtu=$(cat /sys/class/net/eth0/mtu)"
+echo "DVCR-GUEST name servers: "$(sed 's/nameserver //' /etc/resolv.conf)
 wget -q -O - http://{outside}:{port}/ | sed 's/^/DVCR-GUEST outside=/'
 wget -q -T 5 -O - http://10.0.2.2:{port}/ >/dev/null 2>&1 && echo "DVCR-GUEST gateway reached"
 sysctl -q -w net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1
@@ -112,6 +114,7 @@ def test_a_guest_serves_at_its_address_reaches_out_and_not_the_hosts_loopback(tm
             console = pod.wait_for_console("DVCR-GUEST tried", BOOT_S)
             assert "DVCR-GUEST address=10.0.2.15" in console
             assert "DVCR-GUEST mtu=65520" in console
+            assert f"DVCR-GUEST name servers: {' '.join(resolvers())}" in console
             assert "DVCR-GUEST outside=hello from the host" in console
             assert "reached" not in console
             assert host.callers == [host.outside]
