@@ -29,6 +29,8 @@ HOTPLUG_PORTS = 16
 SATA_PORTS = 6
 USB_PORTS = 15
 """Of each speed: the most that the controller has."""
+MTU_BYTES = 65520
+"""Of the guest's network: it ends in the launcher, so no packet of that size is ever on a wire."""
 MIB = 2**20
 
 
@@ -76,8 +78,6 @@ class Runtime:
     firmware: Firmware | None = None
     netdev: str = "user,id=network"
     """The guest's network, by the id `network`."""
-    mtu_bytes: int | None = None
-    """What a guest with paravirtualization, but Windows, is told; None: nothing, so 1500."""
 
 
 def node_name(name: str) -> str:
@@ -124,9 +124,8 @@ def mac_address(uid: str) -> str:
 
 def _network_card(spec: MachineSpec, runtime: Runtime) -> str:
     card = "virtio-net-pci" if spec.paravirtualization else "e1000"
-    # Windows' driver is not known to take it.
-    told = runtime.mtu_bytes if spec.paravirtualization and spec.os_type != "Windows" else None
-    mtu = f",host_mtu={told}" if told else ""
+    # The same on every network, or a machine could not move. Windows' driver is not known to take it.
+    mtu = f",host_mtu={MTU_BYTES}" if spec.paravirtualization and spec.os_type != "Windows" else ""
     return f"{card},netdev=network,mac={mac_address(spec.uid)},romfile={mtu}"
 
 

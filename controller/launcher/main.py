@@ -239,7 +239,6 @@ class Launcher:
                 seed=seed,
                 sysprep=sysprep,
                 netdev=self._network.netdev,
-                mtu_bytes=self._network.mtu_bytes,
                 firmware=firmware,
             )
             # A process group of its own: a signal to the launcher's group must not reach the guest.

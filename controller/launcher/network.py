@@ -52,11 +52,6 @@ class GuestNetwork:
         return (self._qemu_end.fileno(),) if self._qemu_end else ()
 
     @property
-    def mtu_bytes(self) -> int | None:
-        """What the guest's card is to be told."""
-        return passt.MTU_BYTES if self._kind == "passt" else None
-
-    @property
     def status(self) -> NetworkStatus | None:
         """None before it has started."""
         if self._kind is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from controller.launcher.argv import MTU_BYTES
 from controller.launcher.frames import FrameRelay, read_frames
 from controller.launcher.ports import write_ranges
 from dvcr.errors import DvcrError
@@ -23,7 +24,6 @@ from dvcr.errors import DvcrError
 GUEST_ADDRESS, GATEWAY, PREFIX_LENGTH = "10.0.2.15", "10.0.2.2", 24
 GATEWAY_MAC = "52:55:0a:00:02:02"
 """The same on every node, so that a guest that moves knows its gateway."""
-MTU_BYTES = 65520
 READY_TIMEOUT_S = 20.0
 RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 10.0

@@ -69,13 +69,23 @@ def compare_address(visit: Visit) -> Flow:
     wanted = (pod["metadata"].get("annotations") or {}).get(ADDRESS_ANNOTATION)
     has = (pod.get("status") or {}).get("podIP")
     if not wanted and has and visit.status.active_pod and visit.status.ip_address_claim:
-        # Two pods cannot have one address, and a machine that moves has two.
-        message = f"the machine has moved and is at {has}; it takes its leased address again with its next start"
-        visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)
+        _show_moved(visit, visit.status.ip_address_claim, has)
     if wanted and has and wanted != has:
         message = f"the network gave the machine {has} instead of {wanted}: see controller.address_annotations"
         visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)
     return Flow.ON
+
+
+def _show_moved(visit: Visit, name: str, pod_address: str) -> None:
+    """A machine that moves has two pods, which cannot have one address; its ports can, where all share loopback."""
+    claim = visit.cluster.get(ADDRESS_CLAIM, name, visit.machine.namespace) or {}
+    leased = AddressClaimStatus.read(claim.get("status")).address
+    if leased is not None and _is_loopback(leased):
+        visit.status.ip_address = leased
+        visit.machine.condition(ADDRESS_READY, True, "Leased", f"the machine took {leased} along")
+        return
+    message = f"the machine has moved and is at {pod_address}; it takes its leased address again with its next start"
+    visit.machine.condition(ADDRESS_READY, False, "AddressNotAssigned", message)
 
 
 def _is_loopback(address: str) -> bool:

@@ -29,11 +29,11 @@ httpd -p {own} -h /data
 echo "DVCR-GUEST mtu=$(cat /sys/class/net/eth0/mtu)"
 echo "DVCR-GUEST name servers: "$(sed 's/nameserver //' /etc/resolv.conf)
 wget -q -O - http://{outside}:{port}/ | sed 's/^/DVCR-GUEST outside=/'
-wget -q -T 5 -O - http://10.0.2.2:{port}/ >/dev/null 2>&1 && echo "DVCR-GUEST gateway reached"
+timeout 10 wget -q -O - http://10.0.2.2:{port}/ >/dev/null 2>&1 && echo "DVCR-GUEST gateway reached"
 sysctl -q -w net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1
 ip address del 127.0.0.1/8 dev lo
 ip route add 127.0.0.0/8 via 10.0.2.2
-wget -q -T 5 -O - http://127.0.0.1:{port}/ >/dev/null 2>&1 && echo "DVCR-GUEST loopback reached"
+timeout 10 wget -q -O - http://127.0.0.1:{port}/ >/dev/null 2>&1 && echo "DVCR-GUEST loopback reached"
 echo "DVCR-GUEST tried"
 """
 
@@ -79,8 +79,13 @@ def serving_host() -> Iterator[Host]:
 
 
 def page(pod: LauncherPod, port: int) -> str:
+    return page_at(pod.address, port)
+
+
+def page_at(address: str, port: int) -> str:
+    """What a guest's server shows there; nothing if none answers."""
     try:
-        return requests.get(f"http://{pod.address}:{port}/", timeout=20).text
+        return requests.get(f"http://{address}:{port}/", timeout=20).text
     except requests.ConnectionError:
         return ""
 
@@ -144,11 +149,15 @@ def test_a_guest_on_qemus_own_network_serves_at_its_address_too(tmp_path: Path, 
     shutil.copyfile(guest_disk, disk)
     disks = [{"name": "system", "kind": "disk", "path": "/vol/disk.qcow2", "size_bytes": 256 * 2**20}]
     settings = {"DVCR__LAUNCHER__CACHE_DIR": str(tmp_path / "cache"), "DVCR__LAUNCHER__NETWORK": "user"}
-    script = "#!/bin/sh\necho hello from the guest >/data/index.html\nhttpd -p 80 -h /data\nhttpd -p 8000 -h /data\n"
+    script = (
+        "#!/bin/sh\necho hello from the guest >/data/index.html\nhttpd -p 80 -h /data\nhttpd -p 8000 -h /data\n"
+        'echo "DVCR-GUEST mtu=$(cat /sys/class/net/eth0/mtu)"\n'
+    )
     cloud_init = {"user_data": script, "instance_id": "i", "hostname": "web"}
     with LauncherPod(folder, machine_spec(folder, disks=disks, cloud_init=cloud_init), settings) as pod:
         console = pod.wait_for_console("DVCR-GUEST ready", BOOT_S)
         assert "DVCR-GUEST address=10.0.2.15" in console
+        assert "DVCR-GUEST mtu=65520" in console
         assert page(pod, 8000) == "hello from the guest\n"
         assert page(pod, 62080) == "hello from the guest\n"
         assert pod.status().network == NetworkStatus(kind="user")

@@ -74,7 +74,8 @@ def test_the_whole_command_line_of_a_plain_machine() -> None:
         "-device", "virtio-serial-pci,id=channels",
         "-chardev", "socket,id=agent,path=/run/dvcr/agent.sock,server=on,wait=off",
         "-device", "virtserialport,bus=channels.0,chardev=agent,name=org.qemu.guest_agent.0",
-        "-netdev", "user,id=network", "-device", f"virtio-net-pci,netdev=network,mac={mac_address(UID)},romfile=",
+        "-netdev", "user,id=network",
+        "-device", f"virtio-net-pci,netdev=network,mac={mac_address(UID)},romfile=,host_mtu=65520",
         "-add-fd", "fd=10,set=1",
         "-blockdev", (
             '{"driver": "nbd", "node-name": "system-image", "server": {"type": "unix", "path": "/run/dvcr/nbd.sock"}, '
@@ -242,7 +243,7 @@ def test_a_disk_on_a_port_is_no_boot_device_and_looks_the_same_however_it_came_t
 )
 def test_the_network_is_the_launchers_and_the_card_knows_its_mtu(changes: dict[str, object], card: str) -> None:
     netdev = "stream,id=network,server=off,addr.type=fd,addr.str=9"
-    arguments = qemu_arguments(spec(**changes), runtime(netdev=netdev, mtu_bytes=65520))
+    arguments = qemu_arguments(spec(**changes), runtime(netdev=netdev))
 
     assert values_of(arguments, "-netdev") == [netdev]
     assert card.format(mac=mac_address(UID)) in values_of(arguments, "-device")

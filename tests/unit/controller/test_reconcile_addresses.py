@@ -23,9 +23,11 @@ from controller.api.resource import (
     SECRET,
     VERSION,
 )
+from controller.launcher.spec import MigrationState
 from controller.runtime.errors import AlreadyExistsError, ClusterError, ConflictError
 from controller.runtime.informer import Object
 from tests.support.memory_cluster import MemoryCluster
+from tests.unit.controller.test_reconcile_migrations import RUNNING, begin, moving_world, run_target, sends
 from tests.unit.controller.test_reconcile_story import MACHINE_SPEC, running_machine
 from tests.unit.controller.world import NOW, World
 
@@ -185,6 +187,22 @@ def test_a_launcher_is_told_a_loopback_address_which_it_can_take_along(cidr: str
     running_machine(world)
     spec = json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))
     assert spec["address"] == (world.status(ADDRESS_CLAIM, "web")["address"] if told else "")
+
+
+@pytest.mark.parametrize(("cidr", "kept"), [(CIDR, True), ("10.65.0.0/29", False)])
+def test_a_machine_that_moves_takes_a_loopback_address_along(cidr: str, kept: bool) -> None:
+    world = moving_world(cidr)
+    name = begin(world)
+    assert ADDRESS_ANNOTATION not in world.get(POD, name)["metadata"]["annotations"]
+    sends(world, MigrationState.DONE)
+    world.launchers.of_pod[name] = RUNNING
+    run_target(world, name)
+    leased = world.status(ADDRESS_CLAIM, "web")["address"]
+    status = world.status(MACHINE, "web")
+    assert status["activePod"] == name
+    assert status["ipAddress"] == (leased if kept else "127.65.0.2")
+    condition = world.condition(MACHINE, "web", "IPAddressReady")
+    assert condition["reason"] == ("Leased" if kept else "AddressNotAssigned")
 
 
 def test_a_deleted_machine_gives_its_address_back_only_when_its_pod_is_gone() -> None:

@@ -25,8 +25,12 @@ def node(world: World, name: str, *, ready: bool = True, cordoned: bool = False)
 
 @pytest.fixture
 def world() -> World:
+    return moving_world()
+
+
+def moving_world(*cidrs: str) -> World:
     """A machine that runs on node `node`, with a shared disk, beside a node `other`."""
-    world = World()
+    world = World(cidrs=cidrs)
     world.launchers.status = None
     world.launchers.of_pod["vm-web"] = RUNNING
     running_machine(world)
