@@ -132,6 +132,8 @@ class Power(ApiModel):
     crashed_at: str | None = None
     ended_pod: str | None = None
     """UID of the pod whose end is remembered here, so that it counts once."""
+    heard: str | None = None
+    """UID of the Start or Restart that was taken up last; crashes are counted since."""
     operation: str | None = None
     """UID of the operation that was carried out last."""
 

@@ -23,11 +23,17 @@ def take_over(visit: Visit) -> Flow:
     asked, power, pod = visit.asked, visit.power, visit.pod
     if asked is None or asked.type in MOVES:
         return Flow.ON
-    power.desired = "Off" if asked.type is OperationType.STOP else "On"
     if asked.type is OperationType.STOP:
+        power.desired = "Off"
         done = pod is None
     else:
-        power.crashes = power.crashed_at = None
+        if power.heard != asked.uid:
+            power.heard = asked.uid
+            power.crashes = power.crashed_at = None
+        elif power.crashes:
+            # It was tried: the operation fails, and what follows is the run policy's.
+            return Flow.ON
+        power.desired = "On"
         replaced = asked.type is OperationType.START or (pod or {}).get("metadata", {}).get("uid") != asked.pod
         done = pod is not None and is_ready(pod) and replaced
     if done:

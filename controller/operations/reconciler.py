@@ -82,9 +82,12 @@ class OperationReconciler:
         self._hand_over(operation, spec, machine)
         return self._wait(operation, spec, status)
 
-    def _wait(self, operation: Subject[OperationStatus], spec: OperationSpec, status: MachineStatus) -> float:
-        operation.status.phase = OperationPhase.IN_PROGRESS
+    def _wait(self, operation: Subject[OperationStatus], spec: OperationSpec, status: MachineStatus) -> float | None:
         running = find_condition(status.conditions, RUNNING)
+        if status.power is not None and status.power.heard == operation.uid and status.power.crashes:
+            message = running.message if running is not None else "no reason is known"
+            return self._fail(operation, "MachineCrashed", f"the machine crashed: {message}")
+        operation.status.phase = OperationPhase.IN_PROGRESS
         why = f" ({running.message})" if running is not None and running.status == "False" and running.message else ""
         message = (
             f"waits for the machine to {spec.type.value.lower()}; it is {status.phase or MachinePhase.PENDING}{why}"

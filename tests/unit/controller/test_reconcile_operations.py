@@ -109,6 +109,25 @@ def test_a_start_ends_the_pause_after_a_crash() -> None:
     assert "crashes" not in world.status(MACHINE, "web")["power"]
 
 
+@pytest.mark.parametrize(("policy", "phase"), [(MANUAL, "Stopped"), (UNLESS, "Failed")])
+def test_a_start_that_crashes_fails_and_leaves_the_rest_to_the_run_policy(policy: str, phase: str) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    if policy == UNLESS:
+        operate(world, "Stop", "stop")
+        world.finish_deletion()
+    operate(world, "Start")
+    world.end_pod("Failed", "QEMU refused the memory")
+    status = world.status(OPERATION, "op")
+    assert (status["phase"], status["failureReason"]) == ("Failed", "MachineCrashed")
+    assert status["failureMessage"] == "the machine crashed: QEMU refused the memory"
+    assert world.find(POD, "vm-web") is None
+    assert world.status(MACHINE, "web")["phase"] == phase
+    world.pass_time(6)
+    world.settle()
+    assert (world.find(POD, "vm-web") is None) == (policy == MANUAL)
+
+
 def test_an_operation_that_the_run_policy_forbids_meanwhile_fails() -> None:
     world = World()
     running_machine(world, runPolicy=MANUAL)
