@@ -27,7 +27,7 @@ from converter.nbd.export import Extent, ReadableExport
 from converter.nbd.image import ImageExport
 from converter.nbd.server import NbdServer
 from converter.nbd.sink import ChunkSink
-from converter.qemu_img import QemuImg
+from converter.qemu_img import QemuImg, refuse_idle
 from dvcr.artifact.cache import ChunkCache
 from dvcr.artifact.image import Chunk, DiskImage, ImageSource, chunk_size_bytes
 from dvcr.artifact.reader import ImageReader
@@ -40,6 +40,7 @@ from dvcr.errors import ImageError, ResourceError
 
 DISK, ORIGIN, TARGET = "disk", "origin", "target"
 PARALLEL_MOUNTS = 8
+IDLE_TIMEOUT_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -280,6 +281,7 @@ def _convert(path: Path | None, below: Below | None, sink: ChunkSink, on_progres
             if cause is not None:
                 raise cause
             on_progress(sink.written_bytes)
+            refuse_idle(min(source_server.idle_s(), target_server.idle_s()), IDLE_TIMEOUT_S)
 
         source: dict[str, object] | None = None
         if below is not None:
