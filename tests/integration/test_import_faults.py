@@ -230,6 +230,7 @@ def test_deleted_import_leaves_nothing(world: World, worker: Worker, when: str, 
     eventually(lambda: not list(worker.scratch.iterdir()), "the scratch is empty", timeout_s=5)
     world.server.gate.set()
     asked = len(world.server.requests)
+    assert world.sessions() == [], "none waits for its expiry"
     world.nothing_left(first)
     assert world.board.wake() == 0
     assert len(world.server.requests) == asked

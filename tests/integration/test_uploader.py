@@ -126,7 +126,7 @@ def uploads(redis_server: RedisServer, fresh_registry: RegistryServer) -> Iterat
         "DVCR__BROKER__URL": redis_server.url,
         "DVCR__CLIENT__URL": fresh_registry.url,
         "DVCR__UPLOADER__PORT": "0",
-        "DVCR__UPLOADER__IDLE_TIMEOUT_S": "1",
+        "DVCR__UPLOADER__IDLE_TIMEOUT_S": "30",
     }
     uploads = Uploads(environment, RedisJobBoard.from_settings(redis_server.settings()), fresh_registry)
     uploads.start()
@@ -211,6 +211,8 @@ def test_one_writer_and_a_cut_upload_is_free_again(uploads: Uploads, file: Path)
 
 
 def test_silent_upload_is_cut(uploads: Uploads, file: Path) -> None:
+    uploads.stop()
+    uploads.start_with(DVCR__UPLOADER__IDLE_TIMEOUT_S="1")
     ticket = uploads.ticket()
     connection = begun(uploads, ticket)
     connection.settimeout(15)
