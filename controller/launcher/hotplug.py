@@ -73,6 +73,8 @@ class Hotplug:
         self._open_images = open_images
         self._targets = targets
         self._wishes: DiskWishes | None = None
+        self._wished: dict[str, DiskSpec] = {}
+        """The last wish for each disk, also for those that are to go."""
         self._changed = machine.devices_changed
         self._messages: dict[str, str] = {}
         self._images: dict[str, ExitStack] = {}
@@ -83,12 +85,17 @@ class Hotplug:
         """Have that from now on. Returns at once."""
         if wishes != self._wishes:
             self._wishes = wishes
+            self._wished |= {disk.name: disk for disk in wishes.plugged}
+            present = {disk.name for disk in self._machine.disks}
+            for disk in wishes.plugged:
+                if disk.name not in present:
+                    # Told from now on: whoever asks must know that the disk may be opened at any moment.
+                    self._messages.setdefault(disk.name, "the disk is being plugged")
             self._changed.set()
 
     def present(self, started_with: Sequence[DiskSpec]) -> tuple[DiskSpec, ...]:
         """What the machine's disks are now, as a launcher has to be started with to have the same."""
-        plugged = self._wishes.plugged if self._wishes is not None else ()
-        known = {disk.name: disk for disk in (*started_with, *plugged)}
+        known = {disk.name: disk for disk in started_with} | self._wished
         return tuple(
             known[disk.name].model_copy(update={"port": disk.drive.port})
             for disk in self._machine.disks
@@ -104,9 +111,10 @@ class Hotplug:
             for disk in status.disks
         ]
         names = {disk.name for disk in disks}
+        others = dict.fromkeys(self._unplugged, "the disk is being closed") | self._messages
         disks += [
             DiskStatus(name=name, hotplug=True, attached=False, streamed_percent=0, message=message)
-            for name, message in self._messages.items()
+            for name, message in others.items()
             if name not in names
         ]
         return status.model_copy(update={"disks": tuple(disks)})
@@ -200,8 +208,9 @@ class Hotplug:
     async def _open(self, disk: PreparedDisk) -> None:
         path = disk.drive.path
         assert path is not None
-        file = await self._monitor.hand_over(path)
+        file: str | None = None
         try:
+            file = await self._monitor.hand_over(path)
             for node in blockdev_nodes(disk.drive, self._nbd_socket, file):
                 await self._monitor.execute("blockdev-add", **node)
             if disk.grow_to_bytes is not None:
@@ -245,6 +254,8 @@ class Hotplug:
         if disk.name in self._images:
             await asyncio.to_thread(self._images.pop(disk.name).close)
         del self._unplugged[disk.name]
+        if self._wishes is not None and all(spec.name != disk.name for spec in self._wishes.plugged):
+            self._wished.pop(disk.name, None)
         log.info("a disk is unplugged", disk=disk.name)
 
     async def _close(self, drive: Drive, file: str | None = None) -> None:

@@ -68,7 +68,7 @@ def last_disks(product: Product, name: str) -> str:
 
 
 def guest_has(product: Product, name: str, disks: str) -> None:
-    eventually(lambda: last_disks(product, name) == disks, f"{disks!r} in {name}", 120)
+    eventually(lambda: last_disks(product, name) == disks, f"{disks!r} in {name}", 240)
 
 
 def attached_to(product: Product, name: str, machine_name: str) -> None:
@@ -79,7 +79,7 @@ def attached_to(product: Product, name: str, machine_name: str) -> None:
     eventually(reached, f"{name} attached to {machine_name}", 90)
 
 
-@pytest.mark.timeout(600)  # three boots under emulation
+@pytest.mark.timeout(900)  # three boots under emulation
 def test_a_disk_is_plugged_grows_moves_survives_a_restart_and_is_unplugged(product: Product, guest: Path) -> None:
     data = disk("data", size="16Mi")
     data["spec"]["persistentVolumeClaim"]["storageClassName"] = "devices"

@@ -15,8 +15,9 @@ from tests.support.machine import LauncherPod, guest_disk, machine_spec
 
 __all__ = ["guest_disk", "image_server"]
 
+pytestmark = pytest.mark.timeout(600)  # guests under emulation
 MIB = 2**20
-TIMEOUT_S = 90
+TIMEOUT_S = 180
 # Says which disks there are, each with its serial number and its size in sectors, whenever that changes.
 WATCH_DISKS = r"""#!/bin/sh
 disks() {
