@@ -283,3 +283,20 @@ def test_roles_decide_what_a_service_account_may(cluster: ClusterProcess) -> Non
 
 def test_every_group_is_listed(shared_cluster: ClusterProcess) -> None:
     assert "virtualmachines" in shared_cluster.kubectl("api-resources", program=KUBECTL)
+
+
+def test_drain_evicts_and_says_what_is_kept(cluster: ClusterProcess, tmp_path: Path) -> None:
+    http, pods = cluster.session(), f"{cluster.url}/api/v1/namespaces/default/pods"
+    http.post(f"{cluster.url}/api/v1/nodes", json={"metadata": {"name": "worker"}}, timeout=30)
+    for name, annotations in (("plain", {}), ("kept", {"virtualization.deckhouse.io/eviction": "Move"})):
+        spec = {"nodeName": "worker", "containers": [{"name": "main", "command": ["true"]}]}
+        pod = {"metadata": {"name": name, "annotations": annotations}, "spec": spec}
+        assert http.post(pods, json=pod, timeout=30).status_code == 201
+
+    done = cluster.try_kubectl("drain", "worker", "--force", "--grace-period=0", "--timeout=4s", program=KUBECTL)
+
+    assert done.returncode != 0
+    assert "node/worker cordoned" in done.stdout
+    assert "its virtual machine moves to another node first" in done.stdout
+    assert http.get(f"{pods}/plain", timeout=30).status_code == 404
+    assert http.get(f"{pods}/kept", timeout=30).status_code == 200

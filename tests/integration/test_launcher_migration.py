@@ -12,6 +12,8 @@ import urllib3
 
 from controller.certificates import KeyPair
 from controller.launcher import qcow2
+from controller.launcher.confinement import Confinement
+from controller.launcher.main import run_dir
 from controller.launcher.migration import RECEIVE_TIMEOUT_S
 from controller.launcher.spec import (
     STATUS_PORT,
@@ -276,3 +278,28 @@ def qemu_of(pod: LauncherPod) -> list[int]:
             if int(stat[1].split()[1]) == pod.process.pid and name.startswith("qemu-system"):
                 found.append(int(folder.name))
     return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bootloader": "EFI", "cores": 2},
+        {"bootloader": "EFIWithSecureBoot", "cloud_init": {"user_data": "", "instance_id": "i", "hostname": "h"}},
+        {"paravirtualization": False},
+        {"os_type": "Windows"},
+    ],
+)
+def test_every_kind_of_machine_moves_with_its_firmwares_variables(
+    tmp_path: Path, settings: dict[str, str], changes: dict[str, object]
+) -> None:
+    spec = machine_spec(tmp_path / "m", disks=[EMPTY], grace_period_s=0, **changes)
+    with moving(tmp_path, spec, settings) as move:
+        before, after = (run_dir(pod.root, Confinement.of(spec.uid)) / "vars.fd" for pod in move.pods)
+        if "bootloader" in changes:
+            move.source.wait_for_console("BdsDxe", PATIENCE_S)
+        move.order()
+        move.wait_for(MigrationState.DONE)
+
+        assert move.target.status().state is MachineState.RUNNING
+        if "bootloader" in changes:
+            assert after.read_bytes() == before.read_bytes()
