@@ -1,4 +1,4 @@
-"""`dvcr vm start|stop|restart`: VirtualMachineOperations for people."""
+"""`dvcr vm start|stop|restart|migrate`: VirtualMachineOperations for people."""
 
 import secrets
 import threading
@@ -27,7 +27,7 @@ Timeout = Annotated[str, typer.Option(help="Longest wait: 90s, 5m, 1h.")]
 
 def register(machines: typer.Typer) -> None:
     """Add the commands to `dvcr vm`."""
-    for command in (start, stop, restart):
+    for command in (start, stop, restart, migrate):
         machines.command()(command)
 
 
@@ -64,6 +64,18 @@ def restart(
     Example: `dvcr vm restart demo`
     """
     operation = build_operation(OperationType.RESTART, name, namespace, force=force)
+    _carry_out(context, operation, wait, timeout, kubeconfig)
+
+
+def migrate(
+    context: typer.Context, name: Name, namespace: Namespace = "default", wait: Wait = True, timeout: Timeout = "30m",
+    kubeconfig: Kubeconfig = None,
+) -> None:  # fmt: skip
+    """Move a running machine to another node. The guest runs on, but for a moment at the end.
+
+    Example: `dvcr vm migrate demo`
+    """
+    operation = build_operation(OperationType.MIGRATE, name, namespace, force=False)
     _carry_out(context, operation, wait, timeout, kubeconfig)
 
 

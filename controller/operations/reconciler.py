@@ -7,8 +7,8 @@ from controller.api.machine import MachinePhase, MachineSpec, MachineStatus, Mig
 from controller.api.operation import OperationPhase, OperationSpec, OperationStatus, OperationType
 from controller.api.resource import MACHINE, OPERATION, POD
 from controller.machines.pod import active_pod_name
-from controller.machines.request import REQUEST_ANNOTATION, PowerRequest, read_request, write_request
-from controller.machines.states import RUNNING
+from controller.machines.request import MOVES, REQUEST_ANNOTATION, PowerRequest, read_request, write_request
+from controller.machines.states import MIGRATING, RUNNING
 from controller.operations.table import displaces, refusal, refused_by_policy
 from controller.runtime.conditions import Clock, find_condition, read_time, utc_now
 from controller.runtime.informer import Key, Object
@@ -88,7 +88,10 @@ class OperationReconciler:
             message = running.message if running is not None else "no reason is known"
             return self._fail(operation, "MachineCrashed", f"the machine crashed: {message}")
         operation.status.phase = OperationPhase.IN_PROGRESS
-        why = f" ({running.message})" if running is not None and running.status == "False" and running.message else ""
+        shown, tells = running, "False"
+        if spec.type in MOVES:
+            shown, tells = find_condition(status.conditions, MIGRATING), "True"
+        why = f" ({shown.message})" if shown is not None and shown.status == tells and shown.message else ""
         message = (
             f"waits for the machine to {spec.type.value.lower()}; it is {status.phase or MachinePhase.PENDING}{why}"
         )
