@@ -302,4 +302,5 @@ def test_every_kind_of_machine_moves_with_its_firmwares_variables(
 
         assert move.target.status().state is MachineState.RUNNING
         if "bootloader" in changes:
-            assert after.read_bytes() == before.read_bytes()
+            # The firmware goes on writing, but flash only loses bits: a fresh one would have more.
+            assert int.from_bytes(after.read_bytes()) & ~int.from_bytes(before.read_bytes()) == 0
