@@ -12,6 +12,9 @@ from tests.e2e.resources import cluster_image, disk, machine, operation
 from tests.support.product import BIN, Product
 from tests.support.waiting import eventually
 
+# The first test waits for the product and a guest, which may take minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def web(product: Product, guest: Path) -> Iterator[str]:
@@ -23,7 +26,7 @@ def web(product: Product, guest: Path) -> Iterator[str]:
             machine("consoles", "consoles"),
         )
         product.wait_for_phase("vm", "consoles", "Running")
-    eventually(lambda: "DVCR-GUEST ready" in log(product), "the guest", 120)
+    eventually(lambda: "DVCR-GUEST ready" in log(product), "the guest", 300)
     yield "consoles"
     for kind in ("vm", "vmd", "cvmi"):
         product.dvcr("delete", kind, "consoles")
@@ -64,10 +67,12 @@ def test_what_is_typed_reaches_the_guest(product: Product, web: str) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=product.environment, stdin=pipe, stdout=pipe, stderr=pipe) as console:
         assert console.stdin is not None
-        console.stdin.write(b"echo typed=$((40 + 2))\n")
-        console.stdin.flush()
-        eventually(lambda: "typed=42" in log(product), "what was typed", 60)
-        console.terminate()
+        try:
+            console.stdin.write(b"echo typed=$((40 + 2))\n")
+            console.stdin.flush()
+            eventually(lambda: "typed=42" in log(product), "what was typed", 120)
+        finally:
+            console.kill()
 
 
 def test_the_screen_and_the_log(product: Product, web: str, tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_a_run_that_is_over_can_still_be_read(product: Product, web: str) -> Non
     product.apply(operation("again", "Restart", web))
     product.wait_for_phase("vmop", "again", "Completed")
 
-    eventually(lambda: "DVCR-GUEST boot=2" in log(product), "the second boot", 120)
+    eventually(lambda: "DVCR-GUEST boot=2" in log(product), "the second boot", 300)
     assert "DVCR-GUEST boot=1" in log(product, "--previous")
     assert "DVCR-GUEST boot=1" not in log(product)
 

@@ -38,6 +38,9 @@ from tests.support.waiting import eventually
 
 __all__ = ["guest_disk", "shared_cluster"]
 
+# The first test waits for a guest, which may take minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 BIN = Path(sys.executable).parent
 ACCOUNT = Resource("", "v1", "ServiceAccount", "serviceaccounts")
 ROLE = Resource("rbac.authorization.k8s.io", "v1", "Role", "roles")
@@ -78,9 +81,9 @@ def world(
     with pod, MachineApiService(cluster, AUTHORITY, api):
         pod.wait_for_state(MachineState.RUNNING)
         new_pod(cluster, "web", uid, pod.address)
-        pod.wait_for_console("DVCR-GUEST ready", 120)
+        pod.wait_for_console("DVCR-GUEST ready", 300)
         asyncio.run(start_echo_server(pod))
-        eventually(lambda: serves(cluster), "the machine API", 60)
+        eventually(lambda: serves(cluster), "the machine API", 120)
         yield World(shared_cluster, cluster, pod)
 
 
