@@ -13,12 +13,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from bench.processes import CACHE, MIB
 
-MARKER = "the guest's first instruction"
+MARKER = "first instruction"
+"""On the serial console; what comes before it may get lost while QEMU joins the console."""
 CHUNK_BYTES = 4 * MIB
 POOL_BYTES = 128 * MIB
 # cld; ds = 0; si = text; write the text byte by byte to COM1, each once its line status says so; halt.
 _CODE = bytes.fromhex("fc31c08ed8be237cac84c0741288c4bafd03eca82074fbbaf80388e0eeebe9faf4ebfd")
-BOOT_SECTOR = (_CODE + f"{MARKER}\n\0".encode()).ljust(510, b"\0") + b"\x55\xaa"
+BOOT_SECTOR = (_CODE + f"\nthis is the guest's {MARKER}\n\0".encode()).ljust(510, b"\0") + b"\x55\xaa"
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class DiskCopies:
             if not self._held:
                 for copy in self._copies.values():
                     copy.stop.clear()
-                    copy.filling = Filling(copy.image)
+                    copy.trouble, copy.filling = "", Filling(copy.image)
                     copy.task = asyncio.create_task(self._bring_forward(copy))
 
     async def wait(self) -> None:
