@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format docs lock conformance bench-machines bench-pipeline bench-registry clean
+.PHONY: help setup demo test e2e check format docs lock conformance bench-machines bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -17,6 +17,9 @@ demo: setup ## Run the main job: from an image's URL to a booted machine (IMAGE=
 test: setup ## Run all tests (PYTEST='-k name' to choose)
 	@$(BIN)/python -m tests.support.go_tool
 	$(BIN)/python -m pytest $(PYTEST)
+
+e2e: setup ## Run the main path with a real Debian 12 guest, made by mmdebstrap (as root; 10 minutes)
+	$(BIN)/python -m pytest -m debian tests/e2e/debian
 
 check: setup ## Format, lint, types, layers, generated pages
 	$(BIN)/ruff format --check .

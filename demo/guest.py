@@ -12,10 +12,12 @@ import hashlib
 import lzma
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from demo import disk
+from demo.disk import MIB, GuestError, make_boot_disk, require_tools, run_tool
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX_PACKAGE = "busybox-static"
@@ -25,21 +27,8 @@ FILESYSTEMS = ("isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_
 POWER_BUTTON = ("button", "evdev")
 PANIC_DEVICE = ("pvpanic-mmio",)
 INIT = Path(__file__).with_name("guest_init.sh")
-MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
-TOOLS = {
-    "sfdisk": "fdisk",
-    "mke2fs": "e2fsprogs",
-    "mformat": "mtools",
-    "mcopy": "mtools",
-    "mmd": "mtools",
-    "syslinux": "syslinux",
-    "qemu-img": "qemu-utils",
-}
-MIB = 2**20
 DISK_SIZE_BYTES = 256 * MIB
-BOOT_START_BYTES = MIB
 BOOT_SIZE_BYTES = 48 * MIB
-DATA_START_BYTES = BOOT_START_BYTES + BOOT_SIZE_BYTES
 DEFAULT_CACHE_DIR = Path(__file__).parent.parent / ".cache" / "guest"
 
 # mitigations=off and no quirks: the guest mostly runs under emulation. panic=-1 makes a crash a reset where no device
@@ -61,10 +50,6 @@ boot
 """
 
 
-class GuestError(Exception):
-    """The guest cannot be built here; the message says what to do."""
-
-
 def build(output: Path, cache_dir: Path = DEFAULT_CACHE_DIR) -> Path:
     """Write the guest's disk as qcow2 to `output`, atomically, and return `output`.
 
@@ -79,7 +64,7 @@ def build(output: Path, cache_dir: Path = DEFAULT_CACHE_DIR) -> Path:
     identity = hashlib.sha256(b"\0".join((*names, *_sources()))).hexdigest()[:16]
     built = cache_dir / f"guest-{identity}.qcow2"
     if not built.exists():
-        _require_tools()
+        require_tools()
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
             _build_disk(Path(folder), kernel, busybox, shim, grub).replace(built)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +76,7 @@ def build(output: Path, cache_dir: Path = DEFAULT_CACHE_DIR) -> Path:
 def _sources() -> Iterator[bytes]:
     yield INIT.read_bytes()
     yield Path(__file__).read_bytes()
+    yield Path(disk.__file__).read_bytes()
 
 
 def _unpacked(package: str, cache_dir: Path, dependency: str = "") -> Path:
@@ -101,16 +87,16 @@ def _unpacked(package: str, cache_dir: Path, dependency: str = "") -> Path:
     with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
         try:
             if dependency:
-                depends = _run("apt-cache", "depends", package).decode().split()
+                depends = run_tool("apt-cache", "depends", package).decode().split()
                 package = next(name for name in depends if name.startswith(dependency) and name != package)
-            _run("apt-get", "download", package, cwd=Path(folder))
+            run_tool("apt-get", "download", package, cwd=Path(folder))
         except (GuestError, StopIteration) as exc:
             raise GuestError(
                 f"cannot download {package}: run `apt-get update` as root, then try again ({exc})"
             ) from exc
         (archive,) = Path(folder).glob("*.deb")
         target = Path(folder) / "files"
-        _run("dpkg", "-x", str(archive), str(target))
+        run_tool("dpkg", "-x", str(archive), str(target))
         unpacked = cache_dir / f"{archive.stem}.unpacked"
         try:
             return target.rename(unpacked)
@@ -121,14 +107,6 @@ def _unpacked(package: str, cache_dir: Path, dependency: str = "") -> Path:
             return unpacked
 
 
-def _require_tools() -> None:
-    missing = {package for tool, package in TOOLS.items() if shutil.which(tool, path=_PATH) is None}
-    if not MBR.exists():
-        missing.add("syslinux-common")
-    if missing:
-        raise GuestError(f"run as root: apt-get install -y {' '.join(sorted(missing))}")
-
-
 def _build_disk(folder: Path, kernel: Path, busybox: Path, shim: Path, grub: Path) -> Path:
     raw, initrd = folder / "disk.raw", folder / "initrd"
     config, uefi_config = folder / "syslinux.cfg", folder / "grub.cfg"
@@ -136,37 +114,22 @@ def _build_disk(folder: Path, kernel: Path, busybox: Path, shim: Path, grub: Pat
     initrd.write_bytes(_initramfs(kernel, busybox))
     config.write_text(BOOT_CONFIG)
     uefi_config.write_text(UEFI_CONFIG)
-    with raw.open("wb") as disk:
-        disk.truncate(DISK_SIZE_BYTES)
-    table = (
-        f"label: dos\nlabel-id: 0x44564352\nunit: sectors\n"
-        f"start={BOOT_START_BYTES // 512}, size={BOOT_SIZE_BYTES // 512}, type=c, bootable\n"
-        f"start={DATA_START_BYTES // 512}, type=83\n"
-    )
-    _run("sfdisk", "--quiet", str(raw), stdin=table.encode())
-    boot = f"{raw}@@{BOOT_START_BYTES}"
-    geometry = f"-T {BOOT_SIZE_BYTES // 512} -h 64 -s 32 -H {BOOT_START_BYTES // 512}".split()
-    _run("mformat", "-i", boot, *geometry, "-N", "44564352", "-v", "BOOT", "::")
-    # Firmware starts BOOTX64.EFI, which checks and starts its neighbour, whose configuration is at a fixed place.
-    _run("mmd", "-i", boot, "::EFI", "::EFI/BOOT", "::EFI/debian")
-    for source, name in (
-        (vmlinuz, "vmlinuz"),
-        (initrd, "initrd"),
-        (config, "syslinux.cfg"),
-        (shim / "usr/lib/shim/shimx64.efi.signed", "EFI/BOOT/BOOTX64.EFI"),
-        (grub / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "EFI/BOOT/grubx64.efi"),
-        (uefi_config, "EFI/debian/grub.cfg"),
-    ):
-        _run("mcopy", "-i", boot, str(source), f"::{name}")
-    _run("syslinux", "--install", "--offset", str(BOOT_START_BYTES), str(raw))
-    with raw.open("r+b") as disk:
-        disk.write(MBR.read_bytes()[:440])
+    files = {
+        "vmlinuz": vmlinuz,
+        "initrd": initrd,
+        "syslinux.cfg": config,
+        # Firmware starts BOOTX64.EFI, which checks and starts its neighbour, whose configuration is at a fixed place.
+        "EFI/BOOT/BOOTX64.EFI": shim / "usr/lib/shim/shimx64.efi.signed",
+        "EFI/BOOT/grubx64.efi": grub / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+        "EFI/debian/grub.cfg": uefi_config,
+    }
+    data_start_bytes = make_boot_disk(raw, DISK_SIZE_BYTES, BOOT_SIZE_BYTES, files)
     uuid = "44564352-0000-4000-8000-000000000001"
-    options = f"offset={DATA_START_BYTES},hash_seed={uuid}"
-    size = f"{(DISK_SIZE_BYTES - DATA_START_BYTES) // 1024}k"
-    _run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "dvcr-data", "-U", uuid, "-E", options, str(raw), size)
+    options = f"offset={data_start_bytes},hash_seed={uuid}"
+    size = f"{(DISK_SIZE_BYTES - data_start_bytes) // 1024}k"
+    run_tool("mke2fs", "-q", "-F", "-t", "ext4", "-L", "dvcr-data", "-U", uuid, "-E", options, str(raw), size)
     qcow2 = folder / "disk.qcow2"
-    _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2))
+    run_tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2))
     return qcow2
 
 
@@ -223,28 +186,6 @@ def _needs(module: Path) -> list[str]:
 
 def _first(folder: Path, *names: str) -> Path:
     return next(folder / name for name in names if (folder / name).exists())
-
-
-# A user's PATH lacks the folders where Debian keeps the partitioning tools. The fixed times make equal disks equal.
-_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-_ENVIRONMENT = os.environ | {
-    "PATH": _PATH,
-    "SOURCE_DATE_EPOCH": "1672531200",
-    "E2FSPROGS_FAKE_TIME": "1672531200",
-    "MTOOLS_SKIP_CHECK": "1",
-    "LC_ALL": "C",
-    "TZ": "UTC",
-}
-
-
-def _run(*command: str, stdin: bytes | None = None, cwd: Path | None = None) -> bytes:
-    try:
-        done = subprocess.run(command, input=stdin, cwd=cwd, env=_ENVIRONMENT, capture_output=True, check=False)
-    except FileNotFoundError as exc:
-        raise GuestError(f"{command[0]} is not installed") from exc
-    if done.returncode:
-        raise GuestError(f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from demo.guest import GuestError, build
+from demo.disk import GuestError
+from demo.guest import build
 from demo.processes import processes_of
 from demo.server import serve_folder
 

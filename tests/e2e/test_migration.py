@@ -1,12 +1,8 @@
 """A machine that moves between two nodes on one host: asked to, evicted, drained, and with parts killed half-way."""
 
-import os
 import re
-import signal
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,8 @@ from controller.runtime.errors import ClusterError
 from demo.server import serve_folder
 from tests.e2e.resources import cluster_image, disk, machine, operation
 from tests.support.machine_processes import kill, part_of
-from tests.support.product import BIN, Product, running_product
+from tests.support.product import Product, running_product
+from tests.support.second_node import second_node
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(900)
@@ -112,29 +109,6 @@ class Site:
 
         eventually(alone, "one QEMU for the machine", PATIENCE_S, INTERVAL_S)
         self.counts_on()
-
-
-@contextmanager
-def second_node(product: Product, shared: Path) -> Iterator[None]:
-    """`dvcr node` beside the one of `dvcr up`."""
-    folder = product.data.parent / "second"
-    folder.mkdir()
-    settings = {
-        "DVCR__CONTROLLER__KUBECONFIG": product.data / "kubeconfig",
-        "DVCR__NODE__NAME": "second",
-        "DVCR__NODE__DATA_DIR": folder / "node",
-        "DVCR__NODE__POD_CIDR": "127.68.0.0/16",
-        "DVCR__NODE__SHARED_VOLUMES_DIR": shared,
-        "DVCR__LAUNCHER__CACHE_DIR": folder / "cache",
-    }
-    environment = os.environ | {key: str(value) for key, value in settings.items()}
-    with (folder / "log").open("w") as log:
-        agent = subprocess.Popen([BIN / "dvcr", "node"], env=environment, stdout=log, stderr=log)
-    try:
-        yield
-    finally:
-        agent.send_signal(signal.SIGTERM)
-        agent.wait(90)
 
 
 def qemus() -> list[int]:
