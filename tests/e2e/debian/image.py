@@ -48,7 +48,11 @@ chroot "$1" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer syste
 rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/etc/ssh/ssh_host_*
 cp "$1"/boot/vmlinuz-* {folder}/vmlinuz
 cp "$1"/boot/initrd.img-* {folder}/initrd
-mke2fs -q -F -t ext4 -L root -U {uuid} -d "$1" {folder}/root.ext4 {size_kib}k
+# Without what is mounted below it.
+mkdir {folder}/root
+mount --bind "$1" {folder}/root
+trap 'umount {folder}/root' EXIT
+mke2fs -q -F -t ext4 -L root -U {uuid} -d {folder}/root {folder}/root.ext4 {size_kib}k
 """
 
 
