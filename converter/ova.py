@@ -4,6 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from converter import pax
 from converter.source import ByteSource, StreamingSource
 from dvcr.errors import ImageError
 
@@ -128,7 +129,7 @@ def _disks(source: ByteSource) -> Iterator[_Member]:
         if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             records = _records(source, at + BLOCK_BYTES, size)
         elif info.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-            size = _size(records, size) if info.type in tarfile.REGULAR_TYPES else 0
+            size = pax.file_size(records, size) if info.type in tarfile.REGULAR_TYPES else 0
             name = records.get("path", info.name)
             if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(_SPARSE) for key in records):
                 raise ImageError(
@@ -148,21 +149,13 @@ def _records(source: ByteSource, at: int, size_bytes: int) -> dict[str, str]:
     """The records of a pax header (POSIX.1, "pax Extended Header")."""
     if not 0 <= size_bytes <= _MAX_RECORDS_BYTES:
         raise ImageError(f"the tar archive has a header of {size_bytes} bytes", reason="CorruptImage")
-    data = source.read_at(at, size_bytes)
-    records = {}
-    while data:
-        length, _, rest = data.partition(b" ")
-        if not length.isdigit() or not len(length) < int(length[:9]) <= len(data):
-            raise ImageError(f"the tar archive is damaged at byte {at}: no pax records", reason="CorruptImage")
-        key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
-        records[key.decode(errors="replace")] = value.decode(errors="replace")
-        data = data[int(length) :]
-    return records
-
-
-def _size(records: dict[str, str], size_bytes: int) -> int:
-    text = records.get("size", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else size_bytes
+    try:
+        return {
+            key.decode(errors="replace"): value.decode(errors="replace")
+            for key, value in pax.records(source.read_at(at, size_bytes))
+        }
+    except ValueError as exc:
+        raise ImageError(f"the tar archive is damaged at byte {at}: no pax records", reason="CorruptImage") from exc
 
 
 def _cut(at: int) -> ImageError:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from converter import pax
+
 BLOCK_BYTES = 512
 _MAX_MEMBERS = 250_000
 _MAX_RECORDS_BYTES = 2**20
@@ -90,7 +92,7 @@ class TarStream:
             if following is None:
                 raise _cut()
             more = following[_SPARSE_NEXT_MORE_AT]
-        size = _size(records, header.size_bytes)
+        size = pax.file_size(records, header.size_bytes)
         self._left = 0 if kind in _BODILESS else size
         self._padding = -self._left % BLOCK_BYTES
         name = records.get(_SPARSE_NAME) or records.get("path") or header.name
@@ -187,23 +189,16 @@ def _text(field: bytes) -> str:
 
 def _records(data: bytes) -> dict[str, str]:
     """The records of a pax header (POSIX.1, "pax Extended Header") that matter here: any number may stand in it."""
-    records, at = {}, 0
-    while at < len(data):
-        length, space, _ = data[at : at + 20].partition(b" ")
-        if not space or not length.isdigit() or not len(length) < int(length) <= len(data) - at:
-            raise TarStreamError("a pax header is damaged")
-        key, _, value = data[at + len(length) + 1 : at + int(length) - 1].partition(b"=")
-        if key in (b"path", b"size", b"GNU.sparse.name"):
-            records[key.decode()] = value.decode(errors="replace")
-        elif key.startswith(_SPARSE):
-            records[_SPARSE_MARK] = ""
-        at += int(length)
-    return records
-
-
-def _size(records: dict[str, str], size_bytes: int) -> int:
-    text = records.get("size", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else size_bytes
+    found = {}
+    try:
+        for key, value in pax.records(data):
+            if key in (b"path", b"size", b"GNU.sparse.name"):
+                found[key.decode()] = value.decode(errors="replace")
+            elif key.startswith(_SPARSE):
+                found[_SPARSE_MARK] = ""
+    except ValueError as exc:
+        raise TarStreamError(str(exc)) from exc
+    return found
 
 
 def _cut() -> TarStreamError:
