@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo import guest
+from demo.disk import GuestError
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_missing_tool_is_named_with_the_command_that_installs_it(
 
     monkeypatch.setattr(shutil, "which", which)
 
-    with pytest.raises(guest.GuestError, match=r"^run as root: apt-get install -y mtools syslinux$"):
+    with pytest.raises(GuestError, match=r"^run as root: apt-get install -y mtools syslinux$"):
         guest.build(tmp_path / "guest.qcow2", packages)
     assert not (tmp_path / "guest.qcow2").exists()
 
@@ -49,5 +50,5 @@ def test_a_missing_tool_is_named_with_the_command_that_installs_it(
 def test_without_package_lists_the_error_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest, "KERNEL_PACKAGE", "linux-image-that-does-not-exist")
 
-    with pytest.raises(guest.GuestError, match="run `apt-get update` as root"):
+    with pytest.raises(GuestError, match="run `apt-get update` as root"):
         guest.build(tmp_path / "guest.qcow2", tmp_path / "cache")
