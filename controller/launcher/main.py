@@ -6,11 +6,9 @@ the pod's termination message. SIGTERM switches the machine off gracefully. Exit
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -40,6 +38,7 @@ from controller.launcher.migration import Arrival, Departure, QemuCredentials
 from controller.launcher.migration_routes import Migrations, resume_at
 from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
+from controller.launcher.run_folder import private_folder
 from controller.launcher.serial_log import SerialLog, log_folder
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
@@ -69,8 +68,6 @@ from dvcr.http.tls import ServerTls
 from dvcr.logging import configure_logging
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (of a pod that has a network of its own)
-# sockaddr_un holds 108 bytes; the longest name in the folder needs 12.
-MAX_RUN_DIR_LENGTH = 90
 AGENT_SOCKET = "agent.sock"
 
 log = structlog.get_logger(__name__)
@@ -124,7 +121,7 @@ class Launcher:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         async with AsyncExitStack() as stack:
-            folder = stack.enter_context(_private_folder(self._root, self._confinement))
+            folder = stack.enter_context(private_folder(self._root, self._confinement))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
             kept = SerialLog(
@@ -333,34 +330,6 @@ def _leave(termination: Termination | WorkEnd, root: Path) -> None:
     path.write_text(termination.model_dump_json())
 
 
-def run_dir(root: Path, confinement: Confinement) -> Path:
-    """The folder for the machine's sockets: in the pod, unless that is too long a path for the address of a socket, or
-    in a folder that QEMU's user may not enter."""
-    folder = root / "run/dvcr"
-    if len(str(folder)) <= MAX_RUN_DIR_LENGTH and confinement.reaches(folder):
-        return folder
-    identity = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    # Not TMPDIR, which may be as long.
-    return Path("/tmp") / f"dvcr-{os.getuid()}-{identity}"  # noqa: S108 (made with mode 0700, by the same user)
-
-
-@contextmanager
-def _private_folder(root: Path, confinement: Confinement) -> Iterator[Path]:
-    """A folder for sockets that only this user and QEMU's can enter, emptied of what a killed predecessor left."""
-    folder = run_dir(root, confinement)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(f"{folder} belongs to somebody else; remove it")
-    confinement.admit(folder)
-    _empty(folder)
-    try:
-        yield folder
-    finally:
-        _empty(folder)
-        folder.rmdir()
-
-
 @contextmanager
 def opened(paths: Mapping[str, Path]) -> Iterator[dict[str, int]]:
     """The files, open for reading and writing under the names of their paths; StorageError if one cannot be opened."""
@@ -375,11 +344,6 @@ def opened(paths: Mapping[str, Path]) -> Iterator[dict[str, int]]:
     finally:
         for fd in fds.values():
             os.close(fd)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
 
 
 if __name__ == "__main__":

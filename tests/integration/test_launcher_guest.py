@@ -11,7 +11,7 @@ import aiohttp
 
 from controller.launcher import qcow2
 from controller.launcher.confinement import Confinement
-from controller.launcher.main import run_dir
+from controller.launcher.run_folder import run_dir
 from controller.launcher.spec import ImageReference, MachineState, TerminationReason
 from dvcr.artifact.image import Chunk
 from dvcr.artifact.store import fetch

@@ -13,8 +13,8 @@ import urllib3
 from controller.certificates import KeyPair
 from controller.launcher import qcow2
 from controller.launcher.confinement import Confinement
-from controller.launcher.main import run_dir
 from controller.launcher.migration import RECEIVE_TIMEOUT_S
+from controller.launcher.run_folder import run_dir
 from controller.launcher.spec import (
     STATUS_PORT,
     MachineSpec,
