@@ -29,12 +29,15 @@ class WatchedExport:
         self._failed: tuple[int, int] | None = None
         self.error: DvcrError | None = None
         """Why the last read failed; None when it did not."""
+        self.on_read: Callable[[int], None] = lambda _: None
+        """Is told where each read begins, from the thread that reads."""
 
     @property
     def size_bytes(self) -> int:
         return self._export.size_bytes
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes | bytearray | memoryview:
+        self.on_read(offset_bytes)
         try:
             data = self._export.read(offset_bytes, length_bytes)
         except DvcrError as exc:

@@ -206,3 +206,26 @@ async def test_a_disk_that_was_handed_to_another_qemu_is_not_taken_for_copied(
                 await asyncio.sleep(0.05)
         assert "may not write" in running.copies.trouble
         assert qcow2.read_header(tmp_path / "vol/disk.qcow2").backing is not None
+
+
+@in_loop
+async def test_what_the_guest_reads_is_copied_next(registry: RegistryClient, tmp_path: Path) -> None:
+    read: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(offset_bytes: int) -> None:
+        read.append(offset_bytes // CHUNK)
+        if read[-1] == 1:
+            begun.set()
+            assert go_on.wait(60)
+
+    async with machine(registry, tmp_path, wait) as running:
+        running.copies.start(running.disk)
+        assert await asyncio.to_thread(begun.wait, 60)
+        await running.guest(f"read {5 * CHUNK} 4096")
+        go_on.set()
+        await asyncio.wait_for(running.copies.wait(), 60)
+        await running.guest(f"write -P 1 {5 * CHUNK} 512")
+    before_the_next = read[: read.index(2)]
+    assert before_the_next.count(5) > 1, "by the guest, then by the copy"
+    assert qcow2.read_header(tmp_path / "vol/disk.qcow2").backing is None
