@@ -13,6 +13,9 @@ from tests.e2e.resources import API, cluster_image, disk, machine, operation
 from tests.support.product import Product
 from tests.support.waiting import eventually
 
+# Guests boot under emulation, on machines that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 PORT = 8000
 USER_DATA = (
     "#cloud-config\nhostname: web\nruncmd:\n"

@@ -4,11 +4,16 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from controller.launcher.argv import mac_address
 from controller.launcher.spec import GuestInterface, GuestStatus
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 
 __all__ = ["guest_disk"]
+
+# Guests boot under emulation, on machines that may be busy.
+pytestmark = pytest.mark.timeout(600)
 
 BOOT_S, WAIT_S = 180, 60
 USER_DATA = """#!/bin/sh

@@ -20,6 +20,9 @@ from tests.support.waiting import eventually
 
 __all__ = ["guest_disk"]
 
+# Guests boot under emulation, on machines that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 BOOT_S = 180
 USER_DATA = """#!/bin/sh
 echo hello from the guest >/data/index.html
