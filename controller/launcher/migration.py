@@ -52,12 +52,6 @@ class RefusedError(DvcrError):
     default_reason = "MigrationRefused"
 
 
-class NotReachedError(DvcrError):
-    """The other launcher has not heard a word."""
-
-    default_reason = "LauncherUnreachable"
-
-
 class QemuCredentials:
     """The pod's certificate as QEMU wants it: files of fixed names, in a folder that QEMU may read."""
 
@@ -93,6 +87,13 @@ class QemuCredentials:
         return "migration-tls"
 
 
+Resume = Callable[[str, Callable[[], None]], Awaitable[None]]
+"""Has the launcher at an address run the machine: RefusedError if it never will, another DvcrError if it does not yet.
+
+Calls the second argument before the first word that the other launcher could act on.
+"""
+
+
 class Departure:
     """Sends one machine away; several attempts one after the other, each with an id of its own."""
 
@@ -100,13 +101,10 @@ class Departure:
         self,
         machine: Machine,
         credentials: QemuCredentials,
-        resume: Callable[[str], Awaitable[None]],
+        resume: Resume,
         captured: Callable[[], bool],
     ) -> None:
-        """`resume` has the launcher at an address run the machine: RefusedError if it never will, else DvcrError.
-
-        `captured` says whether a disk is captured, which QEMU cannot send along.
-        """
+        """`captured` says whether a disk is captured, which QEMU cannot send along."""
         self._machine = machine
         self._monitor = machine.monitor
         self._credentials = credentials
@@ -224,17 +222,13 @@ class Departure:
         """Have the machine run there; asks again until there is an answer, for the answer may have been lost."""
         while True:
             try:
-                await self._resume(address)
-            except NotReachedError as exc:
-                log.warning("where the machine went is out of reach", why=exc.message)
-                self._note(message=exc.message)
-                await asyncio.sleep(HAND_OVER_RETRY_S)
+                await self._resume(address, lambda: self._note(told=True))
             except RefusedError as exc:
                 await self._stay(exc.message)
                 return
             except DvcrError as exc:
                 log.warning("no answer from where the machine went", why=exc.message)
-                self._note(message=exc.message, told=True)
+                self._note(message=exc.message)
                 await asyncio.sleep(HAND_OVER_RETRY_S)
             else:
                 break

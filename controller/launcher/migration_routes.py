@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from controller.certificates import KeyPair
-from controller.launcher.migration import Arrival, Departure, NotReachedError, RefusedError
+from controller.launcher.migration import Arrival, Departure, RefusedError, Resume
 from controller.launcher.spec import (
     AUTHORITY_FILE,
     CERTIFICATE_FILE,
@@ -82,22 +82,26 @@ class Migrations:
         return self.departure
 
 
-def resume_at(credentials: Path, identity: str) -> Callable[[str], Awaitable[None]]:
+def resume_at(credentials: Path, identity: str) -> Resume:
     """Asks the launcher at an address to run the machine, with the certificate that is in the folder by then."""
 
-    async def resume(address: str) -> None:
+    async def resume(address: str, told: Callable[[], None]) -> None:
         pair = KeyPair((credentials / CERTIFICATE_FILE).read_bytes(), (credentials / KEY_FILE).read_bytes())
         tls = pair.client_context((credentials / AUTHORITY_FILE).read_bytes())
         host = f"[{address}]" if ":" in address else address
         timeout = aiohttp.ClientTimeout(total=_RESUME_TIMEOUT_S)
+
+        async def connected(*_: object) -> None:
+            told()
+
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_create_end.append(connected)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                aiohttp.ClientSession(timeout=timeout, trace_configs=[tracing]) as session,
                 session.post(f"https://{host}:{STATUS_PORT}{RESUME_PATH}", ssl=tls, server_hostname=identity) as answer,
             ):
                 status, text = answer.status, await answer.text()
-        except aiohttp.ClientConnectorError as exc:
-            raise NotReachedError(f"the launcher at {address} is out of reach: {exc}", retryable=True) from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise ResourceError(f"the launcher at {address} does not answer: {exc}", retryable=True) from exc
         if status == web.HTTPConflict.status_code:

@@ -202,7 +202,7 @@ def test_a_target_that_falls_silent_at_the_last_moment_is_waited_for(
         assert move.source.status().state is MachineState.MOVED
 
         move.target.process.send_signal(signal.SIGCONT)
-        move.wait_for(MigrationState.DONE)
+        assert move.wait_for(MigrationState.DONE).told
         assert move.target.status().state is MachineState.RUNNING
 
 
@@ -215,6 +215,7 @@ def test_a_target_that_never_ran_the_machine_says_so_and_the_source_goes_on(
         move.wait_for(MigrationState.SENT)
         move.target.process.kill()
         move.target.process.wait()
+        assert not move.status.told
 
         move.source.request("POST", "/migration/rollback")
 
