@@ -16,7 +16,10 @@ from controller.launcher.confinement import Confinement
 from controller.launcher.migration import RECEIVE_TIMEOUT_S
 from controller.launcher.run_folder import run_dir
 from controller.launcher.spec import (
+    SPEC_PATH,
     STATUS_PORT,
+    DiskSpec,
+    DiskWishes,
     MachineSpec,
     MachineState,
     MigrationOrder,
@@ -305,3 +308,36 @@ def test_every_kind_of_machine_moves_with_its_firmwares_variables(
         if "bootloader" in changes:
             # The firmware goes on writing, but flash only loses bits: a fresh one would have more.
             assert int.from_bytes(after.read_bytes()) & ~int.from_bytes(before.read_bytes()) == 0
+
+
+def test_what_was_plugged_goes_along_on_its_port_also_what_the_guest_is_still_to_let_go(
+    tmp_path: Path, idle: MachineSpec, settings: dict[str, str]
+) -> None:
+    plugged = [
+        DiskSpec(name=name, kind="disk", path=f"/vol/{name}.qcow2", size_bytes=16 * MIB, hotplug=True)
+        for name in ("first", "second")
+    ]
+    move = Move(tmp_path, idle, settings)
+
+    def ports(pod: LauncherPod) -> dict[str, int | None]:
+        return {disk.name: disk.port for disk in pod.status().disks if disk.attached}
+
+    with move.source as source:
+        source.wait_for_state(MachineState.RUNNING, PATIENCE_S)
+        source.request("PUT", "/disks", DiskWishes(plugged=tuple(plugged)).model_dump_json())
+        expected = {"system": None, "first": 0, "second": 1}
+        source.wait_until(lambda: ports(source) == expected, PATIENCE_S, "both disks plugged")
+        # Wanted no more, but nobody in the machine hears that it is to let the disk go.
+        source.request("PUT", "/disks", DiskWishes(plugged=(plugged[1],)).model_dump_json())
+        source.wait_until(
+            lambda: any("let the disk go" in d.message for d in source.status().disks), PATIENCE_S, "word"
+        )
+        now = MachineSpec.model_validate_json(source.request("GET", "/machine"))
+        spec = now.model_copy(update={"name": f"{idle.name}-target", "incoming": True})
+        (move.target.root / SPEC_PATH.lstrip("/")).write_text(spec.model_dump_json())
+        with move.target as target:
+            target.wait_for_state(MachineState.INCOMING, PATIENCE_S)
+            move.order()
+            move.wait_for(MigrationState.DONE)
+            assert ports(target) == expected
+            target.wait_for_state(MachineState.RUNNING, PATIENCE_S)
