@@ -37,6 +37,7 @@ DHCP=yes
 CLOUD = """\
 datasource_list: [NoCloud]
 network: {config: disabled}
+locale: false
 """
 # Runs in the new root before mmdebstrap ends: $1 is its folder.
 FINISH = """\
