@@ -9,8 +9,8 @@ class Streams:
     """Follows a few sequential readers at once. Positions are ranks among the stored chunks, so that holes are no gap.
 
     A position that continues none of them begins a new one, of which nothing is fetched ahead until it goes on; then
-    the distance doubles with each step. The distances of all streams together stay within `capacity` chunks, so that
-    what was fetched for one is not dropped for another before it is used.
+    the distance doubles with each step. Of `capacity` chunks, which are dropped least recently used first, each stream
+    has its share: for the chunk it reads, those ahead of it, and as many behind it that were used since those came.
     """
 
     def __init__(self, longest: int, capacity: int) -> None:
@@ -34,4 +34,4 @@ class Streams:
 
     def _limit(self) -> int:
         streams = 1 + sum(1 for ahead in self._ahead.values() if ahead)
-        return max(1, min(self._longest, self._capacity // streams - 1))
+        return max(1, min(self._longest, (self._capacity // streams - 1) // 2))
