@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controller.launcher.spec import MachineState, Termination, TerminationReason
+from controller.launcher.spec import MachineState, TerminationReason
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 
@@ -62,5 +62,6 @@ def test_how_a_guest_ends_is_told(
         termination = machine.wait(BOOT_TIMEOUT_S)
 
     messages = {"GuestPanic": "the guest's kernel panicked"}
-    assert termination == Termination(reason=TerminationReason(reason), message=messages.get(reason, ""))
+    assert (termination.reason, termination.message) == (TerminationReason(reason), messages.get(reason, ""))
+    assert "DVCR-GUEST hostname=" in termination.output
     assert machine.process.returncode == code
