@@ -27,6 +27,8 @@ from dvcr.storage.driver import StorageDriver
 _RECALLED_S = 60.0
 _RECALLED_BYTES = 2**14
 _NO_FILE: Look = ()
+# How often a push that meets deletions of its manifest begins again.
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,21 @@ class Manifests:
             )
         self._catalog.enter(repository)
         subject = document.subject.digest if document.subject else None
-        if subject:
-            # Before the manifest: an entry without its manifest is ignored, a manifest without its entry is not found.
-            self._referrers.add(repository, subject, document.as_referrer(media_type, actual, len(body)))
-        self._storage.write(paths.manifest(repository, actual), media_type.encode() + b"\n" + body)
-        for tag in tags:
-            self._tags.set(repository, tag, actual)
-        if tags and not exists(self._storage, paths.manifest(repository, actual)):
-            # Deleted since it was written, by somebody who did not see these tags yet: they must not name nothing.
+        key, value = paths.manifest(repository, actual), media_type.encode() + b"\n" + body
+        for _ in range(_ATTEMPTS):
+            if document.subject:
+                # Before the manifest: an entry without it is ignored, a manifest without its entry is not found.
+                referrer = document.as_referrer(media_type, actual, len(body))
+                self._referrers.add(repository, document.subject.digest, referrer)
+            self._storage.write(key, value)
+            for tag in tags:
+                self._tags.set(repository, tag, actual)
+            if exists(self._storage, key):
+                break
+            # Deleted since, by somebody who may not have seen the tags: they must not name nothing.
+        else:
             self._tags.delete_all_of(repository, actual)
-            raise ManifestUnknownError(f"manifest {actual} of {repository} was deleted meanwhile: push it again")
+            raise ManifestUnknownError(f"manifest {actual} of {repository} is being deleted: push it again")
         return StoredManifest(actual, subject, self._warnings(repository, document, missing))
 
     def _warnings(self, repository: str, document: ManifestDocument, missing: list[Digest]) -> tuple[str, ...]:
@@ -146,7 +153,8 @@ class Manifests:
             pass  # its referrer entry, if it has one, is ignored from now on, and collected
         self._tags.delete_all_of(repository, digest)
         self._storage.delete(paths.manifest(repository, digest))
-        self._tags.delete_all_of(repository, digest)  # and those that a push has set since
+        if not exists(self._storage, paths.manifest(repository, digest)):
+            self._tags.delete_all_of(repository, digest)  # and those that a push has set since
         self._storage.delete(paths.quarantined_manifest(repository, digest))
         if subject:
             self._referrers.remove(repository, subject.digest, digest)

@@ -194,19 +194,28 @@ class TestManifests:
         body = manifest(b"{}", *layers)
         assert registry.manifests.put("a", body, IMAGE_MANIFEST).digest == Digest.of(body)
 
-    def test_no_tag_outlives_a_deletion_meanwhile(self, registry: Registry, storage: MemoryStorage) -> None:
+    @pytest.mark.parametrize("deletions", [1, 99])
+    def test_a_deletion_meanwhile_leaves_no_tag_that_names_nothing(
+        self, registry: Registry, storage: MemoryStorage, deletions: int
+    ) -> None:
         digest = push_image(registry, "a", "old")
-        written = storage.write
+        written, left = storage.write, [deletions]
 
         def write(key: str, data: bytes) -> None:
-            if key == paths.tag("a", "new"):
+            if key == paths.tag("a", "new") and left[0]:
+                left[0] -= 1
                 registry.manifests.delete("a", digest)
             written(key, data)
 
         storage.write = write  # type: ignore[method-assign]
-        with pytest.raises(ManifestUnknownError, match="was deleted meanwhile: push it again"):
+        if deletions == 1:
             registry.manifests.put("a", manifest(b"{}"), IMAGE_MANIFEST, tags=["new"])
-        assert registry.tags.all("a") == []
+            assert registry.manifests.get("a", "new").digest == digest
+            assert registry.tags.all("a") == ["new"]
+        else:
+            with pytest.raises(ManifestUnknownError, match="is being deleted: push it again"):
+                registry.manifests.put("a", manifest(b"{}"), IMAGE_MANIFEST, tags=["new"])
+            assert registry.tags.all("a") == []
 
     def test_must_have_the_digest_they_are_put_under(self, registry: Registry) -> None:
         push_blob(registry, "a", b"{}")
