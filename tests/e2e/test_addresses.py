@@ -62,8 +62,8 @@ def test_a_machine_answers_at_the_address_that_it_claims_before_and_after_a_rest
     eventually(lambda: page(ADDRESS) == "hello from the guest\n", "the guest's page", 180)
     assert product.get("vmip", "fixed")["status"]["virtualMachineName"] == "web"
 
-    product.apply(operation("again", "Restart", "web"))
-    product.wait_for_phase("vmop", "again", "Completed", timeout_s=180)
+    product.apply(operation("web-again", "Restart", "web"))
+    product.wait_for_phase("vmop", "web-again", "Completed", timeout_s=180)
     status = product.wait_for_phase("vm", "web", "Running")["status"]
     assert status["ipAddress"] == ADDRESS
     eventually(lambda: page(ADDRESS) == "hello from the guest\n", "the guest's page after the restart", 180)

@@ -113,8 +113,8 @@ def test_a_disk_is_plugged_grows_moves_survives_a_restart_and_is_unplugged(produ
     guest_has(product, "one", "")
     attached_to(product, "plug", "two")
 
-    product.apply(operation("again", "Restart", "two"))
-    product.wait_for_phase("vmop", "again", "Completed")
+    product.apply(operation("plug-again", "Restart", "two"))
+    product.wait_for_phase("vmop", "plug-again", "Completed")
     guest_has(product, "two", "vmd-data:49152:seen")
     attached_to(product, "plug", "two")
 

@@ -97,8 +97,8 @@ def test_who_may_see_machines_may_not_open_their_consoles(product: Product, web:
 
 
 def test_a_run_that_is_over_can_still_be_read(product: Product, web: str) -> None:
-    product.apply(operation("again", "Restart", web))
-    product.wait_for_phase("vmop", "again", "Completed")
+    product.apply(operation("consoles-again", "Restart", web))
+    product.wait_for_phase("vmop", "consoles-again", "Completed")
 
     eventually(lambda: "DVCR-GUEST boot=2" in log(product), "the second boot", 300)
     assert "DVCR-GUEST boot=1" in log(product, "--previous")
