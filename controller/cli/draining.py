@@ -110,7 +110,11 @@ class Drain:
         """Tell how the machine's move goes; whether it cannot move."""
         machine_name = (pod["metadata"].get("labels") or {}).get(MACHINE_LABEL)
         machine = self._cluster.get(MACHINE, machine_name, pod["metadata"]["namespace"]) if machine_name else None
-        conditions = {c["type"]: c for c in ((machine or {}).get("status") or {}).get("conditions") or ()}
+        status = (machine or {}).get("status") or {}
+        if status.get("nodeName") not in (None, self._node):
+            self._tell(pod, f"has moved to node {status['nodeName']}")
+            return False
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
         migrating, migratable = conditions.get("Migrating"), conditions.get("Migratable")
         if migrating is not None and migrating["status"] == "True":
             self._tell(pod, migrating["message"])

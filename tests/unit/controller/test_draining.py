@@ -114,6 +114,18 @@ def test_a_machine_that_cannot_move_is_named_with_the_reason(cluster: Nodes) -> 
         Story(cluster).drain()
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_machine_that_has_moved_need_not_move_again(cluster: Nodes, force: bool) -> None:
+    pod(cluster, "vm-web", "web")
+    machine(cluster, ("Migratable", "False", "there is no other node"))
+    cluster.set_status(MACHINE, "web", "default", nodeName="b")
+    story = Story(cluster, lambda: cluster.delete(POD, "vm-web", "default", grace_period_s=0))
+
+    story.drain(force=force)
+
+    assert story.said[1:] == ["default/vm/web: has moved to node b", "default/vm/web has left"]
+
+
 def test_force_powers_off_what_cannot_move(cluster: Nodes) -> None:
     pod(cluster, "vm-web", "web")
     machine(cluster, ("Migratable", "False", "its disk is on this node"))
