@@ -29,6 +29,7 @@ GRACE = timedelta(seconds=2)
 CLIENTS = 6
 REPOSITORIES = [f"stress/r{number}" for number in range(4)]
 TAGS = [f"t{number}" for number in range(6)]
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 
 @pytest.fixture(
@@ -36,8 +37,8 @@ TAGS = [f"t{number}" for number in range(6)]
         ("filesystem", 160),
         ("memory", 80),
         ("s3", 20),
-        pytest.param(("filesystem", 1000), marks=pytest.mark.slow),
-        pytest.param(("s3", 500), marks=pytest.mark.slow),
+        pytest.param(("filesystem", 1000), marks=SLOW),
+        pytest.param(("s3", 500), marks=SLOW),
     ],
     ids=lambda param: f"{param[0]}-{param[1]}",
 )
