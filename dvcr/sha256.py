@@ -6,13 +6,14 @@ its form.
 """
 
 import ctypes
-import ctypes.util
 import hashlib
 import sys
 from typing import Self
 
 _FORM = f"sha256-ctx-{sys.byteorder}:".encode()
 _UINT = ctypes.c_uint
+# By name: `ctypes.util.find_library` would start programs to look for it.
+_NAMES = ("libcrypto.so.3", "libcrypto.so.1.1")
 
 
 class _Context(ctypes.Structure):
@@ -27,16 +28,16 @@ class _Context(ctypes.Structure):
 
 
 def _load() -> ctypes.CDLL | None:
-    name = ctypes.util.find_library("crypto")
-    try:
-        library = ctypes.CDLL(name) if name else None
-        if library:
+    for name in _NAMES:
+        try:
+            library = ctypes.CDLL(name)
             library.SHA256_Init.argtypes = (ctypes.POINTER(_Context),)
             library.SHA256_Update.argtypes = (ctypes.POINTER(_Context), ctypes.c_char_p, ctypes.c_size_t)
             library.SHA256_Final.argtypes = (ctypes.c_char_p, ctypes.POINTER(_Context))
-    except (OSError, AttributeError):
-        return None
-    return library
+        except (OSError, AttributeError):
+            continue
+        return library
+    return None
 
 
 _library = _load()
