@@ -54,9 +54,8 @@ class Uploads:
         with self._lock:
             remembered = self._hashes.pop(upload_id, None)
         # A session may have gone on elsewhere since: then the note tells of more.
-        hasher, hashed_bytes = remembered if remembered and remembered[1] == size_bytes else _noted(session.note)
-        if hashed_bytes != size_bytes:
-            hasher, hashed_bytes = SavableHasher(algorithm), 0
+        known = remembered if remembered and remembered[1] == size_bytes else _noted(session.note)
+        hasher, hashed_bytes = known if known and known[1] == size_bytes else (SavableHasher(algorithm), 0)
         return Upload(self, session, hasher, hashed_bytes, repository)
 
     def size_bytes(self, upload_id: str) -> int:
@@ -214,11 +213,11 @@ class Upload:
         return self._hasher.digest()
 
 
-def _noted(note: bytes) -> tuple[SavableHasher, int]:
-    """The hash state that `Upload.flush` noted, and how many bytes it has seen."""
+def _noted(note: bytes) -> tuple[SavableHasher, int] | None:
+    """The hash state that `Upload.flush` noted, and how many bytes it has seen; None where there is none of use."""
     count, _, state = note.partition(b":")
     hasher = SavableHasher.restore(state)
-    return (hasher, int(count)) if hasher else (SavableHasher(), 0)
+    return (hasher, int(count)) if hasher else None
 
 
 def _gone(upload_id: str) -> UploadUnknownError:

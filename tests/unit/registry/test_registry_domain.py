@@ -20,7 +20,7 @@ from dvcr.registry.names import reference, repository_name, tag_name
 from dvcr.registry.registry import Registry
 from dvcr.storage import paths
 from dvcr.storage.driver import SessionBusyError
-from tests.support.memory_storage import MemoryStorage
+from tests.support.memory_storage import MemorySession, MemoryStorage
 from tests.unit.registry.samples import manifest, push_blob, push_image
 
 
@@ -93,6 +93,15 @@ class TestUploads:
             upload.flush()
         upload.commit("a", Digest.of(b"onetwo", "sha512"))
         assert registry.blobs.size_bytes("a", Digest.of(b"onetwo", "sha512")) == 6
+
+    def test_an_empty_one_hashes_as_its_end_asks(
+        self, registry: Registry, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upload = registry.uploads.resume(registry.uploads.begin().id, "sha512")
+        upload.append(b"data")
+        monkeypatch.delattr(MemorySession, "open")  # nothing is read back
+        upload.commit("a", Digest.of(b"data", "sha512"))
+        assert registry.blobs.size_bytes("a", Digest.of(b"data", "sha512")) == 4
 
     def test_one_that_ended_meanwhile_is_unknown(self, registry: Registry) -> None:
         upload = registry.uploads.begin()
