@@ -94,9 +94,7 @@ class TestUploads:
         upload.commit("a", Digest.of(b"onetwo", "sha512"))
         assert registry.blobs.size_bytes("a", Digest.of(b"onetwo", "sha512")) == 6
 
-    def test_an_empty_one_hashes_as_its_end_asks(
-        self, registry: Registry, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_empty_one_hashes_as_its_end_asks(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         upload = registry.uploads.resume(registry.uploads.begin().id, "sha512")
         upload.append(b"data")
         monkeypatch.delattr(MemorySession, "open")  # nothing is read back
