@@ -48,4 +48,4 @@ def test_a_chunk_that_does_not_compress_is_never_there_twice() -> None:
             parts.write(at, memoryview(rng.randbytes(PART_BYTES)))
         encoded = parts.encode()
     assert encoded.descriptor.media_type == CHUNK_ZSTD
-    assert peak.grown < 192 * MIB
+    assert peak.grown < 224 * MIB
