@@ -6,12 +6,12 @@ For images that were found safe (`headers.qcow2`). Unusual images stay with qemu
 import struct
 import sys
 import threading
-import zlib
 from array import array
 
 import zstandard
 
 from converter.headers import refuse
+from converter.inflate import RAW_4K, InflateError, decompressor
 from converter.mapped import READ_BYTES, MappedDisk, Piece
 from converter.source import ByteSource
 
@@ -118,8 +118,8 @@ class Qcow2Disk(MappedDisk):
             if self._compression == _ZSTD:
                 out = _codec.zstd.decompress(data, max_output_size=self._cluster_bytes, allow_extra_data=True)
             else:
-                out = zlib.decompressobj(-12).decompress(data, self._cluster_bytes)
-        except (zlib.error, zstandard.ZstdError) as exc:
+                out = decompressor(RAW_4K).decompress(data, self._cluster_bytes)
+        except (InflateError, zstandard.ZstdError) as exc:
             refuse("CorruptImage", f"the qcow2 has a compressed cluster that cannot be read: {exc}")
         if len(out) != self._cluster_bytes:
             refuse("CorruptImage", f"the qcow2 has a compressed cluster of {len(out)} bytes")

@@ -6,11 +6,11 @@ VMware, Virtual Disk Format 1.1, "Stream-Optimized Compressed Sparse Extents". F
 
 import struct
 import sys
-import zlib
 from array import array
 from itertools import pairwise
 
 from converter.headers import SECTOR_BYTES, VmdkHeader, refuse
+from converter.inflate import InflateError, decompressor
 from converter.mapped import MappedDisk, Piece
 from converter.source import ByteSource
 
@@ -77,12 +77,12 @@ class VmdkDisk(MappedDisk):
             if piece.host_offset + _MARKER.size + length > self._source.size_bytes():
                 refuse("TruncatedImage", "the image is cut off inside a grain of the VMDK; fetch it again")
             refuse("CorruptImage", "the VMDK has a grain that reaches into another; export it again")
-        decompressor = zlib.decompressobj()
+        grain = decompressor()
         try:
-            out = decompressor.decompress(data[_MARKER.size : _MARKER.size + length], self._unit_bytes)
-        except zlib.error as exc:
+            out = grain.decompress(data[_MARKER.size : _MARKER.size + length], self._unit_bytes)
+        except InflateError as exc:
             refuse("CorruptImage", f"the VMDK has a grain that cannot be read: {exc}")
-        if not decompressor.eof or len(out) < piece.length_bytes:
+        if not grain.eof or len(out) < piece.length_bytes:
             refuse("CorruptImage", f"the VMDK has a grain of {len(out)} bytes, or more; export it again")
         return out
 

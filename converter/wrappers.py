@@ -4,12 +4,12 @@ import bz2
 import lzma
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NoReturn, Protocol
 
+from converter.inflate import GZIP, InflateError, decompressor
 from converter.source import ByteSource
 from dvcr.errors import ImageError
 
@@ -168,7 +168,7 @@ def _member(packed: _Packed, wrapper: Wrapper) -> Iterator[bytes]:
             )
         try:
             piece = decoder.decompress(data, PIECE_BYTES)
-        except (lzma.LZMAError, zlib.error, zstd.ZstdError, OSError, ValueError, EOFError) as exc:
+        except (lzma.LZMAError, InflateError, zstd.ZstdError, OSError, ValueError, EOFError) as exc:
             if "emory" in str(exc):  # neither library tells it in another way
                 raise ImageError(
                     f"the {wrapper} file needs too much memory to be unpacked ({exc}); pack it again without --long "
@@ -199,7 +199,7 @@ class _Gzip:
     """zlib's decompressor behaving like the others."""
 
     def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self._zlib = decompressor(GZIP)
         self.needs_input = True
 
     @property
