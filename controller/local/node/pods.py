@@ -35,7 +35,7 @@ from controller.local.node.restarts import Backoff
 from controller.local.node.status import pod_status
 from controller.local.node.volumes import PodVolumes, contents, mount, mounts_of
 from controller.runtime.cluster import Cluster
-from controller.runtime.errors import ClusterError, ConflictError, MissingError
+from controller.runtime.errors import ConflictError, MissingError
 from dvcr.errors import DvcrError, ResourceError
 
 Object = dict[str, Any]
@@ -128,7 +128,8 @@ class PodWorker:
                 wait_s = self._sync()
             except DvcrError as exc:
                 _log.warning("pod", uid=self.uid, error=exc.message)
-                wait_s = _RETRY_S
+                # The next agent tells of it, from what is on disk.
+                wait_s = None if self._is_shut_down() else _RETRY_S
             except Exception:  # noqa: BLE001 - logged with its trace
                 # A bug met by one pod must not end the node; it is tried again, and seen.
                 _log.exception("pod failed", uid=self.uid)
@@ -164,11 +165,10 @@ class PodWorker:
                 self._adopt(pod)
             stop_by = parse_timestamp(pod["metadata"]["deletionTimestamp"]).timestamp()
             return self._remove(min(stop_by, self._stop_by))
-        shuts_down = self._stop_by != float("inf")
-        if shuts_down and not self._has_begun():
+        if self._shuts_down() and not self._has_begun():
             return None
         self._adopt(pod)
-        if shuts_down:
+        if self._shuts_down():
             return self._end(pod)
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return self._stop(self._containers.values(), stop_by=0) or _REFRESH_S
@@ -176,6 +176,12 @@ class PodWorker:
         self._mount_additional(pod)
         self._report(pod)
         return min(wait_s, _RETRY_S) if self._unmounted else wait_s
+
+    def _shuts_down(self) -> bool:
+        return self._stop_by != float("inf")
+
+    def _is_shut_down(self) -> bool:
+        return self._shuts_down() and not any(container.alive for container in self._containers.values())
 
     def _has_begun(self) -> bool:
         """Whether the pod has its address; before that it has nothing to be stopped."""
@@ -362,11 +368,8 @@ class PodWorker:
             return wait_s
         final = pod["spec"].get("restartPolicy", "Always") == "Never"
         if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
-            try:
-                # The others are started again with the node.
-                self._report(pod, _SHUTDOWN if final else None)
-            except ClusterError as exc:
-                _log.warning("cannot report the end of a pod", uid=self.uid, error=exc.message)
+            # The others are started again with the node.
+            self._report(pod, _SHUTDOWN if final else None)
         return None
 
     def _remove(self, stop_by: float) -> float | None:

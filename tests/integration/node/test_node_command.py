@@ -145,9 +145,16 @@ def test_pods_outlive_the_api(cluster: ClusterProcess, tmp_path: Path) -> None:
         cluster.start()
         eventually(lambda: "terminated" in state(api, "ends")["state"], "its exit is told")
         assert "running" in state(api, "lives")["state"]
+        start_pod(api, "deleted", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+        eventually(lambda: "running" in state(api, "deleted")["state"], "running")
+        eventually(lambda: b"up" in b"".join(api.logs("deleted", "default")), "it has set its trap")
+        api.delete(POD, "deleted", "default")
         cluster.kill()
         assert node.end(signal.SIGTERM) == 0
         assert node.containers() == []
+        cluster.start()
+        node.start()
+        eventually(lambda: api.get(POD, "deleted", "default") is None, "the next agent ends its deletion")
     finally:
         if node.process.poll() is None:
             node.end(signal.SIGTERM)
