@@ -159,7 +159,7 @@ class Bench:
         title = f"{name} of {self._images.file(name).stat().st_size / 2**30:.2f} GiB to Ready"
         self.rows += [
             Row(title, "s", seconds, 1.0, to_raw),
-            Row(f"{title}: how much faster", "times", round(container_disk / seconds, 2), 3, higher_is_better=True),
+            Row(f"{title}, beside what users do today", "s", seconds, 3, {CONTAINER_DISK: round(container_disk, 2)}),
         ]
         self._limits(name, ours)
 
@@ -181,7 +181,7 @@ class Bench:
                 ours = new.import_all([url])
             bare = round(peers.download(url), 2)
         say(f"{name} at 100 MB/s: {told(ours)}; curl {bare} s")
-        self.rows.append(Row(f"{name} to Ready at 100 MB/s", "s", round(ours.seconds, 2), 1.1, {"curl": bare}))
+        self.rows.append(Row(f"{name} to Ready at 100 MB/s", "s", round(ours.seconds, 2), 0.91, {"curl": bare}))
         self._limits(f"{name} at 100 MB/s", [ours])
 
     def later_versions(self) -> None:
@@ -201,8 +201,8 @@ class Bench:
             say(f"versions: {what}: {told(took)}")
         self.rows += [
             Row("second version (5 % changed): stored", "% of the first", round(100 * added / stored, 1), 8),
-            Row("second version", "s", round(two.seconds, 2), 0.5, {"the first": round(one.seconds, 2)}),
-            Row("the same image again", "s", round(again.seconds, 2), 0.5, {"the first": round(one.seconds, 2)}),
+            Row("second version", "s", round(two.seconds, 2), 2, {"the first": round(one.seconds, 2)}),
+            Row("the same image again", "s", round(again.seconds, 2), 2, {"the first": round(one.seconds, 2)}),
             Row("the same image again: new chunks", "chunks", max(0, more - 2), 0),
         ]
         self._limits("second version and the same image again", [two, again])

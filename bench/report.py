@@ -16,26 +16,31 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ratio` is ours over the first peer, or over the target where there is no peer."""
+    """One figure of ours, beside the same of peers."""
 
     row: str
     unit: str
     ours: float
-    target: float
-    """Highest ratio, or highest figure where there is no peer; the lowest where higher is better."""
+    target: float | None
+    """The lowest ratio to the first peer; where there is no peer, the figure itself. None: it is only told."""
     peers: Mapping[str, float] = field(default_factory=dict)
     higher_is_better: bool = False
 
     @property
-    def ratio(self) -> float:
-        """Ours against the first peer, or against the target; against a target of nothing, ours itself."""
-        return round(self.ours / (next(iter(self.peers.values())) if self.peers else self.target or 1), 3)
+    def ratio(self) -> float | None:
+        """How many times better ours is than the first peer's, or than the target where there is no peer."""
+        other = next(iter(self.peers.values())) if self.peers else self.target
+        if other is None or self.ours == other:
+            return None if other is None else 1.0
+        better, worse = (self.ours, other) if self.higher_is_better else (other, self.ours)
+        return round(better / worse, 3) if worse else better
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
         """Whether the target is reached."""
-        value = self.ratio if self.peers else self.ours
-        return value >= self.target if self.higher_is_better else value <= self.target
+        if self.target is None or self.ratio is None:
+            return None
+        return self.ratio >= (self.target if self.peers else 1)
 
 
 def machine(*version_commands: Sequence[str]) -> str:
@@ -77,7 +82,10 @@ def show(name: str, rows: Sequence[Row], machine: str) -> None:
     table = Table("row", "unit", "ours", "peers", "ratio", "target", "met", title=name, caption=machine)
     for row in rows:
         peers = ", ".join(f"{peer}: {value:g}" for peer, value in row.peers.items())
-        table.add_row(
-            row.row, row.unit, f"{row.ours:g}", peers, f"{row.ratio:g}", f"{row.target:g}", "yes" if row.met else "NO"
-        )
+        met = {True: "yes", False: "NO", None: ""}[row.met]
+        table.add_row(row.row, row.unit, f"{row.ours:g}", peers, _figure(row.ratio), _figure(row.target), met)
     Console().print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
