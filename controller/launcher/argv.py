@@ -69,8 +69,8 @@ class Runtime:
     vnc_socket: Path
     agent_socket: Path
     drives: Sequence[Drive]
-    disk_fds: Mapping[str, int] = field(default_factory=dict)
-    """The open files of the drives that have a path, by the drives' nodes."""
+    open_files: Mapping[str, int] = field(default_factory=dict)
+    """Of the drives that have a path, by the drives' nodes, and of the firmware's variables, by that node."""
     seed: Path | None = None
     """The NoCloud ISO."""
     sysprep: Path | None = None
@@ -78,6 +78,10 @@ class Runtime:
     firmware: Firmware | None = None
     netdev: str = "user,id=network"
     """The guest's network, by the id `network`."""
+
+
+VARIABLES = "variables"
+"""The node of the firmware's variables; those of drives are names of claims and images, each with its prefix."""
 
 
 def node_name(name: str) -> str:
@@ -137,8 +141,9 @@ def _board(spec: MachineSpec, runtime: Runtime, *, sata: bool) -> Iterator[str]:
             "-blockdev",
             _json(driver="file", filename=firmware.code, **{"node-name": "code", "read-only": True}),
         )
-        yield from ("-blockdev", _json(driver="file", filename=firmware.variables, **{"node-name": "variables"}))
-        machine += ",pflash0=code,pflash1=variables"
+        yield from ("-add-fd", f"fd={runtime.open_files[VARIABLES]},set=0")
+        yield from ("-blockdev", _json(driver="file", filename=file_set(0), **{"node-name": VARIABLES}))
+        machine += f",pflash0=code,pflash1={VARIABLES}"
         if firmware.secure:
             machine += ",smm=on"
             # Only code in system management mode may write the variables; sleep would leave that door open.
@@ -170,7 +175,7 @@ def _block_devices(spec: MachineSpec, runtime: Runtime) -> Iterator[str]:
         yield from ("-device", "virtio-scsi-pci,id=scsi")
     for index, drive in enumerate(runtime.drives, start=1):
         if drive.path is not None:
-            yield from ("-add-fd", f"fd={runtime.disk_fds[drive.node]},set={index}")
+            yield from ("-add-fd", f"fd={runtime.open_files[drive.node]},set={index}")
         for node in blockdev_nodes(drive, runtime.nbd_socket, file_set(index)):
             yield from ("-blockdev", _json(**node))
         if drive.port is not None:

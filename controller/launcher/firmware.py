@@ -6,27 +6,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 from controller.launcher.argv import Firmware
-from dvcr.errors import ConfigError
+from dvcr.errors import ConfigError, StorageError
 
+VARIABLES, SECURE_VARIABLES = "uefi-variables.fd", "uefi-secure-variables.fd"
 DESCRIPTORS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 
 
 def find_firmware(
-    bootloader: Literal["EFI", "EFIWithSecureBoot"], variables: Path, descriptors: tuple[Path, ...] = DESCRIPTORS
+    bootloader: Literal["EFI", "EFIWithSecureBoot"], folder: Path, descriptors: tuple[Path, ...] = DESCRIPTORS
 ) -> Firmware:
-    """The firmware for that boot loader; its variables are copied to `variables` unless that file is there already.
+    """The firmware for that boot loader, with the machine's variables in `folder`.
 
-    Raises ConfigError when none is installed.
+    The file of variables is that of an earlier run, if the firmware is still of the same layout; else it is made, whole
+    or not at all. Each boot loader has its own. Raises ConfigError where no such firmware is installed, StorageError if
+    the folder cannot take the file.
     """
     secure = bootloader == "EFIWithSecureBoot"
     for path in sorted((path for folder in descriptors for path in folder.glob("*.json")), key=lambda path: path.name):
         descriptor = json.loads(path.read_bytes())
         if _fits(descriptor, secure):
             mapping = descriptor["mapping"]
-            if not variables.exists():
-                shutil.copyfile(mapping["nvram-template"]["filename"], variables)
+            variables = folder / (SECURE_VARIABLES if secure else VARIABLES)
+            _keep(variables, Path(mapping["nvram-template"]["filename"]))
             return Firmware(Path(mapping["executable"]["filename"]), variables, secure)
     raise ConfigError(f"no UEFI firmware for bootloader {bootloader}; install the package ovmf", reason="NoFirmware")
+
+
+def _keep(variables: Path, template: Path) -> None:
+    """QEMU gives the guest as much flash as the file has bytes, so one of another size is another firmware's."""
+    try:
+        if variables.exists() and variables.stat().st_size == template.stat().st_size:
+            return
+        variables.parent.mkdir(parents=True, exist_ok=True)
+        new = variables.with_suffix(".new")
+        shutil.copyfile(template, new)
+        new.replace(variables)
+    except OSError as exc:
+        raise StorageError(f"cannot make the firmware's variables {variables}: {exc.strerror}") from exc
 
 
 def _fits(descriptor: dict[str, Any], secure: bool) -> bool:

@@ -39,7 +39,7 @@ from controller.launcher.migration_routes import Migrations, resume_at
 from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
 from controller.launcher.run_folder import private_folder
-from controller.launcher.serial_log import SerialLog, log_folder
+from controller.launcher.serial_log import SerialLog
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     AUTHORITY_FILE,
@@ -101,6 +101,7 @@ class Launcher:
         self._spec = spec
         self._settings = settings
         self._root = root
+        self._kept_in = root / spec.kept_in.lstrip("/")
         self._machine: Machine | None = None
         self._guest: GuestWatcher | None = None
         address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
@@ -124,11 +125,8 @@ class Launcher:
             folder = stack.enter_context(private_folder(self._root, self._confinement))
             serial, qemu_serial = socket.socketpair()
             stack.enter_context(contextlib.closing(qemu_serial))
-            kept = SerialLog(
-                log_folder(self._spec.disks, self._root),
-                self._settings.launcher.serial_log_bytes,
-                resumed=self._spec.incoming,
-            )
+            limit_bytes = self._settings.launcher.serial_log_bytes
+            kept = SerialLog(self._kept_in, limit_bytes, resumed=self._spec.incoming)
             stack.callback(kept.close)
             console = Console(serial, kept=kept)
             address = os.environ.get(ADDRESS_VARIABLE, ALL_ADDRESSES)
@@ -219,11 +217,12 @@ class Launcher:
             sysprep = folder / "sysprep.iso"
             sysprep.write_bytes(sysprep_iso(spec.sysprep))
             self._confinement.give(sysprep)
-        firmware = None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, folder / "vars.fd")
+        files = {disk.drive.node: disk.drive.path for disk in disks if disk.drive.path}
+        firmware = None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, self._kept_in)
         if firmware is not None:
-            self._confinement.give(firmware.variables)
+            files[argv.VARIABLES] = firmware.variables
         ours, theirs = socket.socketpair()
-        with theirs, opened({disk.drive.node: disk.drive.path for disk in disks if disk.drive.path}) as disk_fds:
+        with theirs, opened(files) as open_files:
             runtime = argv.Runtime(
                 accelerator=accelerator,
                 qmp_fd=theirs.fileno(),
@@ -232,7 +231,7 @@ class Launcher:
                 vnc_socket=folder / VNC_SOCKET,
                 agent_socket=folder / AGENT_SOCKET,
                 drives=[disk.drive for disk in disks],
-                disk_fds=disk_fds,
+                open_files=open_files,
                 seed=seed,
                 sysprep=sysprep,
                 netdev=self._network.netdev,
@@ -245,7 +244,7 @@ class Launcher:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=(runtime.qmp_fd, runtime.serial_fd, *disk_fds.values(), *self._network.qemu_fds),
+                pass_fds=(runtime.qmp_fd, runtime.serial_fd, *open_files.values(), *self._network.qemu_fds),
                 process_group=0,
             )
         serial.close()
@@ -339,7 +338,7 @@ def opened(paths: Mapping[str, Path]) -> Iterator[dict[str, int]]:
             try:
                 fds[name] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except OSError as exc:
-                raise StorageError(f"cannot open the disk {path}: {exc.strerror}") from exc
+                raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
         yield fds
     finally:
         for fd in fds.values():

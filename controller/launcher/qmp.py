@@ -42,8 +42,8 @@ class Monitor:
 
     def __init__(self, client: QMPClient) -> None:
         self._client = client
-        self._listener = EventListener()
-        self._client.register_listener(self._listener)
+        self._events: asyncio.Queue[MonitorEvent] = asyncio.Queue()
+        self._client.register_listener(EventListener(event_filter=self._note))
 
     @classmethod
     async def connect(cls, sock: socket.socket) -> Self:
@@ -90,16 +90,15 @@ class Monitor:
         """Every event since the session began, in order, up to the last before QEMU's end."""
         ended = asyncio.create_task(self._ended())
         while True:
-            if self._listener.empty():
-                arrived = asyncio.create_task(self._listener.get())
+            if self._events.empty():
+                arrived = asyncio.create_task(self._events.get())
                 await asyncio.wait((arrived, ended), return_when=asyncio.FIRST_COMPLETED)
                 if not arrived.done():
                     arrived.cancel()
                     return
-                message = arrived.result()
+                yield arrived.result()
             else:
-                message = await self._listener.get()
-            yield _event(message)
+                yield await self._events.get()
 
     async def execute_until(
         self, accept: Callable[[MonitorEvent], bool], timeout_s: float, command: str, **arguments: Any
@@ -123,6 +122,11 @@ class Monitor:
 
         with self._client.listener(names, note):
             yield queue
+
+    def _note(self, message: Message) -> bool:
+        """Take the event away from the library's listener, which would keep every one that it took."""
+        self._events.put_nowait(_event(message))
+        return False
 
     async def _ended(self) -> None:
         while self._client.runstate is Runstate.RUNNING:

@@ -9,28 +9,17 @@ A byte's position is its number among all that the run has written; the oldest b
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
-
-from controller.launcher.spec import DiskSpec
 
 READ_BYTES = 64 * 1024
 CURRENT, PREVIOUS = "serial.log", "serial.previous.log"
 OLDER = ".1"
 
 log = structlog.get_logger(__name__)
-
-
-def log_folder(disks: Sequence[DiskSpec], root: Path) -> Path:
-    """Where a machine's log is kept: beside its first disk that is a file, so that it outlives the pod, and can be read
-    when the machine has started again after a crash. A machine without such a disk keeps it in its pod."""
-    for disk in disks:
-        if disk.kind == "disk" and not disk.device:
-            return (root / disk.path.lstrip("/")).parent
-    return root / "tmp/dvcr"
 
 
 class SerialLog:

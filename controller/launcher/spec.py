@@ -112,6 +112,13 @@ class MachineSpec(_Message):
     address: str = ""
     """Where the guest's ports answer, if not at the pod's address: on one machine they stay there when it moves."""
 
+    @property
+    def kept_in(self) -> str:
+        """Folder of what outlives a run, the serial log and the firmware's variables: beside the first disk that is a
+        file. The files of a machine without such a disk end with its pod."""
+        files = (disk.path for disk in self.disks if disk.kind == "disk" and not disk.device)
+        return next(files, "/tmp/dvcr/").rpartition("/")[0]  # noqa: S108 (of the pod's own root)
+
 
 class MachineState(StrEnum):
     STARTING = "Starting"

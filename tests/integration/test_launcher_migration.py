@@ -12,9 +12,7 @@ import urllib3
 
 from controller.certificates import KeyPair
 from controller.launcher import qcow2
-from controller.launcher.confinement import Confinement
 from controller.launcher.migration import RECEIVE_TIMEOUT_S
-from controller.launcher.run_folder import run_dir
 from controller.launcher.spec import (
     SPEC_PATH,
     STATUS_PORT,
@@ -298,16 +296,18 @@ def test_every_kind_of_machine_moves_with_its_firmwares_variables(
 ) -> None:
     spec = machine_spec(tmp_path / "m", disks=[EMPTY], grace_period_s=0, **changes)
     with moving(tmp_path, spec, settings) as move:
-        before, after = (run_dir(pod.root, Confinement.of(spec.uid)) / "vars.fd" for pod in move.pods)
         if "bootloader" in changes:
             move.source.wait_for_console("BdsDxe", PATIENCE_S)
+            (variables,) = (move.source.root / "vol").glob("*.fd")
+            before = variables.read_bytes()
         move.order()
         move.wait_for(MigrationState.DONE)
 
         assert move.target.status().state is MachineState.RUNNING
         if "bootloader" in changes:
             # The firmware goes on writing, but flash only loses bits: a fresh one would have more.
-            assert int.from_bytes(after.read_bytes()) & ~int.from_bytes(before.read_bytes()) == 0
+            after = variables.read_bytes()
+            assert int.from_bytes(after) & ~int.from_bytes(before) == 0
 
 
 def test_what_was_plugged_goes_along_on_its_port_also_what_the_guest_is_still_to_let_go(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from controller.launcher import qcow2
-from controller.launcher.argv import Drive, Runtime, qemu_arguments
+from controller.launcher.argv import VARIABLES, Drive, Runtime, qemu_arguments
 from controller.launcher.capability import find_capability
 from controller.launcher.confinement import Confinement
 from controller.launcher.firmware import find_firmware
@@ -56,7 +56,8 @@ class Bench:
         fds = {drive.node: os.open(drive.path, os.O_RDWR) for drive in drives if drive.path}
         firmware = None
         if spec.bootloader != "BIOS":
-            firmware = find_firmware(spec.bootloader, self._folder / f"{spec.bootloader}.fd")
+            firmware = find_firmware(spec.bootloader, self._folder)
+            fds[VARIABLES] = os.open(firmware.variables, os.O_RDWR)
         runtime = Runtime(
             accelerator="tcg",
             qmp_fd=theirs.fileno(),
@@ -65,7 +66,7 @@ class Bench:
             vnc_socket=self._folder / "vnc.sock",
             agent_socket=self._folder / "agent.sock",
             drives=drives,
-            disk_fds=fds,
+            open_files=fds,
             seed=self._folder / "seed.iso" if spec.cloud_init else None,
             sysprep=self._folder / "sysprep.iso" if spec.sysprep else None,
             firmware=firmware,

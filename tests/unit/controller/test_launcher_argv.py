@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.launcher.argv import (
+    VARIABLES,
     Drive,
     Firmware,
     Runtime,
@@ -38,7 +39,7 @@ def runtime(*drives: Drive, **changes: object) -> Runtime:
         "vnc_socket": RUN / "vnc.sock",
         "agent_socket": RUN / "agent.sock",
         "drives": drives,
-        "disk_fds": {drive.node: 10 + index for index, drive in enumerate(drives) if drive.path},
+        "open_files": {drive.node: 10 + index for index, drive in enumerate(drives) if drive.path},
     }
     return Runtime(**(values | changes))  # type: ignore[arg-type]  # a table of fields
 
@@ -151,7 +152,8 @@ def test_sixteen_sata_disks_fit() -> None:
 def test_secure_boot_locks_the_variables_behind_system_management_mode() -> None:
     firmware = Firmware(Path("/fw/code.fd"), RUN / "vars.fd", secure=True)
 
-    arguments = qemu_arguments(spec(bootloader="EFIWithSecureBoot"), runtime(firmware=firmware))
+    files = {VARIABLES: 20}
+    arguments = qemu_arguments(spec(bootloader="EFIWithSecureBoot"), runtime(firmware=firmware, open_files=files))
 
     assert values_of(arguments, "-machine") == [
         "q35,vmport=off,smbus=off,sata=off,pflash0=code,pflash1=variables,smm=on"
@@ -160,6 +162,8 @@ def test_secure_boot_locks_the_variables_behind_system_management_mode() -> None
     code, variables = (json.loads(value) for value in values_of(arguments, "-blockdev"))
     assert code["read-only"]
     assert "read-only" not in variables
+    assert variables["filename"] == file_set(0)
+    assert values_of(arguments, "-add-fd") == ["fd=20,set=0"]
 
 
 def test_kvm_gives_the_host_processor() -> None:

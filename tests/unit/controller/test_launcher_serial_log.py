@@ -1,8 +1,7 @@
 import asyncio
 from pathlib import Path
 
-from controller.launcher.serial_log import SerialLog, log_folder
-from controller.launcher.spec import DiskSpec
+from controller.launcher.serial_log import SerialLog
 
 
 def text(log: SerialLog) -> bytes:
@@ -87,12 +86,3 @@ def test_a_folder_that_cannot_be_written_ends_the_log_only(tmp_path: Path) -> No
     (tmp_path / "file").touch()
 
     assert text(run(tmp_path / "file", b"lost")) == b""
-
-
-def test_the_log_lies_beside_the_first_disk(tmp_path: Path) -> None:
-    image = DiskSpec(name="i", kind="image")
-    disk = DiskSpec(name="d", kind="disk", path="/disks/root/disk.qcow2")
-
-    device = DiskSpec(name="b", kind="disk", path="/disks/block", device=True)
-    assert log_folder([image, device, disk], tmp_path) == tmp_path / "disks/root"
-    assert log_folder([image, device], tmp_path) == tmp_path / "tmp/dvcr"
