@@ -13,11 +13,11 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from controller.api.errors import ObjectName, StatusError, conflict, not_found, unknown_path
 from controller.api.resource import MACHINE, POD
 from controller.consoles.front_proxy import FrontProxy
 from controller.consoles.paths import GROUP, GROUP_VERSION, LOG, PORT_FORWARD, ROOT, SUBRESOURCES
 from controller.launcher.spec import STATUS_PORT, machine_identity
-from controller.local.errors import ObjectName, StatusError, conflict, not_found, unknown_path
 from controller.machines.last_output import last_output
 from controller.machines.pod import active_pod_name, machine_uid
 from controller.relay import RefusedError, UnreachableError, Upstream, new_session, pass_on

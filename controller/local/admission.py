@@ -5,10 +5,10 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
+from controller.api.errors import FieldCause
 from controller.api.kinds import admit
 from controller.local.cascade import timestamp
 from controller.local.definition import CRD_RESOURCE, Definition
-from controller.local.errors import FieldCause
 from controller.local.schema import check_schema
 from controller.local.store import Image
 

@@ -16,10 +16,10 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from controller.api.errors import StatusError
 from controller.certificates import Authority, KeyPair
 from controller.local.authentication import User
 from controller.local.credentials import LIFETIME, write_private
-from controller.local.errors import StatusError
 from controller.local.store import Image, Key, Stored
 from controller.relay import RefusedError, UnreachableError, Upstream, pass_on
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from controller.api.errors import StatusError
 from controller.local.authentication import MASTERS, User, service_account
-from controller.local.errors import StatusError
 from controller.local.store import Image, Key
 
 GROUP = "rbac.authorization.k8s.io"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from controller.local.errors import ObjectName
+from controller.api.errors import ObjectName
 from controller.local.store import Image, Stored
 
 CRD_RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+from controller.api.errors import unknown_path
 from controller.local import eviction
 from controller.local.definition import Definition
-from controller.local.errors import unknown_path
 from controller.local.schema import of_object
 
 GroupVersions = Iterable[tuple[str, str]]

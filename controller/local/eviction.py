@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from controller.api import errors
+from controller.api.errors import StatusError
 from controller.api.eviction import MOVE, REQUESTED_ANNOTATION, STRATEGY_ANNOTATION
-from controller.local import cascade, errors, lifecycle
-from controller.local.errors import StatusError
+from controller.local import cascade, lifecycle
 from controller.local.store import Transaction
 
 GROUP, VERSION, KIND = "policy", "v1", "Eviction"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from controller.local import admission, cascade, errors, schema
+from controller.api import errors
+from controller.api.errors import FieldCause
+from controller.local import admission, cascade, schema
 from controller.local.definition import Definition
-from controller.local.errors import FieldCause
 from controller.local.store import Key, Stored, Transaction
 
 KEPT_NAMESPACES = ("default", "kube-system")

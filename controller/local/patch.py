@@ -6,7 +6,7 @@ from typing import Any
 import jsonpatch
 import jsonpointer
 
-from controller.local.errors import StatusError, bad_request
+from controller.api.errors import StatusError, bad_request
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from controller.local.errors import StatusError, bad_request
+from controller.api.errors import StatusError, bad_request
 
 _MAGIC = b"k8s\x00"
 

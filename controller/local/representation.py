@@ -4,8 +4,8 @@ import base64
 import json
 from typing import Any
 
+from controller.api.errors import bad_request
 from controller.local.definition import Definition
-from controller.local.errors import bad_request
 from controller.local.store import Key, Stored
 from controller.local.table import partial_metadata, table
 from controller.local.watch import WatchEvent

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from controller.api.errors import bad_request, unknown_path
 from controller.local import protobuf
-from controller.local.errors import bad_request, unknown_path
 
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
 _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from controller.api.errors import bad_request
 from controller.local.authentication import User
 from controller.local.authorization import Action, is_allowed
-from controller.local.errors import bad_request
 from controller.local.store import Image
 
 PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from controller.local.errors import FieldCause
+from controller.api.errors import FieldCause
 
 Schema = dict[str, Any]
 

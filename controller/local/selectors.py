@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from controller.api.errors import StatusError, bad_request
 from controller.local.definition import Definition
-from controller.local.errors import StatusError, bad_request
 
 Predicate = Callable[[dict[str, Any]], bool]
 

@@ -12,12 +12,13 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from controller.local import aggregation, discovery, errors, eviction, lifecycle
+from controller.api import errors
+from controller.api.errors import StatusError
+from controller.local import aggregation, discovery, eviction, lifecycle
 from controller.local.aggregation import Aggregator
 from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCOUNTS, Authenticator, User
 from controller.local.authorization import Action, is_allowed, refusal
 from controller.local.definition import Definition, definitions, find
-from controller.local.errors import StatusError
 from controller.local.patch import apply_patch
 from controller.local.representation import body_of, in_version, line, read_continue, write_continue
 from controller.local.request import (

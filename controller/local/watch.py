@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from controller.local.errors import StatusError, expired
+from controller.api.errors import StatusError, expired
 from controller.local.selectors import Predicate
 from controller.local.store import Change, Store, Stored
 

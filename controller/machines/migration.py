@@ -88,7 +88,7 @@ class Migrate:
             visit.status.migration = self._migration(visit, asked, pod)
             return self._fail(visit, visit.status.migration, "NotRunning", "the machine does not run")
         move = self._migration(visit, asked, pod)
-        found = obstacle(self._cluster, pod, self._launchers.read(pod))
+        found = obstacle(self._cluster, visit.spec, pod, self._launchers.read(pod))
         if found is not None:
             visit.status.migration = move
             return self._fail(visit, move, found.reason, found.message)
@@ -256,7 +256,7 @@ def tell_migratable(visit: Visit) -> Flow:
     """The step that says whether a running machine could move."""
     if visit.pod is None or visit.launcher is None:
         return Flow.ON
-    found = obstacle(visit.cluster, visit.pod, visit.launcher)
+    found = obstacle(visit.cluster, visit.spec, visit.pod, visit.launcher)
     if found is None:
         visit.machine.condition(MIGRATABLE, True, "Migratable", "the machine can move to another node")
     else:

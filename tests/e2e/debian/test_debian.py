@@ -197,6 +197,8 @@ def gaps_s(guest: Guest) -> list[float]:
 
 def test_its_disk_becomes_an_image_for_another_machine(guest: Guest, key: Path) -> None:
     product, written = guest.product, guest.digest()
+    # Nothing syncs it: it is on the disk only because the agent froze the file system.
+    guest.ssh("echo kept > /var/tmp/unsynced")
     product.apply(golden_image("debian-golden", "debian-root"))
     made = product.wait_for_phase("cvmi", "debian-golden", "Ready", "Failed", timeout_s=PATIENCE_S)
     assert made["status"]["phase"] == "Ready", made["status"]
@@ -210,3 +212,4 @@ def test_its_disk_becomes_an_image_for_another_machine(guest: Guest, key: Path) 
     second.answers()
     assert second.ssh("hostname") == "second\n"
     assert second.digest() == written
+    assert second.ssh("cat /var/tmp/unsynced") == "kept\n"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from controller.api.errors import StatusError
 from controller.local.cascade import expire_events
-from controller.local.errors import StatusError
 from controller.local.store import HISTORY_LENGTH, Key, Store, Stored, Transaction
 from controller.local.watch import WatchRequest, watch
 from dvcr.errors import StorageError

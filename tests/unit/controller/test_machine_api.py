@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from controller.api.errors import StatusError
 from controller.api.resource import API_SERVICE, CONFIG_MAP, MACHINE, POD, SERVICE, Resource
 from controller.consoles.api import find_pod
 from controller.consoles.front_proxy import FrontProxy
 from controller.consoles.registration import API_SERVICE_NAME, register, server_name
-from controller.local.errors import StatusError
 from controller.runtime.port import ClusterPort
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError

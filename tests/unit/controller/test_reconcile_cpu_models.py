@@ -5,10 +5,10 @@ from typing import Any, Literal
 import pytest
 
 from controller.api.kinds import admit
+from controller.api.node_selection import rejection
 from controller.api.resource import CPU_MODEL, DISK, GROUP, MACHINE, NODE, POD, VERSION
 from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
 from controller.launcher.capability import Capability
-from controller.local.node.affinity import affinity_allows
 from controller.machines.processor import on_capable_nodes
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World
@@ -132,7 +132,7 @@ def test_a_machine_goes_only_where_its_model_runs() -> None:
     join(world, "unable", "kvm", "sse3")
     join(world, "silent", "kvm")
     pod = world.get(POD, "vm-web")
-    nodes = {obj["metadata"]["name"]: affinity_allows(pod, obj) for obj in world.cluster.list(NODE)}
+    nodes = {obj["metadata"]["name"]: not rejection(pod, obj) for obj in world.cluster.list(NODE)}
     assert nodes == {"able": True, "unable": False, "silent": True}
 
 
@@ -160,7 +160,7 @@ def test_node_affinity_is_read_as_kubernetes_reads_it(operator: str, values: lis
     term = {"matchExpressions": [{"key": "zone", "operator": operator, "values": values}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     pod = {"spec": {"affinity": {"nodeAffinity": required}}}
-    assert affinity_allows(pod, {"metadata": {"name": "n", "labels": {"zone": "a"}}}) == allows
+    assert (rejection(pod, {"metadata": {"name": "n", "labels": {"zone": "a"}}}) == "") == allows
 
 
 def test_a_model_that_is_used_is_not_deleted() -> None:

@@ -212,6 +212,7 @@ def test_where_nobody_knows_neither_goes_on(world: World) -> None:
         ("DisksNotShared", lambda w: w.cluster.patch(PVC, "vmd-root", {"spec": {"accessModes": ["X"]}}, "default")),
         ("NoOtherNode", lambda w: w.cluster.patch(NODE, "other", {"spec": {"unschedulable": True}})),
         ("NoOtherNode", lambda w: w.cluster.delete(NODE, "other")),
+        ("NoOtherNode", lambda w: w.cluster.patch(MACHINE, "web", {"spec": {"nodeSelector": {"a": "b"}}}, "default")),
     ],
 )
 def test_what_is_in_the_way_is_told_before_and_when_asked(world: World, reason: str, prepare: Any) -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from controller.local.errors import StatusError
+from controller.api.errors import StatusError
 from controller.local.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, apply_patch
 
 POD: dict[str, Any] = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.local.errors import StatusError
+from controller.api.errors import StatusError
 from controller.local.protobuf import decode
 
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
+from controller.api.errors import StatusError
 from controller.local.builtin import BUILT_IN
 from controller.local.cascade import timestamp
 from controller.local.definition import Column, Definition
-from controller.local.errors import StatusError
 from controller.local.selectors import matcher
 from controller.local.table import find, human_duration, table
 

@@ -1,11 +1,20 @@
-"""Required node affinity, as Kubernetes' scheduler reads it. Pure."""
+"""Which nodes a pod accepts: its node selector and required node affinity, as Kubernetes' scheduler reads them."""
 
 from typing import Any
 
 Object = dict[str, Any]
 
 
-def affinity_allows(pod: Object, node: Object) -> bool:
+def rejection(pod: Object, node: Object) -> str:
+    """Why the pod does not accept the node; empty if it does."""
+    labels = node["metadata"].get("labels") or {}
+    for key, value in (pod["spec"].get("nodeSelector") or {}).items():
+        if labels.get(key) != value:
+            return f"the node does not have the label {key}={value}"
+    return "" if _affinity_allows(pod, node) else "the node does not match the pod's node affinity"
+
+
+def _affinity_allows(pod: Object, node: Object) -> bool:
     """Whether one of the pod's required node selector terms matches the node, or it has none."""
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
     terms = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms")
