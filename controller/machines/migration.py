@@ -158,6 +158,7 @@ class Migrate:
             wanted=asked and runs,
             created=move.target_uid is not None,
             overdue=age_s > self._settings.start_timeout_s,
+            reachable=bool(((target or {}).get("status") or {}).get("podIP")),
             source=self._side(visit.pod),
             target=self._side(target),
         )

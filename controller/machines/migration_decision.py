@@ -43,6 +43,8 @@ class View:
     """Whether the target pod was made at some time."""
     overdue: bool
     """Whether the target has had enough time to get ready."""
+    reachable: bool
+    """Whether the target has an address; before, nobody can have sent the machine there."""
     source: Side
     target: Side
 
@@ -100,6 +102,11 @@ def decide(view: View) -> Decision:
 
 def _without_source(view: View, there: MachineStatus | None) -> Decision:
     end = view.source.end
+    # A launcher that failed does not prove that its machine had not left.
+    unproven = end is None or end.reason is TerminationReason.FAILED
+    if unproven and view.wanted and view.target.exists and view.reachable and there is None:
+        message = "the pod that the machine was to leave is gone, and the other one, which may run it, does not answer"
+        return Decision(Action.WAIT, "TargetSilent", message)
     if end is None or end.reason is not TerminationReason.MOVED:
         return Decision(Action.FAIL, "SourceEnded", "the machine ended before it had moved")
     if not view.target.exists:

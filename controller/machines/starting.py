@@ -1,6 +1,7 @@
 """Starting a machine: everything it needs, then its Secret, then its pod."""
 
 from controller.api.resource import POD, SECRET
+from controller.disks.usage import is_over, machine_of
 from controller.images.registry import ImageRegistry
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
@@ -30,6 +31,7 @@ class MachineStart:
         self._setup = setup
         self._authority = authority
         self._prerequisites: tuple[Prerequisite, ...] = (
+            no_other_pod,
             BlockDevices(registry),
             attached_disks,
             provisioning,
@@ -57,3 +59,12 @@ class MachineStart:
             patch = {"data": secret["data"], "metadata": {"ownerReferences": [owner]}}
             self._cluster.patch(SECRET, pod_name(machine.name), patch, machine.namespace)
         return self._cluster.create(POD, build_pod(metadata, owner, visit.spec, launch, self._setup))
+
+
+def no_other_pod(visit: Visit, _: Launch) -> NotReady | None:
+    """The prerequisite: no pod that moved the machine, or failed to, runs it any more."""
+    machine = visit.machine
+    for pod in visit.cluster.list(POD, machine.namespace):
+        if machine_of(pod) == machine.name and not is_over(pod):
+            return NotReady("OtherPodRuns", f"waits until pod {pod['metadata']['name']!r}, which may run it, has ended")
+    return None

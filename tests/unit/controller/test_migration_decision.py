@@ -37,7 +37,7 @@ INCOMING, RECEIVED, RUNNING = (
     target(MachineState.RUNNING),
 )
 ACTIVE, SENT, DONE, FAILED = MigrationState.ACTIVE, MigrationState.SENT, MigrationState.DONE, MigrationState.FAILED
-VIEW = View(id="op", wanted=True, created=True, overdue=False, source=source(), target=INCOMING)
+VIEW = View(id="op", wanted=True, created=True, overdue=False, reachable=True, source=source(), target=INCOMING)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,10 @@ VIEW = View(id="op", wanted=True, created=True, overdue=False, source=source(), 
         # The source is lost.
         (ended(TerminationReason.GUEST_SHUTDOWN), INCOMING, Action.FAIL),
         (ended(TerminationReason.FAILED), RECEIVED, Action.FAIL),
+        (ended(TerminationReason.GUEST_SHUTDOWN), SILENT, Action.FAIL),
+        (ended(TerminationReason.FAILED), SILENT, Action.WAIT),
         (GONE, RECEIVED, Action.FAIL),
+        (GONE, SILENT, Action.WAIT),
         (ended(TerminationReason.MOVED), RECEIVED, Action.RESUME),
         (ended(TerminationReason.MOVED), SILENT, Action.WAIT),
         (ended(TerminationReason.MOVED), RUNNING, Action.COMPLETE),
@@ -89,6 +92,8 @@ def test_what_follows(here: Side, there: Side, action: Action) -> None:
         # Too late.
         (source(SENT, told=True), RECEIVED, Action.WAIT),
         (source(DONE), RUNNING, Action.COMPLETE),
+        # Nobody is left to wait for.
+        (GONE, SILENT, Action.FAIL),
     ],
 )
 def test_a_move_that_is_called_off(here: Side, there: Side, action: Action) -> None:
@@ -101,6 +106,10 @@ def test_the_target_is_made_once() -> None:
     assert decide(not_made).action is Action.CREATE
     assert decide(replace(not_made, wanted=False)).action is Action.FAIL
     assert decide(replace(not_made, source=ended(TerminationReason.GUEST_SHUTDOWN))).action is Action.FAIL
+
+
+def test_a_target_that_cannot_have_been_reached_is_not_waited_for() -> None:
+    assert decide(replace(VIEW, source=GONE, target=SILENT, reachable=False)).action is Action.FAIL
 
 
 def test_a_target_that_never_gets_ready_is_given_up_in_time() -> None:

@@ -188,6 +188,37 @@ def test_a_source_that_crashed_half_way_is_a_crash(world: World) -> None:
     assert world.find(POD, "vm-web") is not None
 
 
+def test_nothing_is_started_while_the_target_may_run_the_machine(world: World) -> None:
+    name = begin(world)
+    world.launchers.of_pod[name] = None
+    world.finish_deletion("vm-web")
+    waits = world.condition(MACHINE, "web", "Migrating")
+    assert (waits["status"], waits["reason"]) == ("True", "TargetSilent")
+    assert (world.find(POD, "vm-web"), "deletionTimestamp" in world.get(POD, name)["metadata"]) == (None, False)
+
+    # Called off, it is stopped before anything new begins.
+    world.delete(OPERATION, "op")
+    assert "deletionTimestamp" in world.get(POD, name)["metadata"]
+    assert world.find(POD, "vm-web") is None
+    waits = world.condition(MACHINE, "web", "Running")
+    assert (waits["reason"], name in waits["message"]) == ("OtherPodRuns", True)
+
+    world.finish_deletion(name)
+    assert world.find(POD, "vm-web") is not None
+
+
+def test_a_target_that_answers_again_and_runs_the_machine_has_it(world: World) -> None:
+    name = begin(world)
+    world.launchers.of_pod[name] = None
+    world.finish_deletion("vm-web")
+
+    world.launchers.of_pod[name] = RUNNING
+    run_target(world, name)
+
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert (world.status(MACHINE, "web")["activePod"], world.find(POD, "vm-web")) == (name, None)
+
+
 def test_a_target_that_is_lost_before_it_was_told_is_rolled_back(world: World) -> None:
     name = begin(world)
     sends(world, MigrationState.SENT)
