@@ -54,6 +54,7 @@ class Machine:
         self._accelerator = accelerator
         self._state = MachineState.STARTING
         self._ran = not incoming
+        self._asked_to_stop = False
         self._held = False
         self._paused = False
         self._trouble = ""
@@ -86,7 +87,7 @@ class Machine:
         """Have the guest run, if it does not, and the copies go on. Raises MonitorError if QEMU cannot."""
         if not (await self._monitor.execute("query-status"))["running"]:
             await self._monitor.execute("cont")
-        self._state = MachineState.RUNNING
+        self._run_on()
         self._held = False
         await self._holding.aclose()
 
@@ -118,9 +119,13 @@ class Machine:
         except MonitorError:
             self._ran = bool((await self._monitor.execute("query-status"))["running"])
             raise
-        self._state = MachineState.RUNNING
+        self._run_on()
         for disk in self._disks:
             self._copies.start(disk)
+
+    def _run_on(self) -> None:
+        """A guest that was asked to stop meanwhile still is."""
+        self._state = MachineState.STOPPING if self._asked_to_stop else MachineState.RUNNING
 
     @property
     def state(self) -> MachineState:
@@ -199,6 +204,7 @@ class Machine:
             # No guest runs here that could be asked.
             await self.kill()
             return
+        self._asked_to_stop = True
         self._state = MachineState.STOPPING
         await power_off(self, grace_period_s)
 
