@@ -110,18 +110,31 @@ class Machine:
             self._state = MachineState.RECEIVED
 
     async def arrive(self) -> None:
-        """Run the guest that was received, and go on with the copies. MonitorError if QEMU does not run it."""
-        if self._state is not MachineState.RECEIVED:
-            raise MonitorError(f"the machine is {self._state.value}")
+        """Run the guest that was received, and go on with the copies.
+
+        Raises MonitorError if QEMU does not run it; if nobody knows, `ran` is true, and it must not be tried again.
+        """
+        if self._state is not MachineState.RECEIVED or self._killed:
+            raise MonitorError("the machine has ended" if self._killed else f"the machine is {self._state.value}")
         self._ran = True
-        try:
-            await self._monitor.execute("cont")
-        except MonitorError:
-            self._ran = bool((await self._monitor.execute("query-status"))["running"])
-            raise
+        with self._monitor.listening("RESUME") as resumed:
+            try:
+                await self._monitor.execute("cont")
+            except MonitorError:
+                # QEMU answers in order: with the next answer it has run the guest, or is not going to.
+                running = (await self._monitor.execute("query-status"))["running"]
+                # What ran may stand still again, for an I/O error.
+                if not running and resumed.empty():
+                    self._ran, self._state = False, MachineState.RECEIVED
+                    raise
         self._run_on()
         for disk in self._disks:
             self._copies.start(disk)
+
+    @property
+    def ran(self) -> bool:
+        """Whether the guest has run here, or may have."""
+        return self._ran
 
     def _run_on(self) -> None:
         """A guest that was asked to stop meanwhile still is."""

@@ -43,6 +43,8 @@ RECEIVE_TIMEOUT_S = 10.0
 RUN_TIMEOUT_S = 3.0
 RUN_RETRY_S = 0.2
 
+_HAS_RUN = (MachineState.RUNNING, MachineState.STOPPING, MachineState.MOVED)
+
 log = structlog.get_logger(__name__)
 
 
@@ -259,7 +261,9 @@ class Departure:
 class Arrival:
     """Takes one machine in."""
 
-    def __init__(self, machine: Machine, credentials: QemuCredentials) -> None:
+    def __init__(self, machine: Machine, credentials: QemuCredentials, *, run_timeout_s: float = RUN_TIMEOUT_S) -> None:
+        """`run_timeout_s` is how long the locks on the disks are waited for."""
+        self._run_timeout_s = run_timeout_s
         self._machine = machine
         self._monitor = machine.monitor
         self._credentials = credentials
@@ -289,27 +293,30 @@ class Arrival:
     async def resume(self) -> None:
         """Run the machine, once it has arrived whole. Idempotent.
 
-        Raises ResourceError: retryable if it does not arrive in time, else if QEMU cannot run it and never will.
+        Raises ResourceError: retryable if it does not arrive in time, or if nobody knows whether it ran; else if QEMU
+        cannot run it and never will.
         """
         async with self._running:
-            if self._machine.state is MachineState.RUNNING:
+            if self._machine.state in _HAS_RUN:
                 return
             try:
                 await asyncio.wait_for(self._received.wait(), RECEIVE_TIMEOUT_S)
             except TimeoutError as exc:
                 raise ResourceError("the machine has not arrived", reason="NotReceived", retryable=True) from exc
-            deadline = time.monotonic() + RUN_TIMEOUT_S
+            deadline = time.monotonic() + self._run_timeout_s
             while True:
                 try:
                     await self._machine.arrive()
                 except MonitorError as exc:
-                    if time.monotonic() < deadline:
+                    ran = self._machine.ran
+                    if not ran and time.monotonic() < deadline:
                         # Another node may take a moment to see that the locks on the disks are free.
                         await asyncio.sleep(RUN_RETRY_S)
                         continue
-                    # Said to be for good, so it has to be.
+                    # Said to be for good, so it has to be. What may have run is not for who asks to go on with: the
+                    # controller hears of its end, and has the machine start anew.
                     await self._machine.kill()
-                    raise ResourceError(exc.message, reason="CannotRun") from exc
+                    raise ResourceError(exc.message, reason="CannotRun", retryable=ran) from exc
                 return
 
     async def close(self) -> None:

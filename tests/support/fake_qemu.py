@@ -1,7 +1,7 @@
 """A QEMU that is not there: its process and its monitor, which answer as a test says."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -36,15 +36,15 @@ class FakeProcess:
 
 
 class FakeQemu(Monitor):
-    """The monitor: each command is noted, and answered from `answers`, else as a QEMU that runs its guest would."""
+    """The monitor: each command is noted, and answered as a test says, else as a QEMU that runs its guest would."""
 
     def __init__(self) -> None:
         super().__init__(QMPClient("fake"))
         self.process = FakeProcess()
         self.guest_runs = False
         self.commands: list[str] = []
-        self.answers: dict[str, list[Any]] = {}
-        """What the next calls of a command get, in order: an exception is raised, None stands for the usual answer."""
+        self.answers: dict[str, list[Exception | Callable[[], Any]]] = {}
+        """What becomes of the next calls of a command, in order: an error, or what a function does and returns."""
         self.migration: dict[str, Any] = {}
         """What `query-migrate` tells."""
         self._queues: list[tuple[tuple[str, ...], asyncio.Queue[tuple[str, float]]]] = []
@@ -59,11 +59,11 @@ class FakeQemu(Monitor):
         self.commands.append(command)
         await asyncio.sleep(0)
         script = self.answers.get(command)
-        answer = script.pop(0) if script else None
-        if isinstance(answer, BaseException):
-            raise answer
-        if answer is not None:
-            return answer
+        if script:
+            answer = script.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer()
         match command:
             case "cont":
                 self.run()
