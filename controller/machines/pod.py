@@ -228,8 +228,10 @@ def is_ready(pod: Object) -> bool:
 
 
 def termination_of(pod: Object) -> Termination:
-    """The launcher's last word; Failed if it left none."""
+    """The launcher's last word. If it left none, Killed where the pod was to go, else Failed."""
     status = pod.get("status") or {}
+    # A pod that is deleted by force is killed before its launcher can say so.
+    silent = TerminationReason.KILLED if "deletionTimestamp" in pod["metadata"] else TerminationReason.FAILED
     for container in status.get("containerStatuses") or []:
         ended = (container.get("state") or {}).get("terminated")
         if ended:
@@ -238,9 +240,9 @@ def termination_of(pod: Object) -> Termination:
             except ValueError:
                 detail = ended.get("message") or ended.get("reason") or "no message"
                 message = f"the launcher ended with exit code {ended.get('exitCode')}: {detail}"
-                return Termination(reason=TerminationReason.FAILED, message=message)
+                return Termination(reason=silent, message=message)
     message = status.get("message") or status.get("reason") or "the pod failed"
-    return Termination(reason=TerminationReason.FAILED, message=message)
+    return Termination(reason=silent, message=message)
 
 
 def registry_environment(settings: ClientSettings) -> list[Object]:

@@ -94,16 +94,17 @@ class MemoryCluster:
             obj = self._objects.get(key)
             if obj is None or uid not in (None, obj["metadata"]["uid"]):
                 return
-            runs = resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]
             new = copy.deepcopy(obj)
             new["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
-            if runs:
+            # Until it is over, whatever is written to the pod.
+            new["metadata"].pop("deletionGracePeriodSeconds", None)
+            if resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]:
                 default_s = obj["spec"].get("terminationGracePeriodSeconds", 30)
                 new["metadata"]["deletionGracePeriodSeconds"] = min(
                     default_s if grace_period_s is None else grace_period_s,
-                    new["metadata"].get("deletionGracePeriodSeconds", default_s),
+                    obj["metadata"].get("deletionGracePeriodSeconds", default_s),
                 )
-            self._store(key, new, keep=runs)
+            self._store(key, new)
 
     def set_status(self, resource: Resource, name: str, namespace: str | None, **status: Any) -> None:
         """What another part (node agent, provisioner) would tell."""
@@ -127,10 +128,11 @@ class MemoryCluster:
             raise ConflictError(f"{key} changed", status=409)
         return key, copy.deepcopy(current)
 
-    def _store(self, key: tuple[str, str, str], obj: Object, *, keep: bool = False) -> Object:
+    def _store(self, key: tuple[str, str, str], obj: Object) -> Object:
         self.writes += 1
         metadata = obj["metadata"]
-        if "deletionTimestamp" in metadata and not metadata.get("finalizers") and not keep:
+        held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        if "deletionTimestamp" in metadata and not held:
             self._objects.pop(key, None)
             self._cascade(metadata["uid"])
             return obj

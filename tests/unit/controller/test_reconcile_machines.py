@@ -109,9 +109,7 @@ def test_what_a_machine_wrote_last_stays_until_its_next_end() -> None:
 def test_a_launcher_without_a_last_word_has_crashed() -> None:
     world = World()
     running_machine(world)
-    statuses = [{"name": "machine", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]
-    world.cluster.set_status(POD, "vm-web", "default", phase="Failed", containerStatuses=statuses)
-    world.settle()
+    world.kill_pod(reason="OOMKilled")
     message = world.condition(MACHINE, "web", "Running")["message"]
     assert message == "the launcher ended with exit code 137: OOMKilled"
 

@@ -98,6 +98,33 @@ def test_a_forced_restart_gives_the_guest_no_time() -> None:
     assert world.get(POD, "vm-web")["metadata"]["uid"] != before
 
 
+@pytest.mark.parametrize("policy", [ON, UNLESS, MANUAL])
+def test_a_launcher_that_a_forced_restart_kills_has_not_crashed(policy: str) -> None:
+    world = World()
+    running_machine(world, runPolicy=policy)
+    if policy == MANUAL:
+        operate(world, "Start", "start")
+        world.run_pod()
+    operate(world, "Restart", force=True)
+    world.kill_pod()
+    assert world.status(MACHINE, "web")["phase"] == "Scheduling"
+    assert world.status(OPERATION, "op")["phase"] == "InProgress"
+    world.run_pod()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert "crashes" not in world.status(MACHINE, "web")["power"]
+
+
+def test_a_launcher_that_a_forced_stop_kills_has_not_crashed() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Stop", force=True)
+    world.kill_pod()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+    assert world.condition(MACHINE, "web", "Running")["reason"] == "Killed"
+    assert "crashes" not in world.status(MACHINE, "web")["power"]
+
+
 def test_a_start_ends_the_pause_after_a_crash() -> None:
     world = World()
     running_machine(world)

@@ -253,6 +253,12 @@ class World:
         self.cluster.set_status(POD, pod, "default", phase=phase, containerStatuses=statuses)
         self.settle()
 
+    def kill_pod(self, pod: str = "vm-web", reason: str = "Error") -> None:
+        """As the node tells of a launcher that was killed, and left no last word."""
+        statuses = [{"name": "machine", "state": {"terminated": {"exitCode": 137, "reason": reason}}}]
+        self.cluster.set_status(POD, pod, "default", phase="Failed", containerStatuses=statuses)
+        self.settle()
+
     def finish_deletion(self, pod: str = "vm-web") -> None:
         """As the node agent does once the launcher of a deleted pod is gone."""
         self.cluster.delete(POD, pod, "default", grace_period_s=0)
