@@ -63,23 +63,24 @@ def switch_on(starting: MachineStart) -> Step:
     """Make the pod that is to run, once everything that it needs is there."""
 
     def step(visit: Visit) -> Flow:
-        if visit.pod is not None:
-            return Flow.ON
-        visit.status.node_name = visit.status.ip_address = None
-        wanted = intent(visit.spec.run_policy, visit.power)
-        if not wanted.on:
-            _tell_off(visit)
-            return Flow.END
-        if wanted.not_before is not None and visit.now < wanted.not_before:
-            _wait_after_crash(visit, (wanted.not_before - visit.now).total_seconds())
-            return Flow.END
-        pod = starting.start(visit)
-        if isinstance(pod, NotReady):
-            visit.status.phase = MachinePhase.PENDING
-            visit.machine.condition(RUNNING, False, pod.reason, pod.message)
-            visit.look_again(POLL_S)
-            return Flow.END
-        visit.pod = pod
+        if visit.pod is None:
+            visit.status.node_name = visit.status.ip_address = None
+            wanted = intent(visit.spec.run_policy, visit.power)
+            if not wanted.on:
+                _tell_off(visit)
+                return Flow.END
+            if wanted.not_before is not None and visit.now < wanted.not_before:
+                _wait_after_crash(visit, (wanted.not_before - visit.now).total_seconds())
+                return Flow.END
+            pod = starting.start(visit)
+            if isinstance(pod, NotReady):
+                visit.status.phase = MachinePhase.PENDING
+                visit.machine.condition(RUNNING, False, pod.reason, pod.message)
+                visit.look_again(POLL_S)
+                return Flow.END
+            visit.pod = pod
+        # Another run policy must find it as it is, whatever the guest or an operation left before.
+        visit.power.desired = "On"
         return Flow.ON
 
     return step

@@ -74,6 +74,32 @@ def test_what_the_reconciler_makes_of_each_end(policy: RunPolicy, end: Terminati
     assert (world.find(POD, "vm-web") is not None) == (end in RUNS_AGAIN[policy])
 
 
+def test_a_machine_that_always_on_started_again_runs_on_when_the_policy_changes() -> None:
+    world = World()
+    running_machine(world, runPolicy=ON)
+    world.end_pod(END.GUEST_SHUTDOWN)
+    world.run_pod()
+    pod = world.get(POD, "vm-web")["metadata"]["uid"]
+
+    world.change(MACHINE, "web", {"runPolicy": UNLESS})
+
+    assert world.get(POD, "vm-web")["metadata"]["uid"] == pod
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_a_machine_that_was_created_off_runs_on_when_the_policy_changes_back() -> None:
+    world = World()
+    running_machine(world, runPolicy=MANUAL)
+    world.change(MACHINE, "web", {"runPolicy": ON})
+    world.run_pod()
+    pod = world.get(POD, "vm-web")["metadata"]["uid"]
+
+    world.change(MACHINE, "web", {"runPolicy": MANUAL})
+
+    assert world.get(POD, "vm-web")["metadata"]["uid"] == pod
+    assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
 ALLOWED = {
     OperationType.START: ({MANUAL, UNLESS}, {"Stopped", "Failed"}, set()),
     OperationType.STOP: (
