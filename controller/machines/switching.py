@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from controller.api.machine import MachinePhase
 from controller.api.operation import OperationType
+from controller.launcher.spec import TerminationReason
 from controller.machines.changes import approved
 from controller.machines.launch import NotReady
 from controller.machines.pod import is_ready
@@ -16,6 +17,7 @@ from controller.runtime.conditions import find_condition, write_time
 from controller.runtime.informer import Object
 
 _FORCED_GRACE_S = 1
+_ENDS = frozenset(reason.value for reason in TerminationReason)
 
 
 def take_over(visit: Visit) -> Flow:
@@ -95,7 +97,7 @@ def _tell_off(visit: Visit) -> None:
     """Why it is off; the reason of its end stays if there is one."""
     visit.status.phase = MachinePhase.STOPPED
     last = find_condition(visit.status.conditions, RUNNING)
-    if last is None or last.status == "True" or last.reason in ("Stopping", "Starting", "Scheduling"):
+    if last is None or last.reason not in _ENDS:
         policy = visit.spec.run_policy.value
         visit.machine.condition(RUNNING, False, "Stopped", f"switched off (run policy {policy})")
 

@@ -76,7 +76,11 @@ class OperationReconciler:
             operation.status.phase = OperationPhase.PENDING
             operation.condition(COMPLETED, False, "OtherOperationInProgress", f"waits for operation {request.name!r}")
             return _POLL_S
-        refused = refusal(spec.type, policy, status.phase or MachinePhase.PENDING, force=spec.force)
+        if request is not None and request.type is OperationType.START:
+            # The phase may still be the one from before the start.
+            refused = refused_by_policy(spec.type, policy)
+        else:
+            refused = refusal(spec.type, policy, status.phase or MachinePhase.PENDING, force=spec.force)
         if refused is not None:
             return self._fail(operation, refused.reason, refused.message)
         self._hand_over(operation, spec, machine)
@@ -101,7 +105,7 @@ class OperationReconciler:
     def _give_way(
         self, operation: Subject[OperationStatus], spec: OperationSpec, request: PowerRequest
     ) -> float | None:
-        message = f"operation {request.name!r} took its place by force"
+        message = f"operation {request.name!r} took its place{' by force' if request.force else ''}"
         if spec.type is OperationType.STOP and request.type is OperationType.STOP:
             return self._complete(operation, "Superseded", message)
         return self._fail(operation, "Superseded", message)

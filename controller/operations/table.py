@@ -21,6 +21,8 @@ class Rule:
     forced_phases: frozenset[MachinePhase] = frozenset()
     """Where `force` also helps."""
     displaces: frozenset[OperationType] = frozenset()
+    """Operations that it takes the place of."""
+    displaces_by_force: frozenset[OperationType] = frozenset()
     """Operations without `force` that one with `force` takes the place of."""
 
 
@@ -30,13 +32,15 @@ RULES = {
         _SWITCHABLE,
         _WITH_POD | {MachinePhase.PENDING, MachinePhase.FAILED},
         _FORCED,
+        # A start may wait without end for what the machine needs.
+        frozenset({OperationType.START}),
         frozenset({OperationType.STOP, OperationType.RESTART, OperationType.MIGRATE, OperationType.EVICT}),
     ),
     OperationType.RESTART: Rule(
         _SWITCHABLE | {RunPolicy.ALWAYS_ON},
         _WITH_POD | {MachinePhase.FAILED},
         _FORCED,
-        frozenset({OperationType.RESTART, OperationType.MIGRATE, OperationType.EVICT}),
+        displaces_by_force=frozenset({OperationType.RESTART, OperationType.MIGRATE, OperationType.EVICT}),
     ),
     OperationType.MIGRATE: Rule(_SWITCHABLE | {RunPolicy.ALWAYS_ON}, _MOVABLE),
     OperationType.EVICT: Rule(_SWITCHABLE | {RunPolicy.ALWAYS_ON}, _MOVABLE),
@@ -80,4 +84,6 @@ def refusal(operation: OperationType, policy: RunPolicy, phase: MachinePhase, *,
 def displaces(operation: OperationType, current: PowerRequest, *, force: bool) -> bool:
     """Whether the operation takes the place of the one that the machine is carrying out, instead of waiting for it."""
     rule = RULES.get(operation)
-    return force and not current.force and rule is not None and current.type in rule.displaces
+    if rule is None:
+        return False
+    return current.type in rule.displaces or (force and not current.force and current.type in rule.displaces_by_force)

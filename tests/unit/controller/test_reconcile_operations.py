@@ -3,7 +3,7 @@
 import pytest
 
 from controller.api.resource import MACHINE, OPERATION, POD
-from tests.unit.controller.test_reconcile_story import running_machine
+from tests.unit.controller.test_reconcile_story import MACHINE_SPEC, running_machine
 from tests.unit.controller.world import OPERATION_TTL_S, World, operate
 
 ON, UNLESS, MANUAL = "AlwaysOn", "AlwaysOnUnlessStoppedManually", "Manual"
@@ -84,6 +84,36 @@ def test_a_forced_stop_takes_the_place_of_one_that_waits_for_the_guest(waiting: 
     world.finish_deletion()
     assert world.status(OPERATION, "now")["phase"] == "Completed"
     assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_stop_takes_the_place_of_a_start_that_waits(force: bool) -> None:
+    world = World()
+    world.apply(MACHINE, "web", {**MACHINE_SPEC, "runPolicy": MANUAL})
+    operate(world, "Start", "first")
+    assert world.status(MACHINE, "web")["phase"] == "Pending", "its disk is missing"
+    assert operate(world, "Stop", "second", force=force)["phase"] == "Completed"
+    assert world.status(OPERATION, "first")["failureReason"] == "Superseded"
+    assert message(world, "first") == f"operation 'second' took its place{' by force' if force else ''}"
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+    assert world.condition(MACHINE, "web", "Running")["reason"] == "Stopped"
+    assert operate(world, "Start", "third")["phase"] == "InProgress"
+
+
+def test_a_stop_that_comes_right_after_a_start_takes_its_place() -> None:
+    world = World()
+    running_machine(world, runPolicy=MANUAL)
+    for kind in ("Start", "Stop"):
+        spec = {"type": kind, "virtualMachineName": "web"}
+        metadata = {"name": kind.lower(), "namespace": "default"}
+        world.cluster.create(OPERATION, {"kind": OPERATION.kind, "metadata": metadata, "spec": spec})
+        # The machine has not looked yet.
+        world.reconcilers[OPERATION].reconcile(("default", kind.lower()))
+    assert world.status(MACHINE, "web")["phase"] == "Stopped"
+    world.settle()
+    assert world.status(OPERATION, "start")["failureReason"] == "Superseded"
+    assert world.status(OPERATION, "stop")["phase"] == "Completed"
+    assert world.find(POD, "vm-web") is None
 
 
 def test_a_forced_restart_gives_the_guest_no_time() -> None:

@@ -148,11 +148,13 @@ def test_which_operation_is_allowed_when(
         ("Restart", True, "Stop", False, False),
         ("Stop", False, "Restart", False, False),
         ("Stop", True, "Stop", True, False),
-        ("Stop", True, "Start", False, False),
+        ("Stop", False, "Start", False, True),
+        ("Stop", True, "Start", True, True),
+        ("Restart", True, "Start", False, False),
         ("Start", False, "Stop", False, False),
     ],
 )
-def test_only_force_pushes_a_graceful_operation_aside(
+def test_which_operation_pushes_which_aside(
     operation: str, force: bool, current: str, current_force: bool, does: bool
 ) -> None:
     request = PowerRequest("u", "name", OperationType(current), current_force, "pod")
