@@ -35,7 +35,7 @@ from controller.launcher.spec import (
     MigrationState,
     MigrationStatus,
 )
-from dvcr.errors import DvcrError, ResourceError
+from dvcr.errors import DvcrError, ResourceError, StorageError
 
 LOOK_INTERVAL_S = 0.5
 HAND_OVER_RETRY_S = 0.3
@@ -43,6 +43,8 @@ RECEIVE_TIMEOUT_S = 10.0
 RUN_TIMEOUT_S = 3.0
 RUN_RETRY_S = 0.2
 
+# What `query-migrate` tells while QEMU sends nothing.
+_AT_REST = (None, "none", "completed", "failed", "cancelled")
 _HAS_RUN = (MachineState.RUNNING, MachineState.STOPPING, MachineState.MOVED)
 
 log = structlog.get_logger(__name__)
@@ -64,18 +66,15 @@ class QemuCredentials:
         self._confinement = confinement
 
     async def load(self, monitor: Monitor, *, server: bool) -> str:
-        """Give QEMU the newest certificate; the name of the object in QEMU."""
+        """Give QEMU the newest certificate; the name of the object in QEMU.
+
+        Raises StorageError if the files cannot be had, MonitorError if QEMU does not take them.
+        """
         role = "server" if server else "client"
-        for name, target in (
-            (AUTHORITY_FILE, "ca-cert.pem"),
-            (CERTIFICATE_FILE, f"{role}-cert.pem"),
-            (KEY_FILE, f"{role}-key.pem"),
-        ):
-            path = self._folder / target
-            path.unlink(missing_ok=True)
-            path.touch(mode=0o600)
-            path.write_bytes((self._source / name).read_bytes())
-            self._confinement.give(path)
+        try:
+            self._copy(role)
+        except OSError as exc:
+            raise StorageError(f"cannot give QEMU the certificate in {self._source}: {exc}") from exc
         with suppress(MonitorError):  # there is none the first time
             await monitor.execute("object-del", id="migration-tls")
         await monitor.execute(
@@ -87,6 +86,18 @@ class QemuCredentials:
             verify_peer=True,
         )
         return "migration-tls"
+
+    def _copy(self, role: str) -> None:
+        for name, target in (
+            (AUTHORITY_FILE, "ca-cert.pem"),
+            (CERTIFICATE_FILE, f"{role}-cert.pem"),
+            (KEY_FILE, f"{role}-key.pem"),
+        ):
+            path = self._folder / target
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            path.write_bytes((self._source / name).read_bytes())
+            self._confinement.give(path)
 
 
 Resume = Callable[[str, Callable[[], None]], Awaitable[None]]
@@ -173,6 +184,10 @@ class Departure:
             log.warning("the machine stays", why=exc.message)
             await self._stay(exc.message)
             return
+        except Exception as exc:
+            log.exception("the machine stays")
+            await self._stay(f"internal error: {exc!r}")
+            return
         self._machine.leave()
         self._note(state=MigrationState.SENT)
         self._hand_over = asyncio.create_task(self._hand_over_to(order.address, begun, stopped_at))
@@ -231,9 +246,13 @@ class Departure:
             except DvcrError as exc:
                 log.warning("no answer from where the machine went", why=exc.message)
                 self._note(message=exc.message)
-                await asyncio.sleep(HAND_OVER_RETRY_S)
+            except Exception as exc:
+                # The machine may run there all the same: only an answer ends this.
+                log.exception("no answer from where the machine went")
+                self._note(message=f"internal error: {exc!r}")
             else:
                 break
+            await asyncio.sleep(HAND_OVER_RETRY_S)
         now = time.monotonic()
         self._note(
             state=MigrationState.DONE,
@@ -244,14 +263,28 @@ class Departure:
         log.info("the machine runs elsewhere", address=address)
 
     async def _stay(self, why: str) -> None:
-        try:
-            await self._machine.release()
-        except MonitorError as exc:
-            # The guest stands still; QEMU has ended, or the controller finds out what became of the other side.
-            log.error("the machine cannot go on", why=exc.message)  # noqa: TRY400 (no bug: no traceback)
-            self._note(message=exc.message)
-        else:
-            self._note(state=MigrationState.FAILED, message=why)
+        """Have the machine run on here, where it never ran elsewhere; tried until it does, for nobody else would."""
+        while True:
+            try:
+                await self._break_off()
+                await self._machine.release()
+            except DvcrError as exc:
+                log.warning("the machine cannot go on yet", why=exc.message)
+                self._note(message=exc.message)
+            except Exception as exc:
+                log.exception("the machine cannot go on yet")
+                self._note(message=f"internal error: {exc!r}")
+            else:
+                break
+            await asyncio.sleep(LOOK_INTERVAL_S)
+        self._note(state=MigrationState.FAILED, message=why)
+
+    async def _break_off(self) -> None:
+        """Have QEMU send no more: at its end it would stop the guest. Raises ResourceError while it still does."""
+        await self._monitor.execute("migrate_cancel")
+        status = (await self._monitor.execute("query-migrate")).get("status")
+        if status not in _AT_REST:
+            raise ResourceError(f"QEMU still sends the machine ({status})", retryable=True)
 
     def _note(self, **changes: Any) -> None:
         assert self._status is not None
@@ -338,4 +371,7 @@ class Arrival:
 
 
 def _bracketed(address: str) -> str:
-    return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+    try:
+        return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+    except ValueError as exc:
+        raise ResourceError(f"{address!r} is no IP address to send a machine to", field="address") from exc

@@ -86,8 +86,12 @@ def resume_at(credentials: Path, identity: str) -> Resume:
     """Asks the launcher at an address to run the machine, with the certificate that is in the folder by then."""
 
     async def resume(address: str, told: Callable[[], None]) -> None:
-        pair = KeyPair((credentials / CERTIFICATE_FILE).read_bytes(), (credentials / KEY_FILE).read_bytes())
-        tls = pair.client_context((credentials / AUTHORITY_FILE).read_bytes())
+        try:
+            pair = KeyPair((credentials / CERTIFICATE_FILE).read_bytes(), (credentials / KEY_FILE).read_bytes())
+            tls = pair.client_context((credentials / AUTHORITY_FILE).read_bytes())
+        except (OSError, ValueError) as exc:
+            # The files are replaced one after the other.
+            raise ResourceError(f"cannot use the certificate in {credentials}: {exc}", retryable=True) from exc
         host = f"[{address}]" if ":" in address else address
         timeout = aiohttp.ClientTimeout(total=_RESUME_TIMEOUT_S)
 
@@ -102,7 +106,7 @@ def resume_at(credentials: Path, identity: str) -> Resume:
                 session.post(f"https://{host}:{STATUS_PORT}{RESUME_PATH}", ssl=tls, server_hostname=identity) as answer,
             ):
                 status, text = answer.status, await answer.text()
-        except (aiohttp.ClientError, TimeoutError) as exc:
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise ResourceError(f"the launcher at {address} does not answer: {exc}", retryable=True) from exc
         if status == web.HTTPConflict.status_code:
             raise RefusedError(f"the launcher at {address} refused: {text}")
