@@ -218,8 +218,9 @@ class Launcher:
             sysprep.write_bytes(sysprep_iso(spec.sysprep))
             self._confinement.give(sysprep)
         files = {disk.drive.node: disk.drive.path for disk in disks if disk.drive.path}
-        firmware = None if spec.bootloader == "BIOS" else find_firmware(spec.bootloader, self._kept_in)
-        if firmware is not None:
+        firmware = None
+        if spec.bootloader != "BIOS":
+            firmware = find_firmware(spec.bootloader, self._kept_in, incoming=spec.incoming)
             files[argv.VARIABLES] = firmware.variables
         ours, theirs = socket.socketpair()
         with theirs, opened(files) as open_files:

@@ -115,8 +115,8 @@ class MachineSpec(_Message):
     @property
     def kept_in(self) -> str:
         """Folder of what outlives a run, the serial log and the firmware's variables: beside the first disk that is a
-        file. The files of a machine without such a disk end with its pod."""
-        files = (disk.path for disk in self.disks if disk.kind == "disk" and not disk.device)
+        file and stays with the machine. The files of a machine without such a disk end with its pod."""
+        files = (disk.path for disk in self.disks if disk.kind == "disk" and not disk.device and not disk.hotplug)
         return next(files, "/tmp/dvcr/").rpartition("/")[0]  # noqa: S108 (of the pod's own root)
 
 

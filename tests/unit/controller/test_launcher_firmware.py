@@ -62,6 +62,17 @@ def test_variables_of_another_layout_begin_anew(installed: tuple[Path], tmp_path
     assert find_firmware("EFI", tmp_path / "kept", installed).variables.read_bytes() == b"60-plain"
 
 
+def test_variables_that_the_machine_still_writes_are_not_replaced(installed: tuple[Path], tmp_path: Path) -> None:
+    variables = find_firmware("EFI", tmp_path / "kept", installed, incoming=True).variables
+    assert variables.read_bytes() == b"60-plain"
+    variables.write_bytes(b"of another size")
+
+    with pytest.raises(ConfigError, match="another one than the machine runs with: variables of 8 bytes instead of 15"):
+        find_firmware("EFI", tmp_path / "kept", installed, incoming=True)
+
+    assert variables.read_bytes() == b"of another size"
+
+
 def test_a_folder_that_cannot_take_the_variables_is_named(installed: tuple[Path], tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
 
