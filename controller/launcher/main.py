@@ -287,8 +287,15 @@ class Launcher:
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not ended.done():
-            await machine.power_off(self._spec.grace_period_s)
+            await machine.power_off(self._grace_period_s())
         await ended
+
+    def _grace_period_s(self) -> int:
+        try:
+            return _read_spec(self._root).grace_period_s
+        except ConfigError as exc:
+            log.warning("the grace period is that of the start", why=exc.message)
+            return self._spec.grace_period_s
 
     async def _status(self) -> MachineStatus:
         if self._machine is not None and self._hotplug is not None:

@@ -106,7 +106,7 @@ class MachineSpec(_Message):
     cloud_init: CloudInit | None = None
     sysprep: Sysprep | None = None
     grace_period_s: int = 60
-    """Time between the power button and the kill."""
+    """Time between the power button and the kill. Read again when the pod is asked to stop: it may have changed."""
     incoming: bool = False
     """The machine runs in another pod and is to be taken over from there: see `MigrationOrder`."""
     address: str = ""

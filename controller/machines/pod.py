@@ -26,12 +26,15 @@ from controller.launcher.spec import (
 from controller.machines.launch import Launch
 from controller.machines.processor import on_capable_nodes
 from controller.machines.security import container_security, pod_security
+from controller.machines.visit import KILL_MARGIN_S
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
 
 NAME_LABEL = f"vm.{GROUP}/name"
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
 """What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
+GRACE_PERIOD_ANNOTATION = f"{GROUP}/grace-period-seconds"
+"""What the launcher was told last."""
 _RESTART_FIELDS = (
     "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
     "virtualMachineIPAddressClaimName",
@@ -40,7 +43,6 @@ _NETWORK_SETTINGS = (
     "network", "guest_tcp_ports", "guest_udp_ports", "guest_denied_networks", "guest_reaches_loopback",
 )  # fmt: skip
 _LAUNCHER_MEMORY_BYTES = 256 * 2**20
-_KILL_MARGIN_S = 15
 _PLACEMENT = (
     "node_selector", "affinity", "tolerations", "topology_spread_constraints", "priority_class_name",
 )  # fmt: skip
@@ -140,6 +142,13 @@ def machine_files(launcher: MachineSpec) -> dict[str, bytes]:
     return {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json().encode()}
 
 
+def with_grace_period(secret: Object, grace_period_s: int) -> Object:
+    """The `data` that tells the launcher another grace period, and nothing else."""
+    name = SPEC_PATH.rpartition("/")[2]
+    told = json.loads(base64.b64decode(secret["data"][name]))
+    return encoded({name: json.dumps(told | {"grace_period_s": grace_period_s}).encode()})
+
+
 def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
     """Files as the `data` of a Secret."""
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
@@ -186,7 +195,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             container[key] = container.get(key, []) + entries
     pod_spec: Object = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + _KILL_MARGIN_S,
+        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + KILL_MARGIN_S,
         "securityContext": pod_security(),
         "containers": [container],
         "volumes": volumes,
@@ -201,6 +210,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             "annotations": launch.annotations
             | {
                 APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True),
+                GRACE_PERIOD_ANNOTATION: str(spec.termination_grace_period_seconds),
                 STRATEGY_ANNOTATION: MOVE,
             },
             "ownerReferences": [owner],

@@ -8,6 +8,7 @@ from controller.machines.changes import list_changes
 from controller.machines.ending import clear_up
 from controller.machines.eviction import heed_eviction
 from controller.machines.following import follow
+from controller.machines.grace_period import tell_grace_period
 from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
 from controller.machines.launcher_status import LauncherStatus, Observe
@@ -46,6 +47,7 @@ class MachineReconciler:
             remove,
             clear_up,
             Renew(authority),
+            tell_grace_period,
             Observe(launchers),
             guest_facts,
             network_facts,

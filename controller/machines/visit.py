@@ -13,6 +13,9 @@ from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 
+KILL_MARGIN_S = 15
+"""After the guest's grace period: what the launcher has to end QEMU and to say how the machine ended."""
+
 
 class Flow(Enum):
     """What comes after a step."""
@@ -58,7 +61,9 @@ class Visit:
         self.again_s = in_s if self.again_s is None else min(self.again_s, in_s)
 
     def delete_pod(self, pod: Object, *, grace_period_s: int | None = None) -> None:
-        """Have the pod stopped, in its own grace period if none is given; never a successor of its name."""
+        """Have the pod stopped, in the machine's grace period if none is given; never a successor of its name."""
+        if grace_period_s is None:
+            grace_period_s = self.spec.termination_grace_period_seconds + KILL_MARGIN_S
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         self.cluster.delete(POD, name, self.machine.namespace, grace_period_s=grace_period_s, uid=uid)
 

@@ -12,7 +12,7 @@ import pytest
 from controller.launcher import qcow2
 from controller.launcher.accel import probe
 from controller.launcher.confinement import Confinement
-from controller.launcher.spec import ImageReference, MachineState, TerminationReason
+from controller.launcher.spec import SPEC_PATH, ImageReference, MachineState, TerminationReason
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, machine_spec
 from tests.support.memory_registry import Answer, Fault
@@ -77,6 +77,19 @@ def test_qemu_takes_the_command_line_and_a_guest_that_never_answers_is_killed(
     assert termination.reason is TerminationReason.KILLED
     assert pod.process.returncode == 0
     assert list(pod.qemu_pids()) == []
+
+
+def test_the_grace_period_is_the_one_that_the_specification_says_when_the_launcher_is_asked_to_stop(
+    folder: Path, settings: dict[str, str]
+) -> None:
+    spec = machine_spec(folder, disks=[EMPTY], grace_period_s=3600)
+    with LauncherPod(folder, spec, settings) as pod:
+        pod.wait_for_state(MachineState.RUNNING)
+        changed = spec.model_copy(update={"grace_period_s": 0})
+        (pod.root / SPEC_PATH.lstrip("/")).write_text(changed.model_dump_json())
+        termination = pod.terminate()
+
+    assert termination.reason is TerminationReason.KILLED
 
 
 def test_a_killed_launcher_takes_qemu_with_it_and_its_successor_goes_on_with_the_copy(

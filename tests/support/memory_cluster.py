@@ -99,11 +99,11 @@ class MemoryCluster:
             # Until it is over, whatever is written to the pod.
             new["metadata"].pop("deletionGracePeriodSeconds", None)
             if resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]:
-                default_s = obj["spec"].get("terminationGracePeriodSeconds", 30)
-                new["metadata"]["deletionGracePeriodSeconds"] = min(
-                    default_s if grace_period_s is None else grace_period_s,
-                    obj["metadata"].get("deletionGracePeriodSeconds", default_s),
+                asked_s = (
+                    obj["spec"].get("terminationGracePeriodSeconds", 30) if grace_period_s is None else grace_period_s
                 )
+                left_s = min(asked_s, obj["metadata"].get("deletionGracePeriodSeconds", asked_s))
+                new["metadata"]["deletionGracePeriodSeconds"] = left_s
             self._store(key, new)
 
     def set_status(self, resource: Resource, name: str, namespace: str | None, **status: Any) -> None:

@@ -213,6 +213,49 @@ def test_what_applies_at_once_asks_for_no_restart() -> None:
     assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
 
 
+def grace_period_told(world: World) -> object:
+    return json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))["grace_period_s"]
+
+
+@pytest.mark.parametrize("grace_period_s", [5, 600])
+def test_a_running_machine_is_stopped_in_its_present_grace_period(grace_period_s: int) -> None:
+    world = World()
+    running_machine(world)
+    before = world.get(SECRET, "vm-web")["data"]
+    world.change(MACHINE, "web", {"terminationGracePeriodSeconds": grace_period_s})
+    assert grace_period_told(world) == grace_period_s
+    after = world.get(SECRET, "vm-web")["data"]
+    assert json.loads(base64.b64decode(after["machine.json"])) == json.loads(
+        base64.b64decode(before["machine.json"])
+    ) | {"grace_period_s": grace_period_s}
+    assert after | {"machine.json": ""} == before | {"machine.json": ""}
+
+    operate(world, "Stop")
+
+    assert world.get(POD, "vm-web")["metadata"]["deletionGracePeriodSeconds"] == grace_period_s + 15
+
+
+def test_a_machine_that_is_deleted_is_stopped_in_its_present_grace_period() -> None:
+    world = World()
+    running_machine(world)
+    world.change(MACHINE, "web", {"terminationGracePeriodSeconds": 600})
+    world.delete(MACHINE, "web")
+    assert world.get(POD, "vm-web")["metadata"]["deletionGracePeriodSeconds"] == 615
+
+
+def test_a_grace_period_is_told_once_more_if_the_node_may_not_have_heard_of_it() -> None:
+    world = World()
+    running_machine(world)
+    old = world.get(POD, "vm-web")
+    world.change(MACHINE, "web", {"terminationGracePeriodSeconds": 600})
+    changed = world.get(POD, "vm-web")
+    # As if the controller had died between the two writes.
+    world.cluster.restore(POD, old)
+    world.settle()
+    assert world.get(POD, "vm-web")["metadata"]["annotations"] == changed["metadata"]["annotations"]
+    assert grace_period_told(world) == 600
+
+
 def test_answer_files_for_windows_come_from_a_secret() -> None:
     world = World()
     running_machine(world, provisioning={"type": "SysprepSecret", "sysprepSecretRef": {"name": "s"}})
