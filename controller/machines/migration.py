@@ -134,7 +134,9 @@ class Migrate:
     def _advance(self, visit: Visit, move: Migration) -> Flow:
         target = self._cluster.get(POD, move.target_pod, visit.machine.namespace)
         if target is not None and move.target_uid is None:
+            # Whoever made it did not come to note it, and perhaps not to the last step before either.
             move.target_uid = target["metadata"]["uid"]
+            self._give_secret(target)
         elif target is not None and target["metadata"]["uid"] != move.target_uid:
             target = None
         move.target_node = target["spec"].get("nodeName") if target else move.target_node
@@ -218,8 +220,14 @@ class Migrate:
             self._cluster.patch(SECRET, name, {"data": secret["data"]}, namespace)
         pod = self._cluster.create(POD, build_target(name, source, visit.spec))
         move.target_uid = pod["metadata"]["uid"]
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]}
-        self._cluster.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}}, namespace)
+        self._give_secret(pod)
+
+    def _give_secret(self, pod: Object) -> None:
+        """Have the Secret of a target end with it."""
+        name, namespace, uid = (pod["metadata"][field] for field in ("name", "namespace", "uid"))
+        if self._cluster.get(SECRET, name, namespace) is not None:
+            owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
+            self._cluster.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}}, namespace)
 
     def _complete(self, visit: Visit, move: Migration, view: View, target: Object | None) -> Flow:
         here = view.source.launcher
@@ -246,6 +254,9 @@ class Migrate:
         """Remove the pod that the machine no longer needs."""
         pod = self._cluster.get(POD, str(move.leftover), visit.machine.namespace)
         if pod is None or move.leftover == (visit.pod or {}).get("metadata", {}).get("name"):
+            if pod is None and move.leftover == move.target_pod:
+                # There is still one if its pod was never made.
+                self._cluster.delete(SECRET, move.target_pod, visit.machine.namespace)
             move.leftover = None
             return
         if is_finished(pod) or "deletionTimestamp" not in pod["metadata"]:

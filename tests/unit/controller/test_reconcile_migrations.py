@@ -266,6 +266,39 @@ def test_a_target_that_no_node_takes_is_given_up(world: World) -> None:
     assert world.find(POD, name) is None
 
 
+def stopped_half_way(world: World, name: str) -> None:
+    """As a controller leaves the machine that ends while it makes the target."""
+    machine = world.get(MACHINE, "web")
+    owner = {"apiVersion": "v1", "kind": "VirtualMachine", "name": "web", "uid": machine["metadata"]["uid"]}
+    world.cluster.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}}, "default")
+    migration = {key: value for key, value in machine["status"]["migration"].items() if key != "targetUid"}
+    world.cluster.update_status(MACHINE, {**machine, "status": {**machine["status"], "migration": migration}})
+
+
+def test_a_target_that_was_made_by_a_controller_before_has_its_secret(world: World) -> None:
+    name = begin(world)
+    stopped_half_way(world, name)
+    world.settle()
+
+    assert world.get(SECRET, name)["metadata"]["ownerReferences"][0]["uid"] == world.get(POD, name)["metadata"]["uid"]
+    sends(world, MigrationState.FAILED)
+    world.settle()
+    world.finish_deletion(name)
+    assert world.find(SECRET, name) is None
+
+
+def test_a_secret_whose_pod_was_never_made_goes_with_the_move(world: World) -> None:
+    operate(world, "Migrate")
+    name = target(world)
+    stopped_half_way(world, name)
+    world.cluster.delete(POD, name, "default", grace_period_s=0)
+    assert world.find(SECRET, name) is not None
+
+    world.change(MACHINE, "web", {"runPolicy": "AlwaysOff"})
+
+    assert (world.status(MACHINE, "web")["migration"]["phase"], world.find(SECRET, name)) == ("Failed", None)
+
+
 def test_machines_leave_a_node_in_turn(world: World) -> None:
     moving = {"operation": "x", "phase": "Moving", "sourceNode": "node", "sourcePod": "p", "targetPod": "q"}
     for name in ("db", "mail"):
