@@ -15,7 +15,11 @@ def follow(visit: Visit) -> Flow:
     status.ip_address = (pod.get("status") or {}).get("podIP")
     if not is_ready(pod):
         status.phase = MachinePhase.STARTING if status.node_name else MachinePhase.SCHEDULING
-        waits = "the launcher starts QEMU" if status.node_name else "waits for a node to run on"
+        waits = "waits for a node to run on"
+        if status.node_name:
+            waits = visit.held_up or "the launcher starts QEMU"
+            status.message = visit.held_up or None
+            visit.look_again(POLL_S)
         machine.condition(RUNNING, False, status.phase.value, waits)
         return Flow.ON
     visit.look_again(POLL_S)

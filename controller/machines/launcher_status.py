@@ -129,14 +129,19 @@ class HttpLauncherStatus:
 
 
 class Observe:
-    """The step that asks the launcher of a machine that runs."""
+    """The step that asks the launcher how the machine is, or what its start waits for."""
 
     def __init__(self, launchers: LauncherStatus) -> None:
         self._launchers = launchers
 
     def __call__(self, visit: Visit) -> Flow:
         pod = visit.pod or {}
-        address = (pod.get("status") or {}).get("podIP")
-        if address and is_ready(pod):
-            visit.launcher = self._launchers.read(pod)
+        status = pod.get("status") or {}
+        if not status.get("podIP") or status.get("phase") != "Running":
+            return Flow.ON
+        launcher = self._launchers.read(pod)
+        if is_ready(pod):
+            visit.launcher = launcher
+        elif launcher is not None:
+            visit.held_up = launcher.message
         return Flow.ON

@@ -42,6 +42,8 @@ class Visit:
     now: datetime
     launcher: LauncherState | None = None
     """What the launcher says of a machine that runs; None if it does not answer or there is none."""
+    held_up: str = ""
+    """What the launcher of a machine that does not run yet waits for."""
     again_s: float | None = None
     """When to look again though nothing changed."""
     after_save: list[Callable[[], None]] = field(default_factory=list)

@@ -164,6 +164,26 @@ def test_a_paused_guest_and_disks_that_are_copied_are_shown() -> None:
     assert world.status(MACHINE, "web")["phase"] == "Running"
 
 
+def test_a_start_says_what_it_waits_for_and_is_looked_at_again() -> None:
+    world = World()
+    running_machine(world, runPolicy="Manual")
+    operate(world, "Start")
+    world.launchers.status = MachineStatus(state=MachineState.STARTING, message="the registry does not answer")
+    world.cluster.patch(POD, "vm-web", {"spec": {"nodeName": "node"}}, "default")
+    world.cluster.set_status(POD, "vm-web", "default", phase="Running", podIP="127.64.0.2")
+    again_s = world.reconcilers[MACHINE].reconcile(("default", "web"))
+    assert again_s == 10
+    status, condition = world.status(MACHINE, "web"), world.condition(MACHINE, "web", "Running")
+    assert (status["phase"], status["message"]) == ("Starting", "the registry does not answer")
+    assert (condition["reason"], condition["message"]) == ("Starting", "the registry does not answer")
+    assert world.condition(MACHINE, "web", "AgentReady")["reason"] == "NotRunning"
+
+    world.launchers.status = MachineStatus(state=MachineState.STARTING)
+    world.settle()
+    assert world.condition(MACHINE, "web", "Running")["message"] == "the launcher starts QEMU"
+    assert "message" not in world.status(MACHINE, "web")
+
+
 def test_deleting_a_machine_powers_it_off_first() -> None:
     world = World()
     running_machine(world)
