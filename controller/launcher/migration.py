@@ -360,14 +360,19 @@ class Arrival:
 
     async def _listen(self) -> None:
         with self._monitor.listening("MIGRATION") as heard:
-            while True:
+            while not await self._is_complete():
                 await heard.get()
-                with suppress(MonitorError):
-                    info = await self._monitor.execute("query-migrate")
-                    if info.get("status") == "completed":
-                        self._received.set()
-                        self._machine.receive()
-                        return
+        self._received.set()
+        self._machine.receive()
+
+    async def _is_complete(self) -> bool:
+        while True:
+            try:
+                return bool((await self._monitor.execute("query-migrate")).get("status") == "completed")
+            except MonitorError as exc:
+                # There may be no other event.
+                log.warning("QEMU does not tell whether the machine has arrived", why=exc.message)
+            await asyncio.sleep(LOOK_INTERVAL_S)
 
 
 def _bracketed(address: str) -> str:

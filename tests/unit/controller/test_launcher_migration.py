@@ -140,6 +140,19 @@ async def test_a_machine_that_was_asked_to_stop_since_it_arrived_has_arrived(tmp
     assert (await machine.close()).reason is TerminationReason.STOPPED
 
 
+@in_loop
+async def test_a_machine_has_arrived_though_qemu_did_not_say_so_at_first(tmp_path: Path) -> None:
+    qemu = FakeQemu()
+    machine, arrival = await received(qemu, tmp_path)
+    qemu.answers["query-migrate"] = [SILENCE]
+
+    await asyncio.wait_for(arrival.resume(), 5)
+
+    assert (machine.state, qemu.answers["query-migrate"]) == (MachineState.RUNNING, [])
+    await arrival.close()
+    await machine.close()
+
+
 ORDER = MigrationOrder(id="op", address="127.0.0.2")
 
 
