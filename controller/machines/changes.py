@@ -10,12 +10,16 @@ from controller.machines.visit import Flow, Visit
 
 def list_changes(visit: Visit) -> Flow:
     """List the changes that wait for a restart."""
-    changes = pending_changes(applied_spec(visit.pod), restart_relevant(visit.spec)) if visit.pod else []
+    if visit.pod is None:
+        visit.status.restart_awaiting_changes = None
+        visit.machine.condition(CONFIGURATION_APPLIED, False, "NotRunning", "the next start applies the present spec")
+        return Flow.ON
+    changes = pending_changes(applied_spec(visit.pod), restart_relevant(visit.spec))
     visit.status.restart_awaiting_changes = changes or None
     if changes:
         paths = ", ".join(change.path for change in changes)
         visit.machine.condition(CONFIGURATION_APPLIED, False, "RestartRequired", f"wait for a restart: {paths}")
-    elif visit.pod:
+    else:
         visit.machine.condition(CONFIGURATION_APPLIED, True, "Applied", "the machine runs with its present spec")
     return Flow.ON
 

@@ -17,7 +17,7 @@ from controller.machines.launcher_status import LauncherError, LauncherStatus
 from controller.machines.migration_decision import Action, Decision, Side, View, decide
 from controller.machines.migration_obstacle import obstacle
 from controller.machines.migration_target import build_target
-from controller.machines.pod import encoded, is_finished, machine_files, moved_pod_name, termination_of
+from controller.machines.pod import encoded, is_finished, is_ready, machine_files, moved_pod_name, termination_of
 from controller.machines.power import intent
 from controller.machines.request import MOVES, PowerRequest
 from controller.machines.states import MIGRATABLE, MIGRATING
@@ -265,10 +265,12 @@ class Migrate:
 
 
 def tell_migratable(visit: Visit) -> Flow:
-    """The step that says whether a running machine could move."""
-    if visit.pod is None or visit.launcher is None:
+    """The step that says whether the machine could move."""
+    pod = visit.pod
+    if pod is None or not is_ready(pod) or "deletionTimestamp" in pod["metadata"]:
+        visit.machine.condition(MIGRATABLE, False, "NotRunning", "the guest does not run")
         return Flow.ON
-    found = obstacle(visit.cluster, visit.spec, visit.pod, visit.launcher)
+    found = obstacle(visit.cluster, visit.spec, pod, visit.launcher)
     if found is None:
         visit.machine.condition(MIGRATABLE, True, "Migratable", "the machine can move to another node")
     else:

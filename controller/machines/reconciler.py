@@ -51,6 +51,7 @@ class MachineReconciler:
             Observe(launchers),
             guest_facts,
             network_facts,
+            tell_migratable,
             take_over,
             list_changes,
             switch_off,
@@ -58,7 +59,6 @@ class MachineReconciler:
             follow,
             Plug(launchers),
             compare_address,
-            tell_migratable,
             heed_eviction,
         )
 

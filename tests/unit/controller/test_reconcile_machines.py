@@ -139,6 +139,20 @@ def test_a_change_waits_for_a_restart_that_is_asked_for() -> None:
     assert world.get(POD, "vm-web")["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "1000m"
 
 
+def test_a_machine_that_is_off_waits_for_no_restart() -> None:
+    world = World()
+    running_machine(world)
+    world.change(MACHINE, "web", {"cpu": {"cores": 4}})
+    operate(world, "Stop", "stop")
+    world.finish_deletion()
+    assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
+    condition = world.condition(MACHINE, "web", "ConfigurationApplied")
+    assert (condition["status"], condition["reason"]) == ("False", "NotRunning")
+    operate(world, "Start", "start")
+    world.run_pod()
+    assert world.condition(MACHINE, "web", "ConfigurationApplied")["status"] == "True"
+
+
 def test_a_change_is_applied_at_once_where_that_is_approved() -> None:
     world = World()
     running_machine(world, disruptions={"restartApprovalMode": "Automatic"})

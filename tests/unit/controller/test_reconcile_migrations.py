@@ -124,6 +124,26 @@ def test_a_machine_moves(world: World) -> None:
     assert "activePod" not in world.status(MACHINE, "web")
 
 
+def test_a_machine_that_is_off_and_one_whose_launcher_is_silent_cannot_move(world: World) -> None:
+    world.launchers.of_pod["vm-web"] = None
+    world.settle()
+    condition = world.condition(MACHINE, "web", "Migratable")
+    assert (condition["status"], condition["reason"]) == ("False", "LauncherUnavailable")
+    world.launchers.of_pod["vm-web"] = RUNNING
+    world.settle()
+    assert world.condition(MACHINE, "web", "Migratable")["status"] == "True"
+
+    operate(world, "Stop", "stop")
+    assert world.condition(MACHINE, "web", "Migratable")["reason"] == "NotRunning"
+    world.finish_deletion()
+    condition = world.condition(MACHINE, "web", "Migratable")
+    assert (condition["status"], condition["reason"]) == ("False", "NotRunning")
+    operate(world, "Start", "start")
+    assert world.condition(MACHINE, "web", "Migratable")["reason"] == "NotRunning"
+    world.run_pod()
+    assert world.condition(MACHINE, "web", "Migratable")["status"] == "True"
+
+
 @pytest.mark.parametrize("state", [MigrationState.ACTIVE, MigrationState.FAILED])
 def test_a_move_that_fails_leaves_the_machine_where_it_is(world: World, state: MigrationState) -> None:
     name = begin(world)
