@@ -33,6 +33,8 @@ from dvcr.config import ClientSettings, LauncherSettings, as_environment
 NAME_LABEL = f"vm.{GROUP}/name"
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
 """What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
+LABELS_ANNOTATION = f"{GROUP}/machine-labels"
+"""The names of the pod's labels that come from its machine, as JSON."""
 GRACE_PERIOD_ANNOTATION = f"{GROUP}/grace-period-seconds"
 """What the launcher was told last."""
 _RESTART_FIELDS = (
@@ -206,10 +208,11 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         "metadata": {
             "name": pod_name(name),
             "namespace": metadata["namespace"],
-            "labels": {**(metadata.get("labels") or {}), NAME_LABEL: name},
+            "labels": pod_labels(metadata),
             "annotations": launch.annotations
             | {
                 APPLIED_ANNOTATION: json.dumps(restart_relevant(spec), sort_keys=True),
+                LABELS_ANNOTATION: json.dumps(sorted(pod_labels(metadata))),
                 GRACE_PERIOD_ANNOTATION: str(spec.termination_grace_period_seconds),
                 STRATEGY_ANNOTATION: MOVE,
             },
@@ -217,6 +220,11 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         },
         "spec": pod_spec | placement(spec, spec.cpu.model_name),
     }
+
+
+def pod_labels(metadata: Object) -> dict[str, str]:
+    """What a pod's labels say of the machine with this metadata: its own labels, and its name."""
+    return {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]}
 
 
 def placement(spec: ApiMachineSpec, cpu_model: str) -> Object:

@@ -11,6 +11,7 @@ from controller.machines.following import follow
 from controller.machines.grace_period import tell_grace_period
 from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
+from controller.machines.labels import carry_labels
 from controller.machines.launcher_status import LauncherStatus, Observe
 from controller.machines.migration import is_under_way, tell_migratable
 from controller.machines.network import network_facts
@@ -48,6 +49,7 @@ class MachineReconciler:
             clear_up,
             Renew(authority),
             tell_grace_period,
+            carry_labels,
             Observe(launchers),
             guest_facts,
             network_facts,

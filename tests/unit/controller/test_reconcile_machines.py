@@ -247,6 +247,23 @@ def test_what_applies_at_once_asks_for_no_restart() -> None:
     assert "restartAwaitingChanges" not in world.status(MACHINE, "web")
 
 
+def test_the_pod_of_a_running_machine_has_its_present_labels() -> None:
+    world = World()
+    running_machine(world)
+    name = {"vm.virtualization.deckhouse.io/name": "web"}
+
+    def label(**labels: str | None) -> object:
+        world.cluster.patch(MACHINE, "web", {"metadata": {"labels": labels}}, "default")
+        world.settle()
+        return world.get(POD, "vm-web")["metadata"]["labels"]
+
+    assert label(app="shop", tier="front") == name | {"app": "shop", "tier": "front"}
+    # What others put on the pod is theirs.
+    world.cluster.patch(POD, "vm-web", {"metadata": {"labels": {"zone": "a"}}}, "default")
+    assert label(app="blog", tier=None) == name | {"app": "blog", "zone": "a"}
+    assert label(**{"app": None, "vm.virtualization.deckhouse.io/name": "other"}) == name | {"zone": "a"}
+
+
 def grace_period_told(world: World) -> object:
     return json.loads(base64.b64decode(world.get(SECRET, "vm-web")["data"]["machine.json"]))["grace_period_s"]
 
