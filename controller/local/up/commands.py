@@ -25,7 +25,8 @@ def up(
     """Run DVCR on this machine until Ctrl-C.
 
     Starts the registry, Redis, a worker, the uploader, the embedded cluster, the controller and a node agent, and
-    writes a kubeconfig. Machines are powered off when it stops, and start again with the next `dvcr up`.
+    writes a kubeconfig. Machines are powered off when it stops, and start again with the next `dvcr up`. It waits 90 s
+    for them: a guest that has a longer grace period and needs it goes on powering off after the command has ended.
 
     Example: `dvcr up --data ~/dvcr`, then in another terminal `export KUBECONFIG=~/dvcr/kubeconfig` and
     `dvcr apply -f examples/quickstart.yaml`

@@ -130,7 +130,7 @@ def make_plan(data: Path, ports: Ports) -> Plan:
             ProcessSpec("worker", (*dvcr, "worker")),
             # The only controller of this cluster: no lease to wait for after a crash.
             ProcessSpec("controller", (*dvcr, "controller", "--no-leader-elect")),
-            # The agent gives every machine its own grace period.
+            # Every machine has its own grace period. The shims outlive the agent: who needs longer goes on without it.
             ProcessSpec("node", (*dvcr, "node"), stop_timeout_s=90),
         ),
         environment=environment,
