@@ -216,6 +216,8 @@ class ImporterSettings(_Section):
     """Folder for bytes of a source that are still needed; emptied by each import when it ends."""
     max_virtual_size_bytes: int = Field(2 * 2**40, gt=0)
     """Largest virtual disk that is accepted."""
+    max_source_bytes: int = Field(3 * 2**40, gt=0)
+    """Most bytes that are fetched of one source: room for the largest virtual disk, and for what its format adds."""
     max_unpacked_bytes: int = Field(2 * 2**40, gt=0)
     """Most bytes that a compressed file (gz, xz, zst, bz2) may unpack to."""
     max_unpacking_ratio: int = Field(10_000, gt=0)

@@ -14,18 +14,25 @@ from importer.kept import KeptFile
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
 _BLOCK_BYTES = 4096
+_RESERVE_BYTES = 256 * 2**20
+_CHECKED_BYTES = 32 * 2**20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Spool:
-    """A sparse file. `write` and `punch` come from one thread each; `read` from any."""
+    """A sparse file. `write` and `punch` come from one thread each; `read` from any.
+
+    The last 256 MiB of the filesystem are left to others. Imports that run at once do not know of each other: each
+    looks again every 32 MiB.
+    """
 
     def __init__(self, folder: Path, job_id: str = "") -> None:
         """With a `job_id`, what the job's last delivery on this machine had spooled is taken up."""
         self._folder = folder
         self._punched = 0
+        self._unchecked_bytes = 0
         self.identity: Mapping[str, Any] | None = None
         """What the kept bytes were noted with; None where there are none."""
         try:
@@ -58,13 +65,18 @@ class Spool:
         """What the folder's filesystem can still take."""
         return shutil.disk_usage(self._folder).free
 
+    def room_bytes(self) -> int:
+        """What may still be written, as far as nobody else writes there."""
+        return max(0, self.free_bytes() - _RESERVE_BYTES)
+
     def stored_bytes(self) -> int:
         """Bytes that the file takes on the filesystem."""
         return os.fstat(self._file.fileno()).st_blocks * 512
 
     def write(self, offset_bytes: int, data: bytes | memoryview) -> None:
-        """Put `data` at `offset_bytes`; NoSpaceError where the filesystem is full."""
+        """Put `data` at `offset_bytes`; NoSpaceError where the filesystem has no more than the reserve."""
         view = memoryview(data)
+        self._check_room(len(view))
         try:
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset_bytes)
@@ -98,6 +110,17 @@ class Spool:
         if not keep:
             self._forget()
         self._file.close()
+
+    def _check_room(self, length_bytes: int) -> None:
+        self._unchecked_bytes -= length_bytes
+        if self._unchecked_bytes < 0:
+            if not self.room_bytes():
+                raise NoSpaceError(
+                    f"the image needs scratch space during the conversion, and {self._folder} has only "
+                    f"{self.free_bytes()} bytes free, of which 256 MiB are left to others; free some, or set "
+                    "importer.scratch_dir elsewhere"
+                )
+            self._unchecked_bytes = _CHECKED_BYTES
 
     def _forget(self) -> None:
         if self._kept is not None:

@@ -5,13 +5,11 @@ from bisect import bisect_right
 from pathlib import Path
 
 from converter.wrappers import PIECE_BYTES, UnpackingLimits, Wrapper, unpack
-from dvcr.errors import NoSpaceError, SourceError
+from dvcr.errors import SourceError
 from importer.sources.source import ImportSource
 from importer.spool import Spool
 
 WINDOW_BYTES = 16 * 2**20
-_RESERVE_BYTES = 256 * 2**20
-_CHECKED_BYTES = 32 * 2**20
 _ZEROES = bytes(PIECE_BYTES)
 _ALL = 2**63
 
@@ -158,13 +156,5 @@ class UnpackedSource:
         return self._unpacked < max(self._released, self._wanted) + WINDOW_BYTES
 
     def _write(self, spool: Spool, offset_bytes: int, piece: bytes) -> None:
-        if piece == _ZEROES[: len(piece)]:
-            return
-        if offset_bytes // _CHECKED_BYTES != (offset_bytes + len(piece)) // _CHECKED_BYTES or not offset_bytes:
-            free = spool.free_bytes()
-            if free < _RESERVE_BYTES:
-                raise NoSpaceError(
-                    f"the compressed image has to be unpacked during the conversion, and importer.scratch_dir has only "
-                    f"{free} bytes free after {offset_bytes}; free some space, or set it elsewhere"
-                )
-        spool.write(offset_bytes, piece)
+        if piece != _ZEROES[: len(piece)]:
+            spool.write(offset_bytes, piece)

@@ -61,10 +61,12 @@ def _open(
         case HttpOrigin():
             verified = Checksums(checksums)
             download = HttpDownload(origin, settings, verified=bool(checksums))
-            return SpooledSource(download, verified, Spool(settings.scratch_dir, job_id))
+            spool = Spool(settings.scratch_dir, job_id)
+            return SpooledSource(download, verified, spool, max_bytes=settings.max_source_bytes)
         case S3Origin():
             s3 = S3Download(origin, settings)
-            return SpooledSource(s3, Checksums(checksums), Spool(settings.scratch_dir))
+            spool = Spool(settings.scratch_dir)
+            return SpooledSource(s3, Checksums(checksums), spool, max_bytes=settings.max_source_bytes)
         case ContainerOrigin():
             image = ContainerImage(origin, settings, cancellation, on_retry)
             return _open_container(image, checksums, client, settings)
@@ -105,7 +107,8 @@ def _open_container(
     except BaseException:
         image.close()
         raise
-    return SpooledSource(download, Checksums(checksums), Spool(settings.scratch_dir))
+    spool = Spool(settings.scratch_dir)
+    return SpooledSource(download, Checksums(checksums), spool, max_bytes=settings.max_source_bytes)
 
 
 def _fetch(repository: Repository, digest: Digest) -> DiskImage:

@@ -65,17 +65,24 @@ class SpooledSource:
     What was fetched is in memory, up to a window beyond what was released; then the download waits for the reader. A
     reader that calls `release` as it goes (raw, iso and qcow2 images are read from front to end) needs no more. Once
     one asks for what lies beyond the window, everything is spooled to a file from there on; NoSpaceError at once where
-    it cannot fit.
+    it cannot fit. A source of more than `max_bytes` is given up: SourceError `SourceTooLarge`.
 
     A spool that holds bytes of an earlier delivery of the same job saves fetching them again, if the download can
     prove that they are still what its server has. They are read once more for the checksums.
     """
 
     def __init__(
-        self, download: Download, checksums: Checksums, spool: Spool, *, window_bytes: int = WINDOW_BYTES
+        self,
+        download: Download,
+        checksums: Checksums,
+        spool: Spool,
+        *,
+        max_bytes: int,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._checksums = checksums
         self._spool = spool
+        self._max_bytes = max_bytes
         self._window_bytes = window_bytes
         self._download = download
         self._changed = threading.Condition()
@@ -211,6 +218,7 @@ class SpooledSource:
                 if not noted:
                     self._spool.note(self._download.identity())
                     noted = True
+                self._check_size(self._fetched + len(piece))
                 if not self._make_room(len(piece)):
                     break
                 self._checksums.update(piece)
@@ -262,6 +270,14 @@ class SpooledSource:
             if self._closed:
                 return
 
+    def _check_size(self, came_bytes: int) -> None:
+        total = self._download.total_bytes
+        if max(came_bytes, total or 0) > self._max_bytes:
+            size = f"has sent {came_bytes} bytes and no end" if total is None else f"has {total} bytes"
+            raise SourceError(
+                f"the source {size}; importer.max_source_bytes allows {self._max_bytes}", reason="SourceTooLarge"
+            )
+
     def _make_room(self, length_bytes: int) -> bool:
         """Wait until the spool may take that many bytes more; False once the source was closed."""
         with self._changed:
@@ -292,11 +308,11 @@ class SpooledSource:
     def _fits(self) -> bool:
         if self._spooled_whole is None:
             total = self._download.total_bytes
-            self._spooled_whole = total is None or total - self._fetched < self._spool.free_bytes()
+            self._spooled_whole = total is None or total - self._fetched <= self._spool.room_bytes()
         return self._spooled_whole
 
     def _lack(self) -> str:
         return (
             f"the source has {self._download.total_bytes} bytes, of which all must be kept during the conversion, and "
-            f"importer.scratch_dir has {self._spool.free_bytes()} bytes free; free some space, or set it elsewhere"
+            f"importer.scratch_dir has room for {self._spool.room_bytes()}; free some space, or set it elsewhere"
         )

@@ -49,7 +49,13 @@ def open_source(tmp_path: Path) -> Open:
         )
         window, job_id = options.pop("window_bytes", 64 * MIB), options.pop("job_id", "")
         download = HttpDownload(HttpOrigin(url=url, **options), settings, verified=bool(checksums))
-        source = SpooledSource(download, Checksums(checksums or {}), Spool(tmp_path, job_id), window_bytes=window)
+        source = SpooledSource(
+            download,
+            Checksums(checksums or {}),
+            Spool(tmp_path, job_id),
+            max_bytes=settings.max_source_bytes,
+            window_bytes=window,
+        )
         try:
             yield source
         finally:

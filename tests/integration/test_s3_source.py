@@ -49,7 +49,7 @@ def test_a_qcow2_needs_no_scratch_space(objects: Objects, tmp_path: Path) -> Non
     raw = disk(data_mib=48, size_mib=64)  # in clusters so small that there are tables all over the file
     objects.put(build_image(tmp_path, raw, "qcow2", "-o", "cluster_size=4k"))
     spool = WatchedSpool(objects.settings.scratch_dir)
-    source = SpooledSource(objects.download(), Checksums({}), spool)
+    source = SpooledSource(objects.download(), Checksums({}), spool, max_bytes=2**40)
     registry = MemoryRegistry()
     try:
         image = import_disk(

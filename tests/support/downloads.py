@@ -9,17 +9,22 @@ from importer.sources.spooled import SpooledSource
 from importer.spool import Spool
 
 PIECE_BYTES = 2**20
+_ZEROES = bytes(PIECE_BYTES)
 
 
 class MemoryDownload:
-    """A RangedDownload of bytes; a server without ranges, or without a Content-Length, where that is asked for."""
+    """A RangedDownload of bytes; a server without ranges, or without a Content-Length, where that is asked for.
+
+    An endless one goes on with zeroes, and no length is announced.
+    """
 
     trouble = ""
 
-    def __init__(self, data: bytes, *, ranges: bool = True, announced: bool = True) -> None:
+    def __init__(self, data: bytes, *, ranges: bool = True, announced: bool = True, endless: bool = False) -> None:
         self._data = data
         self._ranges = ranges
-        self._announced = announced
+        self._announced = announced and not endless
+        self._endless = endless
         self._stopped = False
 
     @property
@@ -31,6 +36,8 @@ class MemoryDownload:
             if self._stopped:
                 return
             yield self._data[at : at + PIECE_BYTES]
+        while self._endless and not self._stopped:
+            yield _ZEROES
 
     def identity(self) -> Mapping[str, Any] | None:
         return None
@@ -58,7 +65,9 @@ class WatchedSpool(Spool):
         super().write(offset_bytes, data)
 
 
-def watched_source(folder: Path, download: MemoryDownload) -> tuple[SpooledSource, WatchedSpool]:
+def watched_source(
+    folder: Path, download: MemoryDownload, *, max_bytes: int = 2**40
+) -> tuple[SpooledSource, WatchedSpool]:
     """The source over the download, with the usual window."""
     spool = WatchedSpool(folder)
-    return SpooledSource(download, Checksums({}), spool), spool
+    return SpooledSource(download, Checksums({}), spool, max_bytes=max_bytes), spool
