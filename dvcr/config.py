@@ -245,7 +245,8 @@ class ImporterSettings(_Section):
     connections: int = Field(4, gt=0, le=16)
     """Connections over which one file is fetched, where the server allows it and it is faster than over one."""
     resume_keep_s: float = Field(6 * 3600, ge=0)
-    """What a killed worker had fetched is kept in `scratch_dir` for this long, for the next delivery of its job."""
+    """What a killed worker, or an attempt that failed, had fetched is kept in `scratch_dir` for this long, for the next
+    delivery of its job."""
     recall_chunks_s: int = Field(7 * 24 * 3600, ge=0)
     """The broker's Redis remembers for this long which blob holds a chunk, so that a chunk that was imported before is
     neither compressed nor sent again: about 250 bytes for each. 0 remembers nothing."""

@@ -45,7 +45,8 @@ class KeptFile:
 
     def note(self, identity: Mapping[str, Any] | None) -> None:
         """Record what the bytes are of; None where nothing will prove it: the next delivery starts over. Atomic."""
-        self._write(None if identity is None else dict(identity))
+        self.identity = None if identity is None else dict(identity)
+        self._write(self.identity)
 
     def _write(self, identity: Mapping[str, Any] | None) -> None:
         journal = _journal(self._path)

@@ -106,9 +106,10 @@ class Spool:
                     raise self._failed(OSError(number, os.strerror(number)))
 
     def close(self, *, keep: bool = False) -> None:
-        """Forget the bytes, unless they are to be kept for the job's next delivery. Idempotent."""
-        if not keep:
+        """Forget the bytes, unless the job's next delivery is to go on from them, and can. Idempotent."""
+        if self._kept is not None and not (keep and self._kept.identity is not None and self.kept_bytes):
             self._forget()
+        self._kept = None
         self._file.close()
 
     def _check_room(self, length_bytes: int) -> None:

@@ -16,7 +16,7 @@ from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ImporterSettings
 from dvcr.digest import Digest
-from dvcr.errors import DvcrError, RegistryError
+from dvcr.errors import DvcrError, NoSpaceError, RegistryError
 from dvcr.jobs.board import JobBoard, TakenJob
 from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState
 from importer.disk_copy import DiskCopy
@@ -51,7 +51,7 @@ def run_import(
     """
     job = taken.job
     run = _Run(index, last_attempt=taken.failures + 1 >= settings.attempts)
-    ended = True
+    keep = False
     try:
         _check_crashes(taken, settings)
         run.make(job, board, client, settings, owner)
@@ -61,7 +61,11 @@ def run_import(
             _remove_unwanted(job, client)
     except DvcrError as error:
         log.warning("import failed", job=job.id, reason=error.reason, error=error.message)
-        ended = _tell_failure(taken, owner, board, settings, run, error)
+        # What was fetched serves another attempt, which also follows where Redis does not hear of this one's end. What
+        # filled the filesystem does not.
+        keep = not isinstance(error, NoSpaceError)
+        if _tell_failure(taken, owner, board, settings, run, error):
+            keep = False
     except Exception as error:
         log.exception("import failed unexpectedly", job=job.id)
         message = f"the importer failed unexpectedly ({type(error).__name__}: {error}); this is a bug, see its log"
@@ -72,7 +76,7 @@ def run_import(
     finally:
         # Last: it may take the file system a second to free what was fetched, and nobody needs to wait for that.
         run.close()
-        if ended:
+        if not keep:
             discard(settings.scratch_dir, job.id)
 
 

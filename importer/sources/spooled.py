@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from dvcr.errors import DvcrError, NoSpaceError, SourceError
+from dvcr.errors import NoSpaceError, SourceError
 from importer.checksums import Checksums
 from importer.spool import Spool
 from importer.window import Window
@@ -187,11 +187,12 @@ class SpooledSource:
     def close(self) -> None:
         """Stop fetching; readers that wait get SourceError. Idempotent.
 
-        The bytes are forgotten, unless what ended the download may go better at the job's next delivery.
+        What was spooled for a job stays until it is discarded, but not on a filesystem that it has filled: imports that
+        each fit alone would wait for each other's room.
         """
         self.abort()
         self._thread.join()
-        self._spool.close(keep=isinstance(self._error, DvcrError) and self._error.retryable)
+        self._spool.close(keep=not isinstance(self._error, NoSpaceError))
 
     def abort(self) -> None:
         """Stop fetching, from any thread; readers that wait get SourceError."""

@@ -60,6 +60,7 @@ def open_source(tmp_path: Path) -> Open:
             yield source
         finally:
             source.close()
+            discard(tmp_path, job_id)
             assert list(tmp_path.iterdir()) == [], "nothing is left in the scratch folder"
 
     return opened

@@ -182,6 +182,19 @@ def test_registry_is_killed_and_comes_back(world: World, worker: Worker, tmp_pat
     world.board.forget(job.id)
 
 
+def test_what_was_fetched_outlives_a_registry_that_is_away(world: World, worker: Worker, tmp_path: Path) -> None:
+    raw = gated(world, tmp_path, "vdi")
+    world.server.gate_after = 19 * MIB
+    job = world.submit()
+    eventually(lambda: [f for f in worker.scratch.glob("*.data") if f.stat().st_size >= 18 * MIB], "it is spooled")
+    world.registry.kill()
+    world.server.gate.set()
+    eventually(lambda: state(world, job) is JobState.WAITING, "another attempt is waited for", timeout_s=60)
+    restart(world.registry)
+    assert world.succeeded(job, 60) == raw
+    assert world.server.downloads == 1, "nothing is fetched twice"
+
+
 @pytest.mark.parametrize(
     ("redis", "fault"),
     [(True, "restart"), (False, "restart"), (False, "flush")],

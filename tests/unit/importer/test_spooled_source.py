@@ -1,7 +1,10 @@
-"""What bounds the bytes that are fetched of a source, and those that are spooled."""
+"""What bounds the bytes that are fetched of a source and those that are spooled, and which are kept."""
 
 import random
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +65,53 @@ def test_a_source_that_fits_only_into_the_reserve_is_not_fetched(tmp_path: Path)
             source.read_at(4 * MIB, 1)
         assert source.spooled_bytes == 0
         source.close()
+
+
+class Gated(MemoryDownload):
+    """Stops half-way until it is let go, and can prove later that its bytes are the same."""
+
+    def __init__(self, data: bytes, half: int) -> None:
+        super().__init__(data)
+        self._half = half
+        self.gate = threading.Event()
+
+    def pieces(self) -> Iterator[bytes]:
+        for index, piece in enumerate(super().pieces()):
+            if index * MIB == self._half:
+                assert self.gate.wait(30)
+            yield piece
+
+    def identity(self) -> Mapping[str, Any] | None:
+        return {"etag": "a"}
+
+
+def test_of_two_imports_that_fit_only_alone_one_makes_room_for_the_other(tmp_path: Path) -> None:
+    with small_disk_of(tmp_path / "scratch", RESERVE + 85 * MIB) as scratch:
+        downloads = [Gated(bytes(80 * MIB), 20 * MIB) for _ in range(2)]
+        sources = [
+            SpooledSource(download, Checksums({}), Spool(scratch, f"job-{index}"), max_bytes=2**40)
+            for index, download in enumerate(downloads)
+        ]
+        for source in sources:
+            assert source.read_at(19 * MIB, MIB) == bytes(MIB)
+        downloads[0].gate.set()
+        with pytest.raises(NoSpaceError):
+            sources[0].read_at(79 * MIB, MIB)
+        sources[0].close()
+        downloads[1].gate.set()
+        assert sources[1].read_at(79 * MIB, MIB) == bytes(MIB)
+        sources[1].close()
+        assert len(list(scratch.glob("*.data"))) == 1, "that of the second, whose job discards it"
+
+
+def test_what_was_spooled_outlives_an_import_that_failed_elsewhere(tmp_path: Path) -> None:
+    download = Gated(bytes(80 * MIB), 40 * MIB)
+    source = SpooledSource(download, Checksums({}), Spool(tmp_path, "job"), max_bytes=2**40)
+    source.read_at(39 * MIB, MIB)
+    source.abort()
+    download.gate.set()
+    source.close()
+    kept = Spool(tmp_path, "job")
+    assert kept.identity == {"etag": "a"}
+    assert kept.kept_bytes >= 40 * MIB
+    kept.close()
