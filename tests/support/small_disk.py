@@ -18,5 +18,7 @@ def small_disk_of(folder: Path, size_bytes: int) -> Iterator[Path]:
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
