@@ -43,8 +43,9 @@ from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.launcher_status import HttpLauncherStatus
 from controller.machines.migration import Migrate, MigrationLaunchers
-from controller.machines.pod import LauncherSetup, machine_names
+from controller.machines.pod import machine_names
 from controller.machines.reconciler import MachineReconciler
+from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
 from controller.runtime.conditions import utc_now
@@ -74,7 +75,13 @@ def build_loops(
         retry_failed_s=settings.controller.retry_failed_s,
     )
     launcher = settings.controller
-    setup = LauncherSetup(launcher.launcher_command, launcher.launcher_image, settings.client, settings.launcher)
+    setup = LauncherSetup(
+        launcher.launcher_command,
+        launcher.launcher_image,
+        settings.client,
+        settings.launcher,
+        launcher.node_cache_dir,
+    )
     authority = MachineAuthority(cluster, launcher.namespace)
     ranges = AddressRanges(launcher.machine_cidrs)
     address = LeasedAddress(ranges, launcher.address_annotations)

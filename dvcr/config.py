@@ -313,6 +313,10 @@ class ControllerSettings(_Section):
     """Command of the container in a virtual machine's pod."""
     launcher_image: str = "dvcr"
     """Container image of a virtual machine's pod."""
+    node_cache_dir: Path | None = None
+    """Folder of every node where its machines' pods keep the chunks that they pulled, so that each is pulled once; it
+    is mounted from the host, and user 107 must be able to write to it. Without one, every pod keeps its own. The
+    embedded cluster has `launcher.cache_dir`."""
     default_storage_class: str = ""
     """Storage class of disks that name none; empty for the cluster's default."""
     machine_api: MachineApiSettings = MachineApiSettings()
@@ -367,7 +371,8 @@ class NodeSettings(_Section):
 
 class LauncherSettings(_Section):
     cache_dir: Path = Path("data/cache")
-    """Folder where chunks that were pulled for a running machine are kept; shared by the machines of a node."""
+    """Folder where chunks that were pulled for a running machine are kept; shared by the machines of a node. On a
+    cluster, `controller.node_cache_dir` says which folder that is."""
     cache_size_bytes: int = Field(4 * 2**30, ge=0)
     """Most bytes that the chunk cache holds."""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
@@ -391,6 +396,9 @@ class LauncherSettings(_Section):
     serial_log_bytes: int = Field(2**20, gt=0)
     """Most bytes that are kept of what a machine writes to its serial console, of its present run and the one before
     each."""
+    snapshot_bytes: int = Field(10 * 2**30, ge=2**20)
+    """Most bytes of a running machine's disk that are set aside while an image is made of it: what the guest overwrites
+    meanwhile. If that is more, there is no image, and the guest goes on."""
 
 
 class Settings(BaseSettings):

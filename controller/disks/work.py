@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
 from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
-from controller.machines.pod import LauncherSetup, registry_environment
 from controller.machines.security import container_security, pod_security
+from controller.machines.setup import LauncherSetup
 from controller.runtime.informer import Object
 
 DISK_PATH = "/disks/work/disk.qcow2"
@@ -55,13 +55,15 @@ def work_disk(disk: str, claim: Object) -> DiskSpec:
 
 def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel, setup: LauncherSetup) -> Object:
     """The pod that runs `dvcr-launcher <work> <spec>` where the disk is."""
+    mounts = disk_mount("disk", disk)
+    mounts["volumeMounts"] = [*mounts.get("volumeMounts", []), setup.cache_mount()]
     container: Object = {
         "name": work,
         "image": setup.image,
         "command": [*setup.command, work, spec.model_dump_json()],
         "env": [
             {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            *registry_environment(setup.registry),
+            *setup.environment(),
         ],
         "resources": {
             "requests": {"cpu": "100m", "memory": str(MEMORY_BYTES)},
@@ -69,7 +71,7 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
         },
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
         "securityContext": container_security(),
-        **disk_mount("disk", disk),
+        **mounts,
         "terminationMessagePath": "/dev/termination-log",
     }
     return {
@@ -81,7 +83,10 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
             "securityContext": pod_security(),
             "containers": [container],
-            "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": claim_name(disk.name)}}],
+            "volumes": [
+                {"name": "disk", "persistentVolumeClaim": {"claimName": claim_name(disk.name)}},
+                setup.cache_volume(),
+            ],
         },
     }
 

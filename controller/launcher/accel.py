@@ -33,7 +33,7 @@ def choose_accelerator(
 ) -> Literal["kvm", "tcg"]:
     """The accelerator to use for a QEMU that is confined so; blocks.
 
-    `auto` probes KVM once per boot of the host and keeps the answer in `cache_dir`.
+    `auto` probes KVM once per boot of the host and keeps the answer in `cache_dir`, where it can.
     """
     if wish != "auto":
         return wish
@@ -44,16 +44,25 @@ def kvm_trouble(cache_dir: Path, confinement: Confinement) -> str | None:
     """Why guests cannot run on KVM, None if they can; probed once per boot of the host and kept there. Blocks."""
     boot_id = BOOT_ID.read_text().strip()
     cache = cache_dir / "accelerator.json"
-    if cache.exists():
+    try:
         kept = json.loads(cache.read_bytes())
-        if kept["bootId"] == boot_id:
-            return None if kept["kvm"] else str(kept["why"] or "it was not usable")
+    except FileNotFoundError:
+        kept = None
+    except OSError as exc:
+        log.warning("cannot read what is known of KVM", path=str(cache), why=exc.strerror)
+        kept = None
+    if kept is not None and kept["bootId"] == boot_id:
+        return None if kept["kvm"] else str(kept["why"] or "it was not usable")
     trouble = probe("kvm", confinement) if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "no access to /dev/kvm"
     log.info("probed KVM", usable=trouble is None, why=trouble or "")
-    cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cache_dir / f".accelerator.{os.getpid()}"
-    partial.write_text(json.dumps({"bootId": boot_id, "kvm": trouble is None, "why": trouble or ""}))
-    partial.replace(cache)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"bootId": boot_id, "kvm": trouble is None, "why": trouble or ""}))
+        partial.replace(cache)
+    except OSError as exc:
+        # It was a cache: the next launcher asks again.
+        log.warning("cannot keep what is known of KVM", path=str(cache), why=exc.strerror)
     return trouble
 
 

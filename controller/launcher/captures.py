@@ -39,7 +39,7 @@ class MachineCaptures:
     """The captures of one machine; one runs at a time, the others wait."""
 
     def __init__(self, machine: Machine, agent: GuestAgent, folder: Path, settings: Settings) -> None:
-        """`folder` is private to the machine."""
+        """`folder`, private to the machine, is made where it is missing, and takes what the guest overwrites."""
         self._machine = machine
         self._agent = agent
         self._folder = folder
@@ -107,7 +107,9 @@ class MachineCaptures:
         copies = self._machine.copies
         async with (
             copies.held(),
-            snapshot(self._machine.monitor, copies.server, self._agent, disk, self._folder) as content,
+            snapshot(
+                self._machine.monitor, copies.server, self._agent, disk, self._folder, launcher.snapshot_bytes
+            ) as content,
         ):
             await asyncio.to_thread(make_image, spec, content, registry, cache, on_progress)
 

@@ -20,6 +20,8 @@ from controller.launcher.images import images
 from controller.launcher.qmp import Monitor, MonitorError
 from controller.launcher.spec import DiskSpec, WorkStatus
 from converter.nbd.server import NbdServer
+from dvcr.artifact.memory import ChunkMemory
+from dvcr.artifact.reader import MEMORY_BYTES
 from dvcr.config import Settings
 from dvcr.errors import StorageError
 
@@ -67,7 +69,7 @@ async def open_disk(disk: DiskSpec, settings: Settings, root: Path) -> AsyncIter
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dvcr-fill-", dir="/tmp")))
         confinement = Confinement.of(f"{disk.path} in {root}")
         confinement.admit(folder)
-        open_image = stack.enter_context(images(settings))
+        open_image = stack.enter_context(images(settings, ChunkMemory(MEMORY_BYTES)))
         (prepared,) = await asyncio.to_thread(prepare, [disk], root, open_image)
         nbd_socket = folder / "nbd.sock"
         server = NbdServer(nbd_socket, exports([prepared]))

@@ -8,6 +8,7 @@ from controller.launcher.spec import ImageReference
 from converter.nbd.export import ReadableExport
 from converter.nbd.image import ImageExport
 from dvcr.artifact.cache import ChunkCache
+from dvcr.artifact.memory import ChunkMemory
 from dvcr.artifact.reader import ImageReader
 from dvcr.artifact.store import fetch
 from dvcr.client.registry import RegistryClient
@@ -15,13 +16,11 @@ from dvcr.config import Settings
 from dvcr.digest import Digest
 
 READ_AHEAD_CHUNKS = 4
-# Of decoded chunks, for each image: a machine may have many, and the pod's memory is the guest's and a little more.
-MEMORY_BYTES = 32 * 2**20
 
 
 @contextmanager
-def images(settings: Settings) -> Iterator[ImageOpener]:
-    """Opens artifacts of the configured registry, while the context is entered."""
+def images(settings: Settings, memory: ChunkMemory) -> Iterator[ImageOpener]:
+    """Opens artifacts of the configured registry, while the context is entered; their chunks are held in `memory`."""
     registry = RegistryClient.from_settings(settings.client)
     cache = ChunkCache(settings.launcher.cache_dir / "chunks", settings.launcher.cache_size_bytes)
     with ExitStack() as stack:
@@ -31,9 +30,7 @@ def images(settings: Settings) -> Iterator[ImageOpener]:
             registry.ping()
             repository = registry.repository(reference.repository)
             image = fetch(repository, Digest.parse(reference.digest)).image
-            reader = ImageReader(
-                repository, image, cache=cache, memory_bytes=MEMORY_BYTES, read_ahead=READ_AHEAD_CHUNKS
-            )
+            reader = ImageReader(repository, image, cache=cache, memory=memory, read_ahead=READ_AHEAD_CHUNKS)
             return ImageExport(stack.enter_context(reader))
 
         yield open_image

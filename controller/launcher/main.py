@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,7 @@ from controller.launcher.spec import (
     CERTIFICATE_FILE,
     HEALTH_PORT,
     KEY_FILE,
+    SNAPSHOTS_FOLDER,
     SPEC_PATH,
     STATUS_PORT,
     DiskWishes,
@@ -62,6 +63,7 @@ from controller.launcher.sysprep import sysprep_iso
 from controller.launcher.targets import cold_targets
 from controller.launcher.work import run_work
 from converter.nbd.server import NbdServer
+from dvcr.artifact.memory import ChunkMemory
 from dvcr.config import Settings, TlsSettings, load_settings
 from dvcr.errors import ConfigError, DvcrError, StorageError
 from dvcr.http.tls import ServerTls
@@ -115,6 +117,7 @@ class Launcher:
         self._waiting_for = ""
         self._stop = asyncio.Event()
         self._confinement = Confinement.of(spec.uid)
+        self._chunks = ChunkMemory(spec.chunk_memory_bytes)
 
     async def run(self) -> Termination:
         """Run the machine to its end; DvcrError if it cannot be started."""
@@ -140,7 +143,7 @@ class Launcher:
             )
             stack.push_async_callback(self._network.close)
             networking = asyncio.create_task(self._network.start())
-            disks = await self._prepare_disks(stack.enter_context(images(self._settings)))
+            disks = await self._prepare_disks(stack.enter_context(self._images()))
             await networking
             if disks is None:
                 return Termination(reason=TerminationReason.STOPPED)
@@ -152,7 +155,8 @@ class Launcher:
             machine = await self._start(accelerator, disks, folder, nbd_socket, qemu_serial)
             agent = GuestAgent(folder / AGENT_SOCKET)
             self._guest = GuestWatcher(agent)
-            self._captures = MachineCaptures(machine, agent, folder, self._settings)
+            snapshots = self._root / SNAPSHOTS_FOLDER.lstrip("/")
+            self._captures = MachineCaptures(machine, agent, snapshots, self._settings)
             hotplug = self._prepare_hotplug(machine, server, nbd_socket)
             watching = asyncio.create_task(self._guest.run())
             reading = asyncio.create_task(console.run())
@@ -198,6 +202,9 @@ class Launcher:
                 await asyncio.wait_for(self._stop.wait(), delay_s)
                 return None
             delay_s = min(delay_s * 2, RETRY_LONGEST_S)
+
+    def _images(self) -> AbstractContextManager[ImageOpener]:
+        return images(self._settings, self._chunks)
 
     async def _start(
         self,
@@ -267,7 +274,7 @@ class Launcher:
             paravirtualization=spec.paravirtualization,
             seed=spec.cloud_init is not None and spec.paravirtualization,
         )
-        return Hotplug(machine, server, nbd_socket, self._root, lambda: images(self._settings), targets)
+        return Hotplug(machine, server, nbd_socket, self._root, self._images, targets)
 
     async def _prepare_moves(self, machine: Machine, folder: Path) -> None:
         identity = machine_identity(self._spec.uid)

@@ -1,10 +1,11 @@
 """The disk of a running machine as it is at one moment, for a reader that takes its time.
 
     guest ──writes──▶ copy-before-write ──▶ disk          A block that the guest is about to overwrite is first copied
-                            │ old blocks                   to a sparse file beside the machine's sockets.
-    reader ◀──NBD── snapshot-access ◀── sparse file, else the disk
+                            │ old blocks                   to a file on the node's disk.
+    reader ◀──NBD── snapshot-access ◀── that file, else the disk
 
-Where the file cannot be written the snapshot breaks and the capture with it, never the guest's write.
+The file is a qcow2 in a frame that does not grow. Where it is full or cannot be written the snapshot breaks and the
+capture with it, never the guest's write.
 """
 
 import asyncio
@@ -18,17 +19,20 @@ from queue import SimpleQueue
 
 import structlog
 
+from controller.api.quantity import human_bytes
+from controller.launcher import qcow2
 from controller.launcher.agent import AgentError, GuestAgent
 from controller.launcher.argv import device_id
 from controller.launcher.capture import Below
 from controller.launcher.disk_server import DiskServer
 from controller.launcher.disks import PreparedDisk, parse_backing
 from controller.launcher.filling import DEPTH_CONTEXT, OWN_DEPTH
-from controller.launcher.qcow2 import read_header
+from controller.launcher.qcow2 import SECTOR_BYTES
 from controller.launcher.qmp import Monitor
 from controller.launcher.spec import ImageReference
 from converter.nbd.client import NbdClient
 from converter.nbd.sink import ChunkSink
+from dvcr.errors import StorageError
 
 READERS = 2
 
@@ -42,7 +46,7 @@ class DiskSnapshot:
     def __init__(self, disk: PreparedDisk, live: tuple[Path, str], then: tuple[Path, str]) -> None:
         """`live` and `then`: where the disk as it is now and as it was are served."""
         assert disk.drive.path is not None
-        self.image: ImageReference | None = parse_backing(disk.drive.path, read_header(disk.drive.path).backing)
+        self.image: ImageReference | None = parse_backing(disk.drive.path, qcow2.read_header(disk.drive.path).backing)
         self._then = then
         self._own: list[tuple[int, int]] = []
         with NbdClient.connect(*live, (DEPTH_CONTEXT,)) as client:
@@ -89,12 +93,14 @@ class DiskSnapshot:
 
 @asynccontextmanager
 async def snapshot(
-    monitor: Monitor, server: DiskServer, agent: GuestAgent, disk: PreparedDisk, folder: Path
+    monitor: Monitor, server: DiskServer, agent: GuestAgent, disk: PreparedDisk, folder: Path, room_bytes: int
 ) -> AsyncIterator[DiskSnapshot]:
-    """The disk as it is when the context is entered; `folder` takes what the guest overwrites meanwhile.
+    """The disk as it is when the context is entered; `folder` takes what the guest overwrites meanwhile, up to
+    `room_bytes`.
 
     The guest's file systems are consistent if an agent answers in it, else as after a power cut. Nothing may be copied
-    to the disk meanwhile. MonitorError if QEMU cannot do that.
+    to the disk meanwhile. MonitorError if QEMU cannot do that; a StorageError from within the context goes through with
+    how much was set aside.
     """
     node, number = disk.drive.node, next(_numbers)
     saved, point, access = (f"snap{number}-{part}" for part in ("saved", "point", "access"))
@@ -102,8 +108,8 @@ async def snapshot(
     async with AsyncExitStack() as stack:
         live = await stack.enter_async_context(server.serving(node))
         size_bytes = await asyncio.to_thread(_size_of, live)
-        await asyncio.to_thread(_make_sparse, path, size_bytes)
         stack.callback(path.unlink, missing_ok=True)
+        await asyncio.to_thread(_make_bounded, path, size_bytes, room_bytes)
 
         file = await monitor.hand_over(path)
         stack.push_async_callback(monitor.take_back, file)
@@ -116,7 +122,9 @@ async def snapshot(
             path = f"/machine/peripheral/{device_id(disk.drive)}"
             await monitor.execute("qom-set", path=path, property="drive", value=node_name)
 
-        await add(**{"driver": "file", "node-name": saved, "filename": file, "discard": "unmap"})
+        # The pod would be evicted for a volume that holds too much: QEMU gets ENOSPC before that.
+        frame = {"driver": "raw", "size": room_bytes, "file": {"driver": "file", "filename": file}}
+        await add(**{"driver": "qcow2", "node-name": saved, "file": frame, "cache": {"no-flush": True}})
         await add(
             **{"driver": "copy-before-write", "node-name": point, "file": node, "target": saved},
             **{"on-cbw-error": "break-snapshot"},
@@ -126,7 +134,13 @@ async def snapshot(
             stack.push_async_callback(put_below_the_guest, node)
         await add(**{"driver": "snapshot-access", "node-name": access, "file": point})
         then = await stack.enter_async_context(server.serving(access))
-        yield await asyncio.to_thread(DiskSnapshot, disk, live, then)
+        content = await asyncio.to_thread(DiskSnapshot, disk, live, then)
+        try:
+            yield content
+        except StorageError as exc:
+            kept = f"{human_bytes(path.stat().st_blocks * SECTOR_BYTES)} of at most {human_bytes(room_bytes)}"
+            message = f"{exc.message}; of what the guest overwrote meanwhile, {kept} were set aside"
+            raise StorageError(message, reason=exc.reason, retryable=exc.retryable) from exc
 
 
 @asynccontextmanager
@@ -145,6 +159,7 @@ def _size_of(served: tuple[Path, str]) -> int:
         return client.size_bytes
 
 
-def _make_sparse(path: Path, size_bytes: int) -> None:
-    with path.open("wb") as file:
-        os.truncate(file.fileno(), size_bytes)
+def _make_bounded(path: Path, size_bytes: int, room_bytes: int) -> None:
+    qcow2.create(path, size_bytes, None)
+    # The frame must be there as a whole; nothing is allocated.
+    os.truncate(path, room_bytes)

@@ -23,6 +23,10 @@ CONTROLLER_IDENTITY = "dvcr-controller"
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable with the pod's address (fieldRef status.podIP); the launcher listens there, else everywhere."""
 CONTAINER_NAME = "machine"
+SNAPSHOTS_FOLDER = "/var/lib/dvcr/snapshots"
+"""Takes the blocks that the guest overwrites while an image is made of its disk. Not in memory."""
+CACHE_FOLDER = "/var/cache/dvcr"
+"""Where the chunk cache is mounted; where pods are processes, the node's own cache takes its place."""
 LAUNCHER_PORTS = (STATUS_PORT, HEALTH_PORT, MIGRATION_PORT)
 """Ports of the pod at which never the guest answers."""
 
@@ -111,6 +115,8 @@ class MachineSpec(_Message):
     """The machine runs in another pod and is to be taken over from there: see `MigrationOrder`."""
     address: str = ""
     """Where the guest's ports answer, if not at the pod's address: on one machine they stay there when it moves."""
+    chunk_memory_bytes: int = 48 * 2**20
+    """Most bytes of chunks that are held for all images together, and most that are on their way."""
 
     @property
     def kept_in(self) -> str:

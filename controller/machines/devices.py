@@ -85,7 +85,7 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
         size_bytes=size_bytes,
         image=ImageReference(repository=image[0], digest=image[1]) if image else None,
     )
-    return Device(spec, _attached(device, size_bytes), claim_name(device.name))
+    return Device(spec, _attached(device, size_bytes), claim_name(device.name), size_bytes if image else 0)
 
 
 def unresolved_disk(device: BlockDevice) -> Device:
@@ -113,7 +113,8 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
         image=ImageReference(repository=repository, digest=str(stored.digest)),
         cdrom=stored.image.cdrom,
     )
-    return Device(spec, _attached(device, stored.image.virtual_size_bytes))
+    size_bytes = stored.image.virtual_size_bytes
+    return Device(spec, _attached(device, size_bytes), image_bytes=size_bytes)
 
 
 def device_of(name: str) -> BlockDevice:

@@ -18,6 +18,8 @@ class Device:
     attached: AttachedDevice
     claim: str | None = None
     """The PersistentVolumeClaim of a disk, mounted at the folder of `disk.path`."""
+    image_bytes: int = 0
+    """Most that the image it shows or starts from can have; 0: there is none."""
 
     def on_a_port(self) -> "Device":
         """The same, to be taken away while the machine runs."""

@@ -14,7 +14,7 @@ _CONTAINER_FIELDS = (
     "name", "image", "imagePullPolicy", "command", "args", "env", "resources", "ports", "readinessProbe",
     "securityContext", "terminationMessagePath", "volumeMounts", "volumeDevices",
 )  # fmt: skip
-_VOLUME_KINDS = ("secret", "persistentVolumeClaim")
+_VOLUME_KINDS = ("secret", "persistentVolumeClaim", "emptyDir", "hostPath")
 
 
 def build_target(name: str, source: Object, spec: MachineSpec) -> Object:

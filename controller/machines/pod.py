@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from controller.api.eviction import MOVE, STRATEGY_ANNOTATION
 from controller.api.machine import MachineSpec as ApiMachineSpec
@@ -17,6 +16,7 @@ from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     CONTAINER_NAME,
     HEALTH_PORT,
+    SNAPSHOTS_FOLDER,
     SPEC_PATH,
     STATUS_PORT,
     MachineSpec,
@@ -24,11 +24,12 @@ from controller.launcher.spec import (
     TerminationReason,
 )
 from controller.machines.launch import Launch
+from controller.machines.memory import chunk_memory_bytes, pod_memory_bytes
 from controller.machines.processor import on_capable_nodes
 from controller.machines.security import container_security, pod_security
+from controller.machines.setup import LauncherSetup, bounded
 from controller.machines.visit import KILL_MARGIN_S
 from controller.runtime.informer import Object
-from dvcr.config import ClientSettings, LauncherSettings, as_environment
 
 NAME_LABEL = f"vm.{GROUP}/name"
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
@@ -41,23 +42,10 @@ _RESTART_FIELDS = (
     "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
     "virtualMachineIPAddressClaimName",
 )  # fmt: skip
-_NETWORK_SETTINGS = (
-    "network", "guest_tcp_ports", "guest_udp_ports", "guest_denied_networks", "guest_reaches_loopback",
-)  # fmt: skip
-_LAUNCHER_MEMORY_BYTES = 256 * 2**20
+_RUN_BYTES = 16 * 2**20
 _PLACEMENT = (
     "node_selector", "affinity", "tolerations", "topology_spread_constraints", "priority_class_name",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class LauncherSetup:
-    """How launchers are started in this installation."""
-
-    command: tuple[str, ...]
-    image: str
-    registry: ClientSettings
-    launcher: LauncherSettings = field(default_factory=LauncherSettings)
 
 
 def pod_name(machine: str) -> str:
@@ -120,6 +108,7 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
         sysprep=launch.sysprep,
         grace_period_s=spec.termination_grace_period_seconds,
         address=launch.address,
+        chunk_memory_bytes=chunk_memory_bytes(launch.devices),
     )
 
 
@@ -161,18 +150,20 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
     name = metadata["name"]
     volumes: list[Object] = [
         {"name": "machine", "secret": {"secretName": pod_name(name)}},
-        {"name": "run", "emptyDir": {"medium": "Memory"}},
+        # What is in memory counts against the pod's limit.
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": str(_RUN_BYTES)}},
+        {"name": "snapshots", "emptyDir": bounded(setup.launcher.snapshot_bytes)},
+        setup.cache_volume(),
     ]
     milli_cores = spec.cpu.cores * 10 * int(spec.cpu.core_fraction.rstrip("%"))
-    memory_bytes = parse_bytes(spec.memory.size) + _LAUNCHER_MEMORY_BYTES
+    memory_bytes = pod_memory_bytes(parse_bytes(spec.memory.size), chunk_memory_bytes(launch.devices))
     container: Object = {
         "name": CONTAINER_NAME,
         "image": setup.image,
         "command": list(setup.command),
         "env": [
             {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            *registry_environment(setup.registry),
-            *network_environment(setup.launcher),
+            *setup.environment(),
         ],
         "resources": {
             "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
@@ -187,6 +178,8 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         "volumeMounts": [
             {"name": "machine", "mountPath": SPEC_PATH.rpartition("/")[0], "readOnly": True},
             {"name": "run", "mountPath": "/run"},
+            {"name": "snapshots", "mountPath": SNAPSHOTS_FOLDER},
+            setup.cache_mount(),
         ],
         "terminationMessagePath": "/dev/termination-log",
     }
@@ -261,19 +254,3 @@ def termination_of(pod: Object) -> Termination:
                 return Termination(reason=silent, message=message)
     message = status.get("message") or status.get("reason") or "the pod failed"
     return Termination(reason=silent, message=message)
-
-
-def registry_environment(settings: ClientSettings) -> list[Object]:
-    """The variables that tell a launcher where the registry is."""
-    values = settings.model_dump(exclude_defaults=True, exclude={"password"})
-    if settings.password:
-        values["password"] = settings.password.get_secret_value()
-    values["url"] = settings.url
-    return [{"name": name, "value": value} for name, value in as_environment({"client": values}).items()]
-
-
-def network_environment(settings: LauncherSettings) -> list[Object]:
-    """The variables that tell a launcher what network its guest has, as far as the settings say something about it."""
-    set_here = settings.model_dump(exclude_defaults=True, include=set(_NETWORK_SETTINGS))
-    values = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in set_here.items()}
-    return [{"name": name, "value": value} for name, value in as_environment({"launcher": values}).items()]

@@ -8,9 +8,10 @@ from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
 from controller.machines.hotplug import attached_disks
 from controller.machines.launch import Launch, NotReady, Prerequisite
-from controller.machines.pod import LauncherSetup, build_pod, build_secret, launcher_spec, pod_name
+from controller.machines.pod import build_pod, build_secret, launcher_spec, pod_name
 from controller.machines.processor import processor
 from controller.machines.provisioning import provisioning
+from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort

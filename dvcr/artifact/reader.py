@@ -1,7 +1,6 @@
 """Random access to a disk whose chunks are in a registry."""
 
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,6 +10,7 @@ import structlog
 from dvcr.artifact.cache import ChunkCache
 from dvcr.artifact.chunk import decode_chunk
 from dvcr.artifact.image import Chunk, DiskImage
+from dvcr.artifact.memory import ChunkMemory
 from dvcr.artifact.streams import Streams
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, IntegrityError
@@ -32,8 +32,8 @@ class ImageReader:
     """The bytes of a disk, fetched chunk by chunk as they are asked for. Thread-safe.
 
     Every chunk is verified before a byte of it is returned. Chunks that are all zero cost no request. Threads that ask
-    for the same chunk at the same time share one request; with a cache, so do processes. Holds at most `memory_bytes`
-    of decoded chunks (but two at least), beside the reads under way.
+    for the same chunk at the same time share one request; with a cache, so do processes. Decoded chunks are held in
+    `memory`, which readers may share; without one, in `MEMORY_BYTES` of its own.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ImageReader:
         image: DiskImage,
         *,
         cache: ChunkCache | None = None,
-        memory_bytes: int = MEMORY_BYTES,
+        memory: ChunkMemory | None = None,
         read_ahead: int = 0,
     ) -> None:
         """`read_ahead`: how many chunks to fetch in the background, each in a thread, where reads are sequential."""
@@ -51,13 +51,14 @@ class ImageReader:
         self._cache = cache
         self._stored = {chunk.index: chunk for chunk in image.chunks}
         self._ranks = {chunk.index: rank for rank, chunk in enumerate(image.chunks)}
-        self._capacity = max(2, memory_bytes // image.chunk_size_bytes)
-        self._decoded: OrderedDict[int, bytes] = OrderedDict()
+        self._memory = memory or ChunkMemory(MEMORY_BYTES)
+        self._memory.join()
         self._loading: dict[int, Future[bytes]] = {}
         self._lock = threading.Lock()
+        self._closed = False
         # What is fetched ahead must still be there when it is asked for.
-        self._read_ahead = min(read_ahead, self._capacity - 1)
-        self._streams = Streams(self._read_ahead, self._capacity)
+        self._read_ahead = min(read_ahead, self._share() - 1)
+        self._streams = Streams(self._read_ahead, self._share)
         self._ahead: set[int] = set()  # submitted, not begun
         self._pool = ThreadPoolExecutor(self._read_ahead, "read-ahead") if self._read_ahead else None
 
@@ -90,11 +91,14 @@ class ImageReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """Stop the read-ahead. Idempotent."""
+        """Stop the read-ahead and let go of the memory. Idempotent."""
         with self._lock:
             pool, self._pool = self._pool, None
+            closed, self._closed = self._closed, True
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+        if not closed:
+            self._memory.leave(self)
 
     def __enter__(self) -> Self:
         return self
@@ -109,9 +113,8 @@ class ImageReader:
             if ahead and index not in self._ahead:
                 return b""  # whoever needed the chunk was faster
             self._ahead.discard(index)
-            decoded = self._decoded.get(index)
+            decoded = self._memory.get(self, index)
             if decoded is not None:
-                self._decoded.move_to_end(index)
                 return decoded
             loading = self._loading.get(index)
             if loading is None:
@@ -119,7 +122,8 @@ class ImageReader:
         if loading is not None:
             return loading.result()
         try:
-            decoded = self._load(self._stored[index])
+            with self._memory.arriving(self.image.chunk_length(index)):
+                decoded = self._load(self._stored[index])
         except BaseException as error:
             with self._lock:
                 del self._loading[index]
@@ -127,11 +131,12 @@ class ImageReader:
             raise
         with self._lock:
             del self._loading[index]
-            self._decoded[index] = decoded
-            while len(self._decoded) > self._capacity:
-                self._decoded.popitem(last=False)
+            self._memory.keep(self, index, decoded)
         mine.set_result(decoded)
         return decoded
+
+    def _share(self) -> int:
+        return self._memory.share(self.image.chunk_size_bytes)
 
     def _load(self, chunk: Chunk) -> bytes:
         if self._cache is None:
@@ -173,7 +178,7 @@ class ImageReader:
                     break
                 following = self.image.chunks[rank].index
                 if (
-                    following not in self._decoded
+                    not self._memory.has(self, following)
                     and following not in self._loading
                     and following not in self._ahead
                     and len(self._ahead) < self._read_ahead

@@ -1,6 +1,7 @@
 """Recognises sequential reads among others, and tells what to fetch ahead of them. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 MAX_STREAMS = 8
 
@@ -9,11 +10,12 @@ class Streams:
     """Follows a few sequential readers at once. Positions are ranks among the stored chunks, so that holes are no gap.
 
     A position that continues none of them begins a new one, of which nothing is fetched ahead until it goes on; then
-    the distance doubles with each step. Of `capacity` chunks, which are dropped least recently used first, each stream
-    has its share: for the chunk it reads, those ahead of it, and as many behind it that were used since those came.
+    the distance doubles with each step. Of `capacity()` chunks, which are dropped least recently used first, each
+    stream has its share: for the chunk it reads, those ahead of it, and as many behind it that were used since those
+    came.
     """
 
-    def __init__(self, longest: int, capacity: int) -> None:
+    def __init__(self, longest: int, capacity: Callable[[], int]) -> None:
         """`longest`: chunks ahead of one stream, at most."""
         self._longest = longest
         self._capacity = capacity
@@ -34,4 +36,4 @@ class Streams:
 
     def _limit(self) -> int:
         streams = 1 + sum(1 for ahead in self._ahead.values() if ahead)
-        return max(1, min(self._longest, (self._capacity // streams - 1) // 2))
+        return max(1, min(self._longest, (self._capacity() // streams - 1) // 2))

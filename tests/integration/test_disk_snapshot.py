@@ -59,9 +59,11 @@ class Running:
             assert "rror" not in answer, answer
             assert "failed" not in answer, answer
 
-    def snapshot(self, folder: Path | None = None) -> AbstractAsyncContextManager[DiskSnapshot]:
+    def snapshot(
+        self, folder: Path | None = None, room_bytes: int = 2**30
+    ) -> AbstractAsyncContextManager[DiskSnapshot]:
         agent = GuestAgent(self.folder / "nobody.sock")
-        return snapshot(self.monitor, self.server, agent, self.disk, folder or self.folder)
+        return snapshot(self.monitor, self.server, agent, self.disk, folder or self.folder, room_bytes)
 
     async def capture(self, content: DiskSnapshot) -> Captured:
         spec = CaptureSpec(
@@ -184,6 +186,27 @@ async def test_a_snapshot_that_breaks_fails_the_capture_and_not_the_guest(
             async with running.snapshot() as content:
                 await running.capture(content)
         assert running.golden()[CHUNK : 2 * CHUNK] == b"\x09" * CHUNK
+
+
+@in_loop
+async def test_a_snapshot_takes_no_more_room_than_it_is_given(registry: RegistryClient, tmp_path: Path) -> None:
+    room_bytes = 2**20
+    async with machine(registry, tmp_path) as running:
+        await running.guest(f"write -P 7 {CHUNK} {CHUNK}")
+
+        async def capture_of_a_busy_disk() -> None:
+            async with running.snapshot(room_bytes=room_bytes) as content:
+                for piece in range(CHUNK, 2 * CHUNK, 65536):
+                    await running.guest(f"write -P 9 {piece} 65536")
+                (kept,) = tmp_path.glob("snapshot-*")
+                assert kept.stat().st_blocks * 512 <= room_bytes
+                await running.capture(content)
+
+        with pytest.raises(StorageError, match="of at most 1Mi were set aside"):
+            await capture_of_a_busy_disk()
+        await running.guest(f"read -P 9 {CHUNK} {CHUNK}")
+        assert running.registry.repository(TARGET).tags() == []
+        assert list(tmp_path.glob("snapshot-*")) == []
 
 
 @in_loop

@@ -41,7 +41,14 @@ class Agent:
     ClusterError if the API cannot be reached.
     """
 
-    def __init__(self, settings: NodeSettings, cluster: Cluster, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        cluster: Cluster,
+        backoff: Backoff | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """`cache_dir`: the folder that the machines of this node share for chunks."""
         data_dir = settings.data_dir.absolute()
         for name in ("pods", "volumes"):
             (data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,7 +61,17 @@ class Agent:
         if shared is not None:
             shared.mkdir(parents=True, exist_ok=True, mode=0o700)
             shared = shared.absolute()
-        self._node = Node(settings.name, data_dir, cluster, addresses, self._events, backoff or Backoff(), cpu, shared)
+        self._node = Node(
+            settings.name,
+            data_dir,
+            cluster,
+            addresses,
+            self._events,
+            backoff or Backoff(),
+            cpu,
+            shared,
+            cache_dir.absolute() if cache_dir is not None else None,
+        )
         self._claims = [
             ClaimBinder(
                 cluster,

@@ -38,7 +38,7 @@ def node(context: typer.Context) -> None:
         signal.signal(number, lambda *_: done.set())
     kubeconfig = settings.controller.kubeconfig or settings.cluster.kubeconfig
     cluster = Cluster.connect(kubeconfig)
-    agent = Agent(settings.node, cluster)
+    agent = Agent(settings.node, cluster, cache_dir=settings.launcher.cache_dir)
     agent.start()
     announce_processor(cluster, settings.node.name, settings.launcher, agent.tell, done)
     typer.echo(f"node {settings.node.name} ready")

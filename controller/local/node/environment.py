@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dvcr.config import as_environment
 from dvcr.errors import ResourceError
 
 Object = dict[str, Any]
@@ -17,12 +18,14 @@ _INHERITED = ("DVCR__LAUNCHER__", "DVCR__LOG__")
 _REFERENCE = re.compile(r"\$(?:\$|\(([A-Za-z_.-][A-Za-z0-9_.-]*)\))")
 
 
-def environment(pod: Object, container: Object, *, root: Path, pod_ip: str, lookup: Lookup) -> dict[str, str]:
-    """What the process finds in its environment.
+def environment(
+    pod: Object, container: Object, *, root: Path, pod_ip: str, lookup: Lookup, cache_dir: Path | None = None
+) -> dict[str, str]:
+    """What the process finds in its environment; with `cache_dir`, launchers keep their cache there, and nowhere else.
 
     Raises ResourceError for a reference to something that is not there.
     """
-    # Where a launcher keeps its cache and how it logs is the node's to say; nothing else is handed down.
+    # What the pod leaves open about its launcher, and how it logs, is the node's to say; nothing else is handed down.
     env = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         "LANG": "C.UTF-8",
@@ -44,6 +47,9 @@ def environment(pod: Object, container: Object, *, root: Path, pod_ip: str, look
                 env[entry["name"]] = value
         else:
             env[entry["name"]] = expand(entry.get("value") or "", env)
+    if cache_dir is not None:
+        # The mount that the pod names is a folder of its own here, and its path one of the host's.
+        env |= as_environment({"launcher": {"cache_dir": cache_dir}})
     return env
 
 

@@ -64,6 +64,8 @@ class Node:
     cpu: CpuGroups
     shared_volumes_dir: Path | None = None
     """Folder of volumes that all nodes see, if there is one."""
+    cache_dir: Path | None = None
+    """The cache that the launchers of this node share; None: each goes by its pod."""
 
     @property
     def pods_dir(self) -> Path:
@@ -276,13 +278,17 @@ class PodWorker:
     def _run_of(self, pod: Object, container: Container, volumes: Mapping[str, Path]) -> Run:
         mount(container.root, mounts_of(container.spec), volumes)
         root = container.root.absolute()
-        env = environment(pod, container.spec, root=root, pod_ip=self._ip, lookup=self._entries)
+        env = self._environment_of(pod, container)
         cwd = root / str(container.spec.get("workingDir") or "").lstrip("/")
         cwd.mkdir(parents=True, exist_ok=True)
         message = termination_log(container.spec, root)
         message.parent.mkdir(parents=True, exist_ok=True)
         return Run(command_line(container.spec, env), env, str(cwd), "", LOG_MAX_BYTES, str(message),
                    cgroup=self._node.cpu.group_of(pod))  # fmt: skip
+
+    def _environment_of(self, pod: Object, container: Container) -> dict[str, str]:
+        root, cache_dir = container.root.absolute(), self._node.cache_dir
+        return environment(pod, container.spec, root=root, pod_ip=self._ip, lookup=self._entries, cache_dir=cache_dir)
 
     def _entries(self, kind: str, name: str) -> Mapping[str, bytes] | None:
         assert self._pod is not None
@@ -300,7 +306,7 @@ class PodWorker:
         if container.name in self._probers:
             self._probers[container.name][1].stop()
         root = container.root.absolute()
-        env = environment(pod, container.spec, root=root, pod_ip=self._ip, lookup=self._entries)
+        env = self._environment_of(pod, container)
 
         def changed(failure: str) -> None:
             if failure:

@@ -41,7 +41,10 @@ class PodVolumes:
         if "persistentVolumeClaim" in volume:
             return self.claim(volume["persistentVolumeClaim"]["claimName"], namespace)
         if "hostPath" in volume:
-            return Path(str(volume["hostPath"]["path"]))
+            path = Path(str(volume["hostPath"]["path"]))
+            if volume["hostPath"].get("type") == "DirectoryOrCreate":
+                _make(path)
+            return path
         folder: Path = self._folder / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if "secret" in volume:
@@ -87,6 +90,14 @@ class PodVolumes:
             message = f"{resource.kind.lower()} {name!r} not found"
             raise ResourceError(message, reason="FailedMount", retryable=True)
         return contents(obj)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        message = f"cannot make the folder {path} of the host: {exc.strerror}"
+        raise ResourceError(message, reason="FailedMount", retryable=True) from exc
 
 
 def contents(obj: Object) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from converter.nbd.export import Extent
 from converter.nbd.image import ImageExport
 from dvcr.artifact.cache import ChunkCache
+from dvcr.artifact.memory import ChunkMemory
 from dvcr.artifact.reader import ImageReader
 from dvcr.digest import Digest
 from dvcr.errors import IntegrityError, RegistryError
@@ -87,7 +88,7 @@ def test_a_chunk_is_fetched_once_for_many_small_reads() -> None:
 
 def test_few_chunks_are_kept_and_the_oldest_goes() -> None:
     blobs = Blobs()
-    reader = ImageReader(blobs, IMAGE, memory_bytes=2 * CHUNK)
+    reader = ImageReader(blobs, IMAGE, memory=ChunkMemory(2 * CHUNK))
     for index in (0, 2, 0, 3, 0, 2):
         reader.read_at(index * CHUNK, 1)
     assert blobs.fetched == {digest_of(0): 1, digest_of(2): 2, digest_of(3): 1}
@@ -178,7 +179,7 @@ class TestReadAhead:
         disk = b"".join(text(CHUNK, seed) for seed in range(10 * readers))
         image, held = image_of(disk)
         blobs = Blobs(held)
-        with ImageReader(blobs, image, memory_bytes=8 * CHUNK, read_ahead=4) as reader:
+        with ImageReader(blobs, image, memory=ChunkMemory(8 * CHUNK), read_ahead=4) as reader:
             for offset in range(0, length, CHUNK // 4):
                 for number in range(readers):
                     at = number * apart + offset
@@ -189,7 +190,7 @@ class TestReadAhead:
         disk = b"".join(text(CHUNK, seed) for seed in range(6))
         image, held = image_of(disk)
         blobs = Blobs(held)
-        with ImageReader(blobs, image, memory_bytes=2 * CHUNK, read_ahead=50) as reader:
+        with ImageReader(blobs, image, memory=ChunkMemory(2 * CHUNK), read_ahead=50) as reader:
             assert reader.read_at(0, len(disk)) == disk
         assert set(blobs.fetched.values()) == {1}
 

@@ -21,6 +21,12 @@ def test_the_answer_of_this_boot_is_kept(usable: bool, chosen: str, tmp_path: Pa
     assert choose_accelerator("auto", tmp_path, Confinement()) == chosen
 
 
+def test_a_cache_that_cannot_be_had_is_no_obstacle(tmp_path: Path) -> None:
+    nowhere = tmp_path / "file/cache"
+    (tmp_path / "file").touch()
+    assert choose_accelerator("auto", nowhere, Confinement()) in ("kvm", "tcg")
+
+
 def test_the_probe_is_a_boot_sector() -> None:
     assert len(PROBE_BOOT_SECTOR) == 512
     assert PROBE_BOOT_SECTOR.endswith(b"\x55\xaa")

@@ -8,7 +8,6 @@ import pytest
 
 from controller.launcher.frames import MAX_VERDICTS, Gate
 from controller.launcher.passt import passt_arguments, resolvers
-from controller.machines.pod import network_environment
 from dvcr.config import LauncherSettings
 
 DENIED = LauncherSettings().guest_denied_networks
@@ -73,12 +72,3 @@ def test_name_servers_on_loopback_are_replaced_by_those_behind_them(tmp_path: Pa
     assert resolvers((stub, real)) == ["192.0.2.1", "192.0.2.2"]
     assert resolvers((stub,)) == []
     assert resolvers((tmp_path / "missing", real)) == ["192.0.2.1", "192.0.2.2"]
-
-
-def test_settings_of_the_guests_network_reach_the_launcher() -> None:
-    settings = LauncherSettings(network="passt", guest_denied_networks=("127.0.0.0/8",), accelerator="tcg")
-    assert network_environment(settings) == [
-        {"name": "DVCR__LAUNCHER__NETWORK", "value": "passt"},
-        {"name": "DVCR__LAUNCHER__GUEST_DENIED_NETWORKS", "value": '["127.0.0.0/8"]'},
-    ]
-    assert network_environment(LauncherSettings()) == []

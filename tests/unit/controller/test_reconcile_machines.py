@@ -6,10 +6,11 @@ import json
 import pytest
 
 from controller.api.resource import DISK, MACHINE, OPERATION, POD, SECRET
-from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
+from controller.launcher.spec import CACHE_FOLDER, SNAPSHOTS_FOLDER, DiskStatus, MachineState, MachineStatus
 from controller.machines.last_output import last_output
+from dvcr.config import LauncherSettings
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
-from tests.unit.controller.world import World, operate
+from tests.unit.controller.world import MIB, World, operate
 
 ON, UNLESS = "AlwaysOn", "AlwaysOnUnlessStoppedManually"
 
@@ -37,13 +38,30 @@ def test_the_launcher_is_told_everything() -> None:
     assert spec["cloud_init"] == {"user_data": "#cloud-config", "instance_id": uid, "hostname": "web"}
     pod = world.get(POD, "vm-web")["spec"]
     assert pod["restartPolicy"] == "Never"
-    assert {"name": "run", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
-    assert pod["volumes"][2] == {"name": "disk-0", "persistentVolumeClaim": {"claimName": "vmd-root"}}
+    assert {"name": "disk-0", "persistentVolumeClaim": {"claimName": "vmd-root"}} in pod["volumes"]
     container = pod["containers"][0]
     assert {"name": "disk-0", "mountPath": "/disks/root"} in container["volumeMounts"]
     assert {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"} in container["env"]
     assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["fsGroup"]) == (True, 107)
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_the_pod_has_room_for_all_that_grows() -> None:
+    world = World()
+    running_machine(world)
+    pod = world.get(POD, "vm-web")["spec"]
+    container = pod["containers"][0]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("emptyDir") for volume in pod["volumes"]}
+    assert mounts["snapshots"] == SNAPSHOTS_FOLDER
+    # On the node's disk, and the launcher is full before the pod is evicted.
+    assert "medium" not in volumes["snapshots"]
+    assert int(volumes["snapshots"]["sizeLimit"]) > LauncherSettings().snapshot_bytes
+    # In memory, which is the pod's: bounded.
+    assert volumes["run"] == {"medium": "Memory", "sizeLimit": str(16 * MIB)}
+    assert mounts["cache"] == CACHE_FOLDER
+    # The launcher's own, 48 MiB of chunks, and as much on their way.
+    assert container["resources"]["limits"] == {"memory": str((1024 + 224 + 2 * 48) * MIB)}
 
 
 def test_a_machine_waits_for_its_disk_and_says_so() -> None:

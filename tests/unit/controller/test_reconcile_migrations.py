@@ -85,6 +85,8 @@ def test_a_machine_moves(world: World) -> None:
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert volumes["machine"]["secret"] == {"secretName": name}
     assert volumes["disk-0"]["persistentVolumeClaim"] == {"claimName": "vmd-root"}
+    assert {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]} == volumes.keys()
+    assert {"run", "snapshots", "cache"} <= volumes.keys()
     secret = world.get(SECRET, name)
     spec = json.loads(base64.b64decode(secret["data"]["machine.json"]))
     assert (spec["incoming"], spec["disks"][0]["name"]) == (True, "vmd-root")

@@ -46,8 +46,8 @@ from controller.launcher.spec import (
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.migration import Migrate
-from controller.machines.pod import LauncherSetup
 from controller.machines.reconciler import MachineReconciler
+from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
 from controller.runtime.controller import Reconciler

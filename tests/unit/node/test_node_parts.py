@@ -13,8 +13,9 @@ from controller.local.node.placement import misfit
 from controller.local.node.probes import Verdict, port_number
 from controller.local.node.restarts import Backoff, restarts
 from controller.local.node.shim import Log
-from controller.local.node.volumes import mount, selected, write_files
+from controller.local.node.volumes import PodVolumes, mount, selected, write_files
 from dvcr.errors import ConfigError, ResourceError
+from tests.support.memory_cluster import MemoryCluster
 
 POD: dict[str, Any] = {
     "metadata": {"name": "pod", "namespace": "space", "uid": "1-2", "labels": {"a": "b"}},
@@ -118,6 +119,27 @@ def test_the_environment_takes_fields_secrets_and_config(tmp_path: Path) -> None
     wrong = {"name": "c", "env": [ref("fieldRef", fieldPath="spec.unknown")]}
     with pytest.raises(ResourceError, match=r"spec\.unknown"):
         environment(POD, wrong, root=tmp_path, pod_ip="", lookup=lambda *_: None)
+
+
+def test_the_cache_of_launchers_is_the_nodes_where_it_has_one(tmp_path: Path) -> None:
+    container = {"name": "c", "env": [{"name": "DVCR__LAUNCHER__CACHE_DIR", "value": "/var/cache/dvcr"}]}
+    for cache_dir, expected in ((tmp_path / "shared", str(tmp_path / "shared")), (None, "/var/cache/dvcr")):
+        env = environment(POD, container, root=tmp_path, pod_ip="", lookup=lambda *_: None, cache_dir=cache_dir)
+        assert env["DVCR__LAUNCHER__CACHE_DIR"] == expected
+
+
+def test_a_folder_of_the_host_is_made_where_the_pod_asks_for_it(tmp_path: Path) -> None:
+    def pod(path: Path, **more: str) -> dict[str, Any]:
+        return {**POD, "spec": {"volumes": [{"name": "v", "hostPath": {"path": str(path), **more}}]}}
+
+    volumes = PodVolumes(MemoryCluster(), tmp_path / "pod", ())  # type: ignore[arg-type]  # which is not asked
+    assert volumes.prepare(pod(tmp_path / "a/b", type="DirectoryOrCreate")) == {"v": tmp_path / "a/b"}
+    assert (tmp_path / "a/b").is_dir()
+    volumes.prepare(pod(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="cannot make the folder"):
+        volumes.prepare(pod(tmp_path / "file/d", type="DirectoryOrCreate"))
 
 
 def test_files_are_brought_up_to_date(tmp_path: Path) -> None:

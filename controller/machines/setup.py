@@ -1,0 +1,54 @@
+"""What an installation says about its launchers: their image, their settings, and where they keep chunks. Pure."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controller.launcher.spec import CACHE_FOLDER
+from controller.runtime.informer import Object
+from dvcr.config import ClientSettings, LauncherSettings, as_environment
+
+_CACHE_VOLUME = "cache"
+# Files take whole blocks of a file system, folders too: what keeps to its own bound must not pass the volume's, for
+# which the pod would be evicted.
+_SLACK_PERCENT, _SLACK_BYTES = 10, 64 * 2**20
+
+
+@dataclass(frozen=True)
+class LauncherSetup:
+    """How launchers are started in this installation."""
+
+    command: tuple[str, ...]
+    image: str
+    registry: ClientSettings
+    launcher: LauncherSettings = field(default_factory=LauncherSettings)
+    node_cache_dir: Path | None = None
+    """Folder of every node that its pods share for chunks; None: each has one of its own."""
+
+    def environment(self) -> list[Object]:
+        """The variables of a launcher's container: where the registry is, and what the settings say about launchers."""
+        registry = self.registry.model_dump(exclude_defaults=True, exclude={"password"}) | {"url": self.registry.url}
+        if self.registry.password:
+            registry["password"] = self.registry.password.get_secret_value()
+        launcher = self.launcher.model_dump(exclude_defaults=True) | {"cache_dir": CACHE_FOLDER}
+        launcher = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in launcher.items()}
+        variables = as_environment({"client": registry, "launcher": launcher})
+        return [{"name": name, "value": value} for name, value in variables.items()]
+
+    def cache_volume(self) -> Object:
+        """The volume of `cache_mount`."""
+        if self.node_cache_dir is None:
+            return {"name": _CACHE_VOLUME, "emptyDir": bounded(self.launcher.cache_size_bytes)}
+        return {
+            "name": _CACHE_VOLUME,
+            "hostPath": {"path": str(self.node_cache_dir), "type": "DirectoryOrCreate"},
+        }
+
+    def cache_mount(self) -> Object:
+        """The mount of the chunk cache in a launcher's container."""
+        return {"name": _CACHE_VOLUME, "mountPath": CACHE_FOLDER}
+
+
+def bounded(content_bytes: int) -> Object:
+    """An emptyDir on the node's disk for content that keeps to that size by itself."""
+    return {"sizeLimit": str(content_bytes * (100 + _SLACK_PERCENT) // 100 + _SLACK_BYTES)}

@@ -1,0 +1,52 @@
+"""What of an installation's settings reaches its launchers."""
+
+from pathlib import Path
+
+import pytest
+
+from controller.launcher.spec import CACHE_FOLDER
+from controller.machines.setup import LauncherSetup, bounded
+from dvcr.config import ClientSettings, LauncherSettings, load_settings
+
+REGISTRY = ClientSettings(url="http://registry.test")
+
+
+def setup(launcher: LauncherSettings, node_cache_dir: Path | None = None) -> LauncherSetup:
+    return LauncherSetup(("dvcr-launcher",), "dvcr", REGISTRY, launcher, node_cache_dir)
+
+
+def test_all_settings_of_launchers_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = LauncherSettings(
+        cache_dir=Path("/of/the/controller"),
+        cache_size_bytes=2**30,
+        accelerator="tcg",
+        network="passt",
+        guest_denied_networks=("127.0.0.0/8",),
+        guest_reaches_loopback=True,
+        serial_log_bytes=1000,
+        snapshot_bytes=2**21,
+    )
+    variables = {entry["name"]: entry["value"] for entry in setup(settings).environment()}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    got = load_settings()
+
+    assert got.launcher == settings.model_copy(update={"cache_dir": Path(CACHE_FOLDER)})
+    assert got.client == REGISTRY
+
+
+def test_what_is_left_open_stays_open() -> None:
+    assert setup(LauncherSettings()).environment() == [
+        {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"},
+        {"name": "DVCR__LAUNCHER__CACHE_DIR", "value": CACHE_FOLDER},
+    ]
+
+
+def test_the_cache_is_the_nodes_or_the_pods_own() -> None:
+    shared = setup(LauncherSettings(), Path("/var/cache/machines"))
+    assert shared.cache_volume()["hostPath"] == {"path": "/var/cache/machines", "type": "DirectoryOrCreate"}
+    own = setup(LauncherSettings(cache_size_bytes=2**30)).cache_volume()
+    assert own == {"name": "cache", "emptyDir": bounded(2**30)}
+    assert int(own["emptyDir"]["sizeLimit"]) > 2**30
+    assert own["name"] == shared.cache_mount()["name"]
