@@ -11,6 +11,8 @@ from controller.api.quantity import parse_bytes
 
 MAX_BLOCK_DEVICES = 16
 MAX_NAME_LENGTH = 63
+NOT_BOOTABLE = "is read-only and no CD-ROM: put a disk made of it first"
+"""What is wrong with such an image as the first block device."""
 
 
 class RunPolicy(StrEnum):

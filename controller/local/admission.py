@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from controller.api.errors import FieldCause
+from controller.api.image import ImagePhase
 from controller.api.kinds import admit
+from controller.api.machine import NOT_BOOTABLE, BlockDevice, BlockDeviceType
+from controller.api.model import FieldError
+from controller.api.resource import CLUSTER_IMAGE, IMAGE, MACHINE, Resource
 from controller.local.cascade import timestamp
 from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.schema import check_schema
-from controller.local.store import Image
+from controller.local.store import Image, Key
 
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
@@ -35,12 +39,13 @@ def complete(image: Image, definition: Definition, obj: dict[str, Any], old: dic
             _complete_crd(obj)
 
 
-def check(definition: Definition, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldCause]:
+def check(image: Image, definition: Definition, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldCause]:
     """What is wrong with an object that its schema cannot say."""
     if definition.custom:
-        return [
-            FieldCause.invalid(error.field, _value_at(obj, error.field), error.message) for error in admit(obj, old)
-        ]
+        found = admit(obj, old)
+        if not found and definition.resource == _key(MACHINE):
+            found = _check_first_device(image, obj, old)
+        return [FieldCause.invalid(error.field, _value_at(obj, error.field), error.message) for error in found]
     match definition.resource:
         case "secrets":
             return [
@@ -55,6 +60,28 @@ def check(definition: Definition, obj: dict[str, Any], old: dict[str, Any] | Non
         case resource if resource == CRD_RESOURCE:
             return list(_check_crd(obj))
     return []
+
+
+def _check_first_device(image: Image, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
+    """What is known of the image that a machine is to boot from; of one that is not ready yet, its condition tells."""
+    first = obj["spec"]["blockDevices"][0]
+    if old is not None and old["spec"]["blockDevices"][0] == first:
+        return []
+    device = BlockDevice.read(first)
+    resource = {BlockDeviceType.IMAGE: IMAGE, BlockDeviceType.CLUSTER_IMAGE: CLUSTER_IMAGE}.get(device.type)
+    if resource is None:
+        return []
+    namespace = obj["metadata"]["namespace"] if resource.namespaced else ""
+    found = image.get(Key(_key(resource), namespace, device.name))
+    status = (found.obj.get("status") or {}) if found is not None else {}
+    if status.get("phase") != ImagePhase.READY or status.get("cdrom"):
+        return []
+    message = f"{device.type.value} {device.name!r} {NOT_BOOTABLE}"
+    return [FieldError("spec.blockDevices[0]", message)]
+
+
+def _key(resource: Resource) -> str:
+    return f"{resource.plural}.{resource.group}"
 
 
 def _check_crd(obj: dict[str, Any]) -> Iterator[FieldCause]:

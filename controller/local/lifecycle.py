@@ -202,7 +202,7 @@ def _finish(
     causes += schema.validate(obj, whole)
     if not causes:
         admission.complete(tx.image, target.definition, obj, old)
-        causes = admission.check(target.definition, obj, old) if admit else []
+        causes = admission.check(tx.image, target.definition, obj, old) if admit else []
     if causes:
         raise errors.invalid(target.about, causes)
 

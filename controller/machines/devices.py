@@ -2,7 +2,7 @@
 
 from controller.api.disk import DiskPhase
 from controller.api.image import ImagePhase
-from controller.api.machine import AttachedDevice, BlockDevice, BlockDeviceType
+from controller.api.machine import NOT_BOOTABLE, AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
@@ -56,8 +56,7 @@ def resolve_devices(
         if isinstance(found, NotReady):
             return found
         if index == 0 and found.disk.kind == "image" and not found.disk.cdrom:
-            message = f"{device.type.value} {device.name!r} is read-only and no CD-ROM: put a disk made of it first"
-            return NotReady("ImageNotBootable", message)
+            return NotReady("ImageNotBootable", f"{device.type.value} {device.name!r} {NOT_BOOTABLE}")
         resolved.append(found)
     return resolved
 
