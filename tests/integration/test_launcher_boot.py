@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from controller.launcher.spec import MachineState, TerminationReason
+from demo import guest
 from tests.support.image_server import ImageServer, image_server
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 
@@ -37,6 +38,36 @@ def test_a_guest_boots_under_uefi(
         termination = machine.wait()
 
     assert f"DVCR-GUEST firmware={firmware}" in console.splitlines()
+    assert termination.reason is TerminationReason.GUEST_SHUTDOWN
+
+
+@pytest.fixture(scope="module")
+def hardware_guest_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guest with a kernel that also has drivers of real hardware."""
+    output = tmp_path_factory.mktemp("hardware") / "guest.qcow2"
+    return guest.build(output, kernel_package=guest.GENERIC_KERNEL)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("paravirtualization", "disk", "card"), [(True, "vda", "virtio_net"), (False, "sda", "e1000")])
+def test_a_guest_boots_on_the_devices_it_is_given(
+    tmp_path: Path,
+    image_server: ImageServer,
+    hardware_guest_disk: Path,
+    paravirtualization: bool,
+    disk: str,
+    card: str,
+) -> None:
+    script = "echo DVCR-GUEST card=$(basename $(readlink /sys/class/net/eth0/device/driver)) >/dev/ttyS0; poweroff"
+    changes = {"paravirtualization": paravirtualization}
+    with pod(tmp_path, image_server, hardware_guest_disk, script, **changes) as machine:
+        termination = machine.wait(BOOT_TIMEOUT_S)
+
+    lines = machine.console().splitlines()
+    assert f"DVCR-GUEST boot=1 disk=/dev/{disk}2" in lines
+    assert "DVCR-GUEST hostname=red" in lines
+    assert "DVCR-GUEST address=10.0.2.15" in lines
+    assert f"DVCR-GUEST card={card}" in lines
     assert termination.reason is TerminationReason.GUEST_SHUTDOWN
 
 
