@@ -226,6 +226,8 @@ class ImporterSettings(_Section):
     """Imports that one worker runs at the same time."""
     idle_timeout_s: float = Field(60, gt=0)
     """A source that sends no byte for this long is asked again, from where it stopped."""
+    slow_timeout_s: float = Field(600, gt=0)
+    """An HTTP source that brings less than 10 KiB/s on average for this long fails, and is tried again later."""
     retries: int = Field(5, ge=0)
     """Consecutive attempts without a new byte before an import fails."""
     lease_s: float = Field(15, gt=0)

@@ -21,6 +21,16 @@ class RequestCancelledError(DvcrError):
         super().__init__("the request was cancelled")
 
 
+class AnswerTimeoutError(DvcrError):
+    """The answer took longer than it was waited for."""
+
+    default_reason = "RequestTimeout"
+    default_retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the request was not answered in time")
+
+
 class Cancellation:
     """Ends whatever waits for a server in its name, within moments and for good. Thread-safe.
 
@@ -71,13 +81,19 @@ class Cancellation:
                 if wake in self._wakers:
                     self._wakers.remove(wake)
 
-    def run(self, call: Callable[[], T], discard: Callable[[T], None] = lambda _: None) -> T:
-        """What `call` returns or raises; `discard` gets what comes too late. RequestCancelledError, also meanwhile."""
+    def run(
+        self, call: Callable[[], T], discard: Callable[[T], None] = lambda _: None, timeout_s: float | None = None
+    ) -> T:
+        """What `call` returns or raises; `discard` gets what comes too late.
+
+        RequestCancelledError, also meanwhile; AnswerTimeoutError after `timeout_s`.
+        """
         self.check()
         attempt = _Attempt(call, discard)
         threading.Thread(target=attempt.work, name="request", daemon=True).start()
-        with self.waking(attempt.abandon):
-            attempt.settled.wait()
+        with self.waking(lambda: attempt.abandon(RequestCancelledError())):
+            if not attempt.settled.wait(timeout_s):
+                attempt.abandon(AnswerTimeoutError())
         return attempt.outcome()
 
 
@@ -105,7 +121,7 @@ class _Attempt(Generic[T]):
         try:
             result = self._call()
         except BaseException as exc:  # noqa: BLE001 (raised by `outcome`)
-            self._settle(exc)
+            self.abandon(exc)
         else:
             with self._lock:
                 late = self.settled.is_set()
@@ -115,15 +131,12 @@ class _Attempt(Generic[T]):
             if late:
                 self._discard(result)
 
-    def abandon(self) -> None:
-        self._settle(RequestCancelledError())
-
     def outcome(self) -> T:
         if self._error is not None:
             raise self._error
         return self._results[0]
 
-    def _settle(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException) -> None:
         with self._lock:
             if not self.settled.is_set():
                 self._error = error

@@ -1,11 +1,11 @@
 """One HTTP body, once, in order, over as many connections as it takes (RFC 9110: ranges, validators)."""
 
-import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import requests
@@ -15,21 +15,25 @@ from dvcr.client.cancellation import Cancellation, RequestCancelledError, shut_d
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
 from dvcr.jobs.job import HttpOrigin
+from importer.sources.answer import NoRangeError, check_busy, content_length, content_range, validators
+from importer.sources.pace import Pace
 from importer.sources.ranges import SEGMENT_BYTES, ParallelRanges
 from importer.sources.request import BrokenError, HttpRequests
 
 PIECE_BYTES = 2**20
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 10.0
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_LONGEST_AFTER_S = 300.0
+_RANGE_RETRIES = 2
 _REFUSALS = {401: "SourceForbidden", 403: "SourceForbidden", 404: "SourceNotFound", 410: "SourceNotFound"}
 _ADVICE = {
     401: "; give user and password, for a resource in the Secret of http.secretRef",
     403: "; does the address need credentials, or has it expired?",
 }
-_TRANSIENT = (408, 425, 429)
-# One connection is looked at for so long before more are tried, and does well enough at such a speed.
+# One connection is looked at for so long before more are tried, and does well enough at such a speed. At a very low one
+# it would take minutes until the first segment has come.
 _LOOK_S = 0.5
+_SLOW_BYTES_S = 64 * 2**10
 _FAST_BYTES_S = 200 * 2**20
 _WORTH_BYTES = 8 * SEGMENT_BYTES
 _GAIN = 1.2
@@ -72,6 +76,8 @@ class HttpDownload:
         """What went wrong since the last byte, and which attempt this is."""
         self._url = self._requests.shown
         self._retries = settings.retries
+        self._slow_timeout_s = settings.slow_timeout_s
+        self._pace = self._new_pace()
         self._connections = settings.connections
         self._verified = verified
         self._position = 0
@@ -87,8 +93,15 @@ class HttpDownload:
         """The body in pieces of at most 1 MiB. Ends early, without an error, only after `stop`.
 
         Raises SourceError: NotFound, Forbidden, Changed, or once `retries` attempts in a row brought no new byte
-        Unavailable (nothing came yet) or Interrupted.
+        Unavailable (nothing came yet) or Interrupted; TooSlow.
         """
+        self._pace = self._new_pace()
+        with closing(self._pieces()) as pieces:
+            for piece in pieces:
+                with self._pace.paused():
+                    yield piece
+
+    def _pieces(self) -> Generator[bytes]:
         failures = 0
         while not self._stopped.is_set():
             before = self._position
@@ -112,8 +125,8 @@ class HttpDownload:
                 failures = 0 if self._position > before else failures + 1
                 if failures > self._retries:
                     self._give_up(exc)
-                self.trouble = f"{exc}, trying again ({failures + 1} of {self._retries + 1})"
-                self._stopped.wait(min(_FIRST_WAIT_S * 2**failures, _LONGEST_WAIT_S))
+                self._wait(exc, failures, self._retries)
+                self._pace.count(0)
             except RequestCancelledError:
                 return
 
@@ -124,16 +137,21 @@ class HttpDownload:
         return {"etag": self._etag, "modified": self._modified, "total": self.total_bytes}
 
     def resume(self, position: int, identity: Mapping[str, Any]) -> bool:
-        """Go on from `position` of a download that `identity` was told of, if the server proves it is the same file."""
+        """Go on from `position` of a download that `identity` was told of, if the server proves it is the same file.
+
+        SourceError, retryable, where it proves neither that nor the contrary.
+        """
         self._etag, self._modified, self.total_bytes = identity["etag"], identity["modified"], identity["total"]
         try:
             if 0 < position <= identity["total"]:
-                self._range(position - 1, 1)
+                self._range_again(position - 1, 1, self._retries)
                 self._position, self._begun, self._ranges = position, True, True
                 return True
-        except (BrokenError, SourceError) as exc:
+        except (NoRangeError, SourceError) as exc:
             # Whatever it is, starting over either works or tells the user what is wrong.
             log.info("a download starts over", url=self._url, why=str(exc))
+        except BrokenError as exc:
+            self._give_up(exc)  # the bytes may still be good at the next attempt
         self._etag, self._modified, self.total_bytes = "", "", None
         return False
 
@@ -142,7 +160,7 @@ class HttpDownload:
         if not self._ranges:
             return None
         try:
-            return b"".join(self._range(offset_bytes, length_bytes))
+            return b"".join(self._range_again(offset_bytes, length_bytes, _RANGE_RETRIES))
         except (BrokenError, SourceError, RequestCancelledError) as exc:
             log.info("the server does not give a range", url=self._url, why=str(exc))
             return None
@@ -151,7 +169,7 @@ class HttpDownload:
         """End `pieces` soon, from another thread. Idempotent."""
         self._stopped.set()
         self._cancellation.cancel()
-        self._shut_down()
+        self._shut_down(self._open)
 
     def close(self) -> None:
         """Give up the connections. For the thread that read the pieces."""
@@ -164,6 +182,7 @@ class HttpDownload:
                 return
             skip = self._position - start
             while piece := _timed_read(response, speed):
+                self._pace.count(len(piece))
                 if skip < len(piece):
                     yield piece[skip:] if skip else piece
                 skip = max(0, skip - len(piece))
@@ -179,12 +198,14 @@ class HttpDownload:
             and self._ranges
             and self.total_bytes is not None
             and self.total_bytes - self._position >= _WORTH_BYTES
-            and speed.bytes_s < _FAST_BYTES_S
+            and _SLOW_BYTES_S < speed.bytes_s < _FAST_BYTES_S
         )
 
     def _widened(self, one: _Speed) -> Iterator[bytes]:
         """Over several connections, to the end or as far as that is better than over one."""
-        ranges, many = ParallelRanges(self._range, self._connections), _Speed()
+        opened: set[requests.Response] = set()
+        fetch = partial(self._range, pace=self._pace, opened=opened)
+        ranges, many = ParallelRanges(fetch, self._connections), _Speed()
         connections, self._connections = self._connections, 1  # tried once; put back where it paid
         try:
             pieces = ranges.pieces(self._position, self.total_bytes or 0)
@@ -208,20 +229,41 @@ class HttpDownload:
             log.info("going on over one connection", url=self._url, why=str(exc))
             self._connections = 1
         finally:
-            self._shut_down()
+            self._shut_down(opened)  # and not what the converter reads ahead
             ranges.close()
 
-    def _range(self, offset: int, length: int) -> list[bytes]:
-        """Exactly those bytes of the file that is known already; BrokenError where the answer is anything else."""
+    def _range_again(self, offset: int, length: int, retries: int) -> list[bytes]:
+        """As `_range`; asks again where the next answer may be a better one."""
+        failures = 0
+        while True:
+            try:
+                return self._range(offset, length, pace=self._new_pace())
+            except NoRangeError:
+                raise
+            except BrokenError as exc:
+                failures += 1
+                if failures > retries:
+                    raise
+                self._wait(exc, failures, retries)
+
+    def _range(
+        self, offset: int, length: int, *, pace: Pace, opened: set[requests.Response] | None = None
+    ) -> list[bytes]:
+        """Exactly those bytes of the file that is known already; BrokenError where the answer is anything else.
+
+        While it is read, the answer is in `opened`.
+        """
         headers = self._condition(offset, offset + length - 1)
-        with self._requests.get(headers) as response, self._stoppable(response):
-            if response.status_code != 206 or _content_range(response) != (offset, self.total_bytes):
-                raise BrokenError(f"the server answers a range with {response.status_code} {response.reason}")
+        with self._requests.get(headers) as response, self._stoppable(response, opened):
+            check_busy(response)
+            if response.status_code != 206 or content_range(response) != (offset, self.total_bytes):
+                raise NoRangeError(f"the server answers a range with {response.status_code} {response.reason}")
             self._check_same(response, self.total_bytes)
-            if not _validators(response)[0] and not _validators(response)[1]:
-                raise BrokenError("the server answers a range without telling of which file")
+            if not any(validators(response)):
+                raise NoRangeError("the server answers a range without telling of which file")
             pieces: list[bytes] = []
             while length > 0 and (piece := response.raw.read1(min(length, PIECE_BYTES), decode_content=False)):
+                pace.count(len(piece))
                 pieces.append(piece)
                 length -= len(piece)
         if length:
@@ -243,11 +285,10 @@ class HttpDownload:
 
     def _check(self, response: requests.Response) -> int | None:
         """Where in the file the body of this answer begins; None where there is nothing left to fetch."""
+        check_busy(response)
         status = response.status_code
-        if status >= 500 or status in _TRANSIENT:
-            raise BrokenError(f"the server answers {status} {response.reason}")
         if status == 416 and self._position:
-            _, total = _content_range(response)
+            _, total = content_range(response)
             if total == self._position:
                 self.total_bytes = total
                 return None
@@ -256,10 +297,10 @@ class HttpDownload:
             reason = _REFUSALS.get(status, "SourceUnavailable")
             advice = _ADVICE.get(status, "")
             raise SourceError(f"{self._url}: the server answers {status} {response.reason}{advice}", reason=reason)
-        start, total = _content_range(response) if status == 206 else (0, _content_length(response))
+        start, total = content_range(response) if status == 206 else (0, content_length(response))
         if not self._begun:
             self._begun, self.total_bytes = True, total
-            self._etag, self._modified = _validators(response)
+            self._etag, self._modified = validators(response)
             self._ranges = "bytes" in response.headers.get("Accept-Ranges", "").lower()
             return 0
         self._check_same(response, total)
@@ -268,7 +309,7 @@ class HttpDownload:
         return start
 
     def _check_same(self, response: requests.Response, total: int | None) -> None:
-        etag, modified = _validators(response)
+        etag, modified = validators(response)
         if total is not None and self.total_bytes is not None and total != self.total_bytes:
             raise self._changed(f"its size was {self.total_bytes} and is {total}")
         if self._etag and etag and etag != self._etag:
@@ -301,22 +342,35 @@ class HttpDownload:
             retryable=True,  # it went well for a while
         )
 
+    def _wait(self, why: BrokenError, failures: int, retries: int) -> None:
+        """Until it is asked again after so many failures, or until `stop`."""
+        after_s = min(why.after_s, _LONGEST_AFTER_S)
+        when = f" in {after_s:.0f} s" if after_s >= 1 else ""
+        self.trouble = f"{why}, trying again{when} ({failures + 1} of {retries + 1})"
+        self._stopped.wait(max(after_s, min(_FIRST_WAIT_S * 2**failures, _LONGEST_WAIT_S)))
+
+    def _new_pace(self) -> Pace:
+        return Pace(self._url, self._slow_timeout_s)
+
     @contextmanager
-    def _stoppable(self, response: requests.Response) -> Iterator[None]:
-        """While entered, `stop` ends the response."""
+    def _stoppable(self, response: requests.Response, opened: set[requests.Response] | None = None) -> Iterator[None]:
+        """While entered, `stop` ends the response, and it is in `opened`."""
+        groups = [self._open] if opened is None else [self._open, opened]
         with self._open_lock:
-            self._open.add(response)
+            for group in groups:
+                group.add(response)
         try:
             if self._stopped.is_set():
-                self._shut_down()
+                shut_down(response)
             yield
         finally:
             with self._open_lock:
-                self._open.discard(response)
+                for group in groups:
+                    group.discard(response)
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, group: set[requests.Response]) -> None:
         with self._open_lock:
-            responses = list(self._open)
+            responses = list(group)
         for response in responses:
             shut_down(response)
 
@@ -327,19 +381,3 @@ def _timed_read(response: requests.Response, speed: _Speed) -> bytes:
     speed.waited_s += time.monotonic() - before
     speed.size_bytes += len(piece)
     return piece
-
-
-def _validators(response: requests.Response) -> tuple[str, str]:
-    return response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
-
-
-def _content_length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() and "Transfer-Encoding" not in response.headers else None
-
-
-def _content_range(response: requests.Response) -> tuple[int, int | None]:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if match is None:
-        raise BrokenError(f"the server answers {response.status_code} without a usable Content-Range")
-    return int(match[1] or 0), None if match[2] == "*" else int(match[2])

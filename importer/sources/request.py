@@ -2,7 +2,7 @@
 
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import IO
@@ -13,7 +13,7 @@ import urllib3
 from requests.auth import _basic_auth_str
 
 from dvcr.client.auth import Header
-from dvcr.client.cancellation import Cancellation
+from dvcr.client.cancellation import AnswerTimeoutError, Cancellation
 from dvcr.client.transport import cause_of
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError
@@ -28,10 +28,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class BrokenError(Exception):
     """This connection brings no more; the next one may."""
 
-    def __init__(self, message: str, reason: str = "") -> None:
+    def __init__(self, message: str, reason: str = "", after_s: float = 0) -> None:
         super().__init__(message)
         self.reason = reason
         """For the SourceError, where this goes on until the import is given up."""
+        self.after_s = after_s
+        """How long the server wants to be left alone before."""
 
 
 def shown(url: str) -> str:
@@ -47,6 +49,7 @@ class HttpRequests:
         """SourceError where the origin's certificates cannot be used, or its URL is none."""
         self._cancellation = cancellation
         self._timeout_s = settings.idle_timeout_s
+        self._whole_timeout_s = settings.slow_timeout_s
         self._downgrade = settings.redirect_to_http
         try:
             self._url, authorization = _split_user(origin)
@@ -96,7 +99,7 @@ class HttpRequests:
                 verify=self._verify,
                 allow_redirects=False,
             )
-            response = self._cancellation.run(ask, requests.Response.close)
+            response = self._answer(ask)
             target = self._session.get_redirect_target(response) if response.status_code in _REDIRECTS else None
             if target is None:
                 with response:
@@ -105,6 +108,14 @@ class HttpRequests:
             response.close()
             url = self._next(url, target)
         raise SourceError(f"{self.shown} redirects more than {MAX_REDIRECTS} times", reason="SourceRedirects")
+
+    def _answer(self, ask: Callable[[], requests.Response]) -> requests.Response:
+        """The head of an answer, which a server may also send a byte at a time."""
+        try:
+            return self._cancellation.run(ask, requests.Response.close, self._whole_timeout_s)
+        except AnswerTimeoutError as exc:
+            message = f"the server did not even send the head of an answer within {self._whole_timeout_s:g} s"
+            raise BrokenError(message, reason="SourceTooSlow") from exc
 
     def _next(self, url: str, target: str) -> str:
         following = urlsplit(urljoin(url, target))

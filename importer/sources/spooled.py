@@ -33,7 +33,10 @@ class Download(Protocol):
         ...
 
     def resume(self, position: int, identity: Mapping[str, Any]) -> bool:
-        """Let `pieces` begin at `position`, if it is proved that the bytes are those that had this identity."""
+        """Let `pieces` begin at `position`, if it is proved that the bytes are those that had this identity.
+
+        SourceError where that cannot be found out at the moment.
+        """
         ...
 
     @property
@@ -256,7 +259,10 @@ class SpooledSource:
     def _take_up(self) -> None:
         """Begin with what an earlier delivery had fetched."""
         identity, position = self._spool.identity, self._spool.kept_bytes
-        if identity is None or not self._download.resume(position, identity):
+        self._asked_at = time.monotonic()
+        resumed = identity is not None and self._download.resume(position, identity)
+        self._asked_at = None
+        if not resumed:
             self._spool.restart()
             return
         self._spooling = True

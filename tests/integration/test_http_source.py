@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -422,6 +423,73 @@ def test_silence_has_a_reason_of_its_own(server: FileServer, open_source: Open) 
     assert "nothing for 0.1 s" in error.message
 
 
+def test_a_server_that_says_when_to_ask_again_is_left_alone_until_then(server: FileServer, open_source: Open) -> None:
+    server.statuses, server.retry_after = [429], "1"
+    began, told = time.monotonic(), set[str]()
+    with open_source(server.url, sums()) as source:
+        eventually(lambda: told.add(source.trouble) or source.fetched_bytes, "bytes come at last")  # type: ignore[func-returns-value]
+        assert time.monotonic() - began >= 1
+        source.finish()
+    assert "the server answers 429 Too Many Requests, trying again in 1 s (2 of 3)" in told
+
+
+def test_a_server_that_drips_is_given_up(server: FileServer, open_source: Open) -> None:
+    server.piece_bytes, server.bytes_s = 100, 1000
+    error = failure(open_source, server.url, slow_timeout_s=0.5)
+    assert (error.reason, error.retryable) == ("SourceTooSlow", True)
+    assert "less than 10 KiB/s" in error.message
+
+
+def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer, open_source: Open) -> None:
+    with open_source(server.url, sums(), slow_timeout_s=0.3, window_bytes=MIB) as source:
+        source.read_at(0, 1)
+        source.release(1)
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() - began > 1, "time passes")
+        source.finish()
+
+
+def test_a_server_that_drips_the_head_of_its_answer_is_given_up(open_source: Open) -> None:
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/disk.img"
+        error = failure(open_source, url, slow_timeout_s=0.5, retries=0)
+        ended.set()
+        thread.join()
+    assert (error.reason, error.retryable) == ("SourceTooSlow", True)
+
+
+def test_what_is_read_ahead_is_asked_for_again(server: FileServer, open_source: Open) -> None:
+    server.gate_after, server.gate = MIB, threading.Event()
+    with open_source(server.url) as source:
+        source.read_at(0, 1)
+        server.statuses = [503, 500]
+        assert source.read_ahead(2 * MIB, 1000) == CONTENT[2 * MIB : 2 * MIB + 1000]
+        server.statuses = [503] * 3
+        assert source.read_ahead(2 * MIB, 1000) is None
+        server.gate.set()
+
+
+def test_reading_ahead_outlives_the_trial_of_several_connections(server: FileServer, open_source: Open) -> None:
+    server.content = random.Random(3).randbytes(48 * MIB)
+    server.bytes_s, server.max_bodies = 16 * MIB, 2
+    with open_source(server.url) as source:
+        source.read_at(0, 1)
+        assert source.read_ahead(24 * MIB, 24 * MIB) == server.content[24 * MIB :]
+    asked = [headers["Range"] for headers in server.requests if "Range" in headers]
+    assert asked.count(f"bytes={24 * MIB}-{48 * MIB - 1}") == 1
+    assert len(asked) > 2, "more connections were tried"
+
+
 def test_several_connections_where_one_is_slow(server: FileServer, open_source: Open) -> None:
     server.content = random.Random(3).randbytes(48 * MIB)
     server.bytes_s = 16 * MIB
@@ -488,6 +556,25 @@ def test_the_next_delivery_goes_on_where_a_killed_worker_was(
         source.finish()
     assert large.sent_bytes - sent < 6 * MIB
     assert large.requests[0]["If-Range"] == '"v1"'
+
+
+def test_a_server_that_is_away_for_a_while_does_not_end_what_was_kept(
+    large: FileServer, open_source: Open, tmp_path: Path
+) -> None:
+    abandoned(tmp_path, large.url, 40 * MIB)
+    large.gate.set()
+    large.statuses = [503] * 3
+    with open_source(large.url, job_id="job-1", retries=2) as source:
+        with pytest.raises(SourceError) as caught:
+            source.finish()
+        assert (caught.value.reason, caught.value.retryable) == ("SourceUnavailable", True)
+        (data,) = tmp_path.glob("*.data")
+        assert data.stat().st_size >= 40 * MIB
+        source.close()
+        sent, large.statuses = large.sent_bytes, [503] * 2
+        with open_source(large.url, sums(large.content), job_id="job-1", retries=2) as following:
+            following.finish()
+        assert large.sent_bytes - sent < 6 * MIB
 
 
 @pytest.mark.parametrize("what", ["changed", "no ranges", "another boot", "damaged journal"])

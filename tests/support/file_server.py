@@ -26,6 +26,8 @@ class FileServer:
     chunked: bool = False
     statuses: list[int] = field(default_factory=list)
     """Answers to the next requests, before the file is served."""
+    retry_after: str = ""
+    """Header of these answers."""
     cuts: list[int] = field(default_factory=list)
     """How many bytes of the next bodies are sent before the connection is cut."""
     redirect: str = ""
@@ -34,6 +36,7 @@ class FileServer:
     gate_after: int | None = None
     extra: dict[str, str] = field(default_factory=dict)
     """Further headers of the answers with the file."""
+    piece_bytes: int = PIECE_BYTES
     bytes_s: int | None = None
     """Speed of every connection."""
     max_bodies: int | None = None
@@ -64,7 +67,11 @@ def serving(content: bytes, certificate: Path | None = None, key: Path | None = 
         def do_GET(self) -> None:
             state.requests.append(dict(self.headers))
             if state.statuses:
-                self.send_error(state.statuses.pop(0))
+                self.send_response(state.statuses.pop(0))
+                if state.retry_after:
+                    self.send_header("Retry-After", state.retry_after)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             if state.redirect:
                 self.send_response(302)
@@ -129,10 +136,10 @@ def serving(content: bytes, certificate: Path | None = None, key: Path | None = 
                 self.wfile.write(b"0\r\n\r\n")
 
         def _body(self, body: bytes) -> None:
-            for at in range(0, len(body), PIECE_BYTES):
+            for at in range(0, len(body), state.piece_bytes):
                 if state.gate_after is not None and at >= state.gate_after:
                     state.gate.wait(60)
-                piece = body[at : at + PIECE_BYTES]
+                piece = body[at : at + state.piece_bytes]
                 try:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if state.chunked else piece)
                 except OSError:
