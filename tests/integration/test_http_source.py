@@ -441,11 +441,14 @@ def test_a_server_that_drips_is_given_up(server: FileServer, open_source: Open) 
 
 
 def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer, open_source: Open) -> None:
-    with open_source(server.url, sums(), slow_timeout_s=0.3, window_bytes=MIB) as source:
+    server.content, server.piece_bytes, server.gate_after = CONTENT[:20_000], 1000, 5000
+    server.gate.clear()
+    with open_source(server.url, sums(server.content), slow_timeout_s=0.5, window_bytes=1000) as source:
         source.read_at(0, 1)
         source.release(1)
         began = time.monotonic()
         eventually(lambda: time.monotonic() - began > 1, "time passes")
+        server.gate.set()
         source.finish()
 
 
