@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.support.waiting import eventually
@@ -87,15 +88,15 @@ class Product:
 
 
 @contextmanager
-def running_product(data: Path) -> Iterator[Product]:
-    """`dvcr up` on `data` until the end of the context."""
+def running_product(data: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Product]:
+    """`dvcr up` on `data` until the end of the context, with these variables in its environment."""
     data.parent.mkdir(parents=True, exist_ok=True)
     log = data.parent / f"{data.name}.up.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [BIN / "dvcr", "up", "--data", data],
             # An import that fails for good takes seconds, not the minutes that a source may be away for.
-            env=os.environ | {"DVCR__IMPORTER__ATTEMPTS": "2", "DVCR__IMPORTER__RETRY_WAIT_S": "0.5"},
+            env=os.environ | {"DVCR__IMPORTER__ATTEMPTS": "2", "DVCR__IMPORTER__RETRY_WAIT_S": "0.5", **settings},
             stdout=output,
             stderr=output,
         )
