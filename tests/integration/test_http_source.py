@@ -441,7 +441,7 @@ def test_a_server_that_drips_is_given_up(server: FileServer, open_source: Open) 
 
 
 def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer, open_source: Open) -> None:
-    server.content, server.piece_bytes, server.gate_after = CONTENT[:20_000], 1000, 5000
+    server.content, server.piece_bytes, server.gate_after = CONTENT[:8000], 1000, 5000
     server.gate.clear()
     with open_source(server.url, sums(server.content), slow_timeout_s=0.5, window_bytes=1000) as source:
         source.read_at(0, 1)
