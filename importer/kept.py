@@ -19,6 +19,7 @@ import structlog
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PATTERN = "resume-*.data"
+_CERTIFICATES = "ca-*.pem"
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +51,12 @@ class KeptFile:
 
     def _write(self, identity: Mapping[str, Any] | None) -> None:
         journal = _journal(self._path)
-        new = journal.with_suffix(".new")
+        new = _new_journal(self._path)
         new.write_text(json.dumps({"boot": _boot_id(), "job": self._job_id, "identity": identity}))
         new.replace(journal)
 
     def forget(self) -> None:
-        """Remove both names. Idempotent; the open file stays usable."""
+        """Remove the names. Idempotent; the open file stays usable."""
         _unlink(self._path)
 
 
@@ -74,9 +75,10 @@ def jobs(folder: Path) -> Iterator[str]:
 
 
 def sweep(folder: Path, keep_s: float) -> None:
-    """Remove what was kept for longer than `keep_s` and is not in use."""
-    for path in folder.glob(_PATTERN):
-        _remove_unused(path, before=time.time() - keep_s)
+    """Remove what was kept for longer than `keep_s` and is not in use; also the certificates of killed workers."""
+    for pattern in (_PATTERN, _CERTIFICATES):
+        for path in folder.glob(pattern):
+            _remove_unused(path, before=time.time() - keep_s)
 
 
 def _remove_unused(path: Path, before: float) -> None:
@@ -120,6 +122,8 @@ def _read(journal: Path) -> Mapping[str, Any] | None:
 
 
 def _unlink(path: Path) -> None:
+    # The data at last: it is by them that what is left is found.
+    _new_journal(path).unlink(missing_ok=True)
     _journal(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -130,6 +134,11 @@ def _path(folder: Path, job_id: str) -> Path:
 
 def _journal(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _new_journal(path: Path) -> Path:
+    """Where the journal is written before it takes its name."""
+    return path.with_suffix(".new")
 
 
 def _boot_id() -> str:

@@ -78,7 +78,7 @@ class ContainerImage:
         config = origin.docker_config.get_secret_value()
         host, repository = self.reference.host, self.reference.repository
         login = login_in(config, host, repository) if config else Login()
-        self._certificates = certificate_file(origin.ca_bundle) if origin.ca_bundle else None
+        self._certificates = certificate_file(origin.ca_bundle, settings.scratch_dir) if origin.ca_bundle else None
         scheme = "http" if host in settings.plain_http_registries else "https"
         transport = Transport(
             f"{scheme}://{_DOCKER_HUB_SERVER if host == DOCKER_HUB else host}",

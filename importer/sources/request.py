@@ -1,10 +1,12 @@
 """GET of a URL as a download needs it: hop by hop, each of them checked, secrets only to the server they are for."""
 
+import fcntl
 import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -16,7 +18,7 @@ from dvcr.client.auth import Header
 from dvcr.client.cancellation import AnswerTimeoutError, Cancellation
 from dvcr.client.transport import cause_of
 from dvcr.config import ImporterSettings
-from dvcr.errors import SourceError
+from dvcr.errors import SourceError, StorageError
 from dvcr.jobs.job import HttpOrigin
 from importer.sources.addresses import AddressGuard, GuardedAdapter
 
@@ -64,7 +66,7 @@ class HttpRequests:
         self._session.mount("https://", adapter)
         # Checksums are over the bytes as they are kept, not as a server may pack them for the way.
         self._session.headers["Accept-Encoding"] = "identity"
-        self._certificates = _certificates(origin)
+        self._certificates = _certificates(origin, settings.scratch_dir)
         # Given with every request: a session's own `verify` gives way to REQUESTS_CA_BUNDLE in the environment.
         self._verify = self._certificates.name if self._certificates else not origin.insecure_skip_verify
 
@@ -178,22 +180,30 @@ def _server(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-def _certificates(origin: HttpOrigin) -> IO[bytes] | None:
+def _certificates(origin: HttpOrigin, folder: Path) -> IO[bytes] | None:
     """The trusted certificates as the file that requests asks for."""
     if origin.insecure_skip_verify or not origin.ca_bundle:
         return None
-    return certificate_file(origin.ca_bundle)
+    return certificate_file(origin.ca_bundle, folder)
 
 
-def certificate_file(ca_bundle: str) -> IO[bytes]:
-    """A file of these PEM certificates, gone when it is closed; SourceError where they are none."""
+def certificate_file(ca_bundle: str, folder: Path) -> IO[bytes]:
+    """A file of these PEM certificates, gone when it is closed; SourceError where they are none, StorageError.
+
+    It is locked: what a process has left that was killed is recognized by `sweep`.
+    """
     try:
         ssl.create_default_context(cadata=ca_bundle)
     except (ssl.SSLError, ValueError) as exc:
         raise SourceError(f"caBundle holds no PEM certificates: {exc}", reason="SourceUntrusted") from exc
-    file = tempfile.NamedTemporaryFile(prefix="ca-", suffix=".pem")  # noqa: SIM115 (closed by who asked for it)
-    file.write(ca_bundle.encode())
-    file.flush()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = tempfile.NamedTemporaryFile(dir=folder, prefix="ca-", suffix=".pem")  # noqa: SIM115 (closed by who asked for it)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(ca_bundle.encode())
+        file.flush()
+    except OSError as exc:
+        raise StorageError(f"cannot use {folder} (importer.scratch_dir): {exc.strerror}") from exc
     return file
 
 

@@ -22,6 +22,7 @@ from dvcr.jobs.job import HttpOrigin
 from importer.checksums import Checksums
 from importer.kept import discard, sweep
 from importer.sources.download import HttpDownload
+from importer.sources.request import certificate_file
 from importer.sources.spooled import SpooledSource
 from importer.spool import Spool
 from tests.support.certificates import self_signed
@@ -320,6 +321,27 @@ def test_tls(tmp_path_factory: pytest.TempPathFactory, open_source: Open) -> Non
             source.finish()
     with pytest.raises(SourceError, match="no PEM"), open_source(server.url, ca_bundle="nonsense"):
         pass
+
+
+def test_certificates_that_a_killed_worker_left_are_swept(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    certificate, _ = self_signed(tmp_path_factory.mktemp("tls"), "localhost")
+    code = f"""
+import os
+from pathlib import Path
+from importer.sources.request import certificate_file
+file = certificate_file({certificate.read_text()!r}, Path({str(tmp_path)!r}))
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = tmp_path.iterdir()
+    used = certificate_file(certificate.read_text(), tmp_path)
+    sweep(tmp_path, keep_s=3600)
+    assert left.exists()
+    sweep(tmp_path, keep_s=-60)
+    assert list(tmp_path.iterdir()) == [Path(used.name)]
+    used.close()
 
 
 def test_where_a_redirect_leads_is_checked_again(open_source: Open, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from importer.kept import discard, sweep
 from importer.spool import Spool
 
 
@@ -37,4 +40,19 @@ def test_an_empty_file_is_not_kept(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "job")
     spool.note({"etag": "a"})
     spool.close(keep=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["discard", "sweep"])
+def test_a_journal_that_was_never_finished_goes_with_the_bytes(how: str, tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "job")
+    spool.note({"etag": "a"})
+    spool.write(0, b"bytes")
+    spool.close(keep=True)
+    (data,) = tmp_path.glob("*.data")
+    data.with_suffix(".new").write_text("{")
+    if how == "discard":
+        discard(tmp_path, "job")
+    else:
+        sweep(tmp_path, keep_s=-60)
     assert list(tmp_path.iterdir()) == []
