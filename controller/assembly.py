@@ -39,6 +39,7 @@ from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
+from controller.images.usage import images_of_claim, images_of_machine
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.launcher_status import HttpLauncherStatus
@@ -96,6 +97,11 @@ def build_loops(
                     (DISK, _referring(resource, "virtualMachineDisk", namespaced=True)),
                     (IMAGE, _referring(resource, "virtualMachineImage", namespaced=True)),
                     (CLUSTER_IMAGE, _referring(resource, "clusterVirtualMachineImage", namespaced=False)),
+                    # What was in the way of a deletion.
+                    (IMAGE, _every(resource, deleting=True)),
+                    (CLUSTER_IMAGE, _every(resource, deleting=True)),
+                    (PVC, images_of_claim(resource)),
+                    (MACHINE, images_of_machine(resource)),
                 ),
             )
             for resource in (CLUSTER_IMAGE, IMAGE)

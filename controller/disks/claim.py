@@ -9,6 +9,8 @@ from controller.runtime.informer import Object
 
 IMAGE_ANNOTATION = f"{GROUP}/image"
 """`repository@digest` of the artifact; absent for a disk that starts empty."""
+FILLED_ANNOTATION = f"{GROUP}/filled"
+"""The disk in the claim stands alone: its image is copied, and no longer read."""
 SIZE_ANNOTATION = f"{GROUP}/disk-size"
 """Virtual size of the disk; the volume is larger, so that the disk fits when it is full."""
 FILESYSTEM_PERMILLE = 55
@@ -116,3 +118,13 @@ def pinned_image(claim: Object) -> tuple[str, str] | None:
         return None
     repository, _, digest = image.partition("@")
     return repository, digest
+
+
+def stands_alone(claim: Object) -> bool:
+    """Whether the disk is known to need no image any more, or never needed one."""
+    return pinned_image(claim) is None or FILLED_ANNOTATION in (claim["metadata"].get("annotations") or {})
+
+
+def filled(claim: Object) -> Object:
+    """The patch that notes for good that the disk in that very claim stands alone."""
+    return {"metadata": {"uid": claim["metadata"]["uid"], "annotations": {FILLED_ANNOTATION: "true"}}}

@@ -1,8 +1,8 @@
 """`provisioning: Eager`: a pod where the disk is copies the image into it before the disk is Ready."""
 
 from controller.api.disk import DiskStatus
-from controller.api.resource import GROUP, POD, PVC
-from controller.disks.claim import claim_name, pinned_image
+from controller.api.resource import POD, PVC
+from controller.disks.claim import claim_name, filled, stands_alone
 from controller.disks.origin import Waiting
 from controller.disks.usage import is_over
 from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_end
@@ -13,8 +13,6 @@ from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 
-FILLED_ANNOTATION = f"{GROUP}/filled"
-"""On a claim: the disk in it stands alone."""
 _POLL_S = 1.0
 _RETRY_S = 5.0
 
@@ -30,7 +28,7 @@ class DiskFilling:
     def advance(self, disk: Subject[DiskStatus], claim: Object) -> Waiting | None:
         """Do what is next for the disk in the bound claim; None once it stands alone."""
         pod = self._cluster.get(POD, pod_name(disk.uid), disk.namespace)
-        if pinned_image(claim) is None or FILLED_ANNOTATION in (claim["metadata"].get("annotations") or {}):
+        if stands_alone(claim):
             self.clear(disk)
             return None
         if pod is None:
@@ -47,8 +45,7 @@ class DiskFilling:
             return _copying(disk, told.percent, told.message or f"{told.percent}% of the image is copied")
         end = work_end(pod)
         if not end.reason:
-            patch = {"metadata": {"annotations": {FILLED_ANNOTATION: "true"}}}
-            self._cluster.patch(PVC, claim_name(disk.name), patch, disk.namespace)
+            self._cluster.patch(PVC, claim_name(disk.name), filled(claim), disk.namespace)
         self._delete(disk, pod)
         if not end.reason:
             return None

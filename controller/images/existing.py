@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
-from controller.api.resource import Resource
+from controller.api.resource import CLUSTER_IMAGE, IMAGE, Resource
 from controller.images.registry import ImageRegistry
+from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
 from dvcr.artifact.store import StoredImage
 
@@ -24,6 +25,22 @@ def repository_of(resource: Resource, name: str, namespace: str | None) -> str:
     return f"vmi/{namespace}/{name}" if resource.namespaced else f"cvmi/{name}"
 
 
+def image_in(repository: str) -> tuple[Resource, Key] | None:
+    """The inverse: the image that is kept there; None if the repository is none of an image."""
+    kind, _, rest = repository.partition("/")
+    if kind == "cvmi":
+        return CLUSTER_IMAGE, ("", rest)
+    namespace, _, name = rest.partition("/")
+    return (IMAGE, (namespace, name)) if kind == "vmi" else None
+
+
+def phase_of(image: Object) -> str:
+    """The phase that users of the image go by: one that is to be deleted takes no new ones."""
+    if "deletionTimestamp" in image["metadata"]:
+        return ImagePhase.TERMINATING
+    return str((image.get("status") or {}).get("phase", ImagePhase.PENDING))
+
+
 def find_image(
     cluster: ClusterPort, registry: ImageRegistry, resource: Resource, name: str, namespace: str | None
 ) -> StoredImage | NotThere:
@@ -32,7 +49,7 @@ def find_image(
     label = f"{resource.kind} {name!r}"
     if image is None:
         return NotThere("ImageNotFound", f"waits for {label}, which does not exist")
-    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
+    phase = phase_of(image)
     if phase != ImagePhase.READY:
         return NotThere("ImageNotReady", f"waits for {label}, which is {phase}")
     stored = registry.find(repository_of(resource, name, namespace), image["metadata"]["uid"])

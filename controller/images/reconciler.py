@@ -3,15 +3,16 @@
 from pydantic import ValidationError
 
 from controller.api.data_source import ImageDataSource, SourceType
-from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Storage
+from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Machine, Storage
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
 from controller.images.capture import DiskCapture
 from controller.images.existing import repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.images.retrying import is_retrying, tell_retrying
+from controller.images.usage import ImageUsage, find_usage
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key
+from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
@@ -123,7 +124,17 @@ class ImageReconciler:
             unpacked=human_bytes(disk.virtual_size_bytes),
             unpacked_bytes=str(disk.virtual_size_bytes),
         )
+        self._tell_machines(image, self._usage(image, stored))
         image.condition(READY, True, "Ready", "the image is in the registry")
+
+    def _usage(self, image: Subject[ImageStatus], stored: StoredImage) -> ImageUsage:
+        def read(resource: Resource) -> list[Object]:
+            return self._cluster.list(resource, image.namespace if resource.namespaced else None)
+
+        return find_usage(read, self._resource, (image.namespace or "", image.name), stored)
+
+    def _tell_machines(self, image: Subject[ImageStatus], usage: ImageUsage) -> None:
+        image.status.used_in_vms = [Machine(name=name, namespace=space) for space, name in usage.machines] or None
 
     def _fail(self, image: Subject[ImageStatus], reason: str, message: str) -> None:
         image.status.phase = ImagePhase.FAILED
@@ -142,6 +153,15 @@ class ImageReconciler:
             source = None  # nothing was ever begun for it
         if source is not None and not self._captures.clear(image, source):
             return 1  # it must not publish what is removed here
+        stored = self._imports.find(target)
+        if stored is not None:
+            usage = self._usage(image, stored)
+            self._tell_machines(image, usage)
+            obstacle = usage.obstacle()
+            if obstacle:
+                image.condition(READY, False, "InUse", obstacle)
+                image.save()
+                return None
         self._imports.forget(target, image.status)
         image.let_go()
         return None

@@ -7,7 +7,7 @@ from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
 from controller.disks.usage import is_over, machine_of, pods_using, user_of
-from controller.images.existing import repository_of
+from controller.images.existing import phase_of, repository_of
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
@@ -99,7 +99,7 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
     image = cluster.get(resource, device.name, namespace if resource.namespaced else None)
     if image is None:
         return NotReady("ImageNotFound", f"waits for {label}, which does not exist")
-    phase = (image.get("status") or {}).get("phase", ImagePhase.PENDING)
+    phase = phase_of(image)
     if phase != ImagePhase.READY:
         return NotReady("ImageNotReady", f"waits for {label}, which is {phase}")
     repository = repository_of(resource, device.name, namespace)

@@ -17,7 +17,7 @@ from controller.api.pod_claims import (
     write_claims,
 )
 from controller.api.quantity import format_bytes
-from controller.api.resource import ATTACHMENT, MACHINE, POD, PVC
+from controller.api.resource import ATTACHMENT, MACHINE, POD
 from controller.attachments.acceptance import disk_device, refusal
 from controller.disks.claim import disk_bytes, provided_bytes, requested_bytes
 from controller.disks.mount import disk_folder
@@ -104,7 +104,7 @@ def _sizes_bytes(visit: Visit, launcher: LauncherState) -> dict[str, int]:
     sizes = {}
     for disk in launcher.disks:
         if disk.attached and device_of(disk.name).type is BlockDeviceType.DISK:
-            claim = visit.cluster.get(PVC, disk.name, visit.machine.namespace)
+            claim = visit.claim(disk.name)
             if claim is not None and provided_bytes(claim) >= requested_bytes(claim):
                 sizes[disk.name] = disk_bytes(claim)
     return sizes

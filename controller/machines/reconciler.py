@@ -5,6 +5,7 @@ from controller.api.resource import MACHINE, POD
 from controller.machines.address import compare_address
 from controller.machines.authority import MachineAuthority
 from controller.machines.changes import list_changes
+from controller.machines.copied import note_copied
 from controller.machines.ending import clear_up
 from controller.machines.eviction import heed_eviction
 from controller.machines.following import follow
@@ -51,6 +52,7 @@ class MachineReconciler:
             tell_grace_period,
             carry_labels,
             Observe(launchers),
+            note_copied,
             guest_facts,
             network_facts,
             tell_migratable,

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 
 from controller.api.machine import MachineSpec, MachineStatus, Power
-from controller.api.resource import POD
+from controller.api.resource import POD, PVC
 from controller.launcher.spec import MachineStatus as LauncherState
 from controller.machines.request import PowerRequest
 from controller.runtime.informer import Object
@@ -48,6 +48,7 @@ class Visit:
     """When to look again though nothing changed."""
     after_save: list[Callable[[], None]] = field(default_factory=list)
     """What may only happen once the status is written."""
+    _claims: dict[str, Object | None] = field(default_factory=dict)
 
     @property
     def status(self) -> MachineStatus:
@@ -57,6 +58,12 @@ class Visit:
     def asked(self) -> PowerRequest | None:
         """The request, unless its effect is there already."""
         return self.request if self.request is not None and self.power.operation != self.request.uid else None
+
+    def claim(self, name: str) -> Object | None:
+        """A PersistentVolumeClaim of the machine's namespace, read once in a pass."""
+        if name not in self._claims:
+            self._claims[name] = self.cluster.get(PVC, name, self.machine.namespace)
+        return self._claims[name]
 
     def look_again(self, in_s: float) -> None:
         """Have the machine visited again after that time at the latest."""

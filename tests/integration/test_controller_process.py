@@ -108,3 +108,31 @@ def test_the_main_job_and_a_restart_of_everything_in_the_middle(cluster: Cluster
     for resource, name in ((MACHINE, "web"), (DISK, "root"), (CLUSTER_IMAGE, "debian"), (PVC, "vmd-root")):
         running.wait_gone(resource, name)
     assert running.registry.images == {}
+
+
+def test_an_image_that_was_in_use_goes_when_its_last_disk_does(running: Running) -> None:
+    image = running.apply(CLUSTER_IMAGE, "debian", IMAGE_SPEC)
+    running.apply(DISK, "root", DISK_SPEC)
+    running.wait_phase(CLUSTER_IMAGE, "debian", "Provisioning")
+    running.registry.add("cvmi/debian", image["metadata"]["uid"])
+    running.bind("vmd-root")
+    running.apply(MACHINE, "web", MACHINE_SPEC)
+    running.run_pod("vm-web")
+    running.wait_phase(MACHINE, "web", "Running")
+
+    def used() -> list[Object]:
+        found: list[Object] = (running.get(CLUSTER_IMAGE, "debian") or {})["status"].get("usedInVMs", [])
+        return found
+
+    eventually(lambda: used() == [{"name": "web", "namespace": "default"}], "the machine is told")
+    running.cluster.delete(CLUSTER_IMAGE, "debian")
+    running.wait_phase(CLUSTER_IMAGE, "debian", "Terminating")
+    running.cluster.delete(MACHINE, "web", "default")
+    eventually(lambda: "deletionTimestamp" in (running.get(POD, "vm-web") or {})["metadata"], "the guest powers off")
+    running.cluster.delete(POD, "vm-web", "default", grace_period_s=0)
+    running.wait_gone(MACHINE, "web")
+    eventually(lambda: used() == [], "no machine uses it")
+    assert running.registry.images != {}
+    running.cluster.delete(DISK, "root", "default")
+    running.wait_gone(CLUSTER_IMAGE, "debian")
+    assert running.registry.images == {}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, POD, PVC, STORAGE_CLASS
-from controller.disks.filling import FILLED_ANNOTATION
+from controller.disks.claim import FILLED_ANNOTATION
 from controller.launcher.spec import FillSpec, WorkEnd, WorkStatus
 from dvcr.errors import ResourceError
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, ready_image, running_machine
