@@ -21,14 +21,17 @@ from controller.disks.storage_class import volume_profile
 from controller.disks.usage import pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
-from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.errors import ClusterError
+from controller.runtime.conditions import Clock, find_condition, utc_now
+from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.errors import DvcrError
 
+RESIZED = "Resized"
+"""The condition of a disk whose growth was refused once."""
 _SMALLER = "DiskSmallerThanImage"
+_RESIZE_AGAIN_S = 60.0
 
 
 class DiskReconciler:
@@ -113,26 +116,22 @@ class DiskReconciler:
         status.failure_reason = status.failure_message = None
         url = status.target.registry_url if status.target else None
         status.target = Target(registry_url=url, persistent_volume_claim_name=claim_name(disk.name))
-        given = spec.persistent_volume_claim.size
-        wanted_bytes = max(disk_bytes(claim), parse_bytes(given) if given is not None else 0)
-        if wanted_bytes > disk_bytes(claim):
-            patch = resized(claim["spec"].get("volumeMode", ""), wanted_bytes)
-            claim = self._cluster.patch(PVC, claim_name(disk.name), patch, disk.namespace)
+        claim, again_s = self._resize(disk, spec, claim)
         if is_lost(claim):
             status.phase = DiskPhase.PVC_LOST
             message = f"the volume behind PersistentVolumeClaim {claim_name(disk.name)!r} is gone; bring it back"
             disk.condition(READY, False, "PVCLost", message)
-            return None
+            return again_s
         if not is_bound(claim):
             status.phase = DiskPhase.PROVISIONING
             disk.condition(READY, False, "WaitForVolume", "waits for a volume to stand behind the claim")
-            return None
+            return again_s
         if provided_bytes(claim) < requested_bytes(claim):
             status.phase = DiskPhase.RESIZING
-            message = f"grows from {status.capacity or 'less'} to {format_bytes(wanted_bytes)}"
+            message = f"grows from {status.capacity or 'less'} to {format_bytes(disk_bytes(claim))}"
             disk.condition(READY, False, "Resizing", message)
-            return None
-        status.capacity = format_bytes(wanted_bytes)
+            return again_s
+        status.capacity = format_bytes(disk_bytes(claim))
         if spec.provisioning is DiskProvisioning.EAGER:
             waiting = self._filling.advance(disk, claim)
             if waiting is not None:
@@ -140,7 +139,25 @@ class DiskReconciler:
         status.phase = DiskPhase.READY
         status.progress = "100%"
         disk.condition(READY, True, "Ready", "the disk can be used")
-        return None
+        return again_s
+
+    def _resize(self, disk: Subject[DiskStatus], spec: DiskSpec, claim: Object) -> tuple[Object, float | None]:
+        """Ask for the size of the spec; the claim as it is then, and when to ask again if that was refused."""
+        given, has_bytes = spec.persistent_volume_claim.size, disk_bytes(claim)
+        if given is not None and parse_bytes(given) > has_bytes:
+            patch = resized(claim["spec"].get("volumeMode", ""), parse_bytes(given))
+            try:
+                claim = self._cluster.patch(PVC, claim_name(disk.name), patch, disk.namespace)
+            except (ConflictError, MissingError):
+                raise
+            except ClusterError as exc:
+                # The disk serves on as large as it is.
+                refused = f"the cluster refuses to grow the disk from {format_bytes(has_bytes)} to {given}"
+                disk.condition(RESIZED, False, "ResizeRefused", f"{refused}: {exc.message}; it is asked again")
+                return claim, _RESIZE_AGAIN_S
+        if find_condition(disk.status.conditions, RESIZED) is not None:
+            disk.condition(RESIZED, True, "Resized", "the claim asks for the size of the disk")
+        return claim, None
 
     def _wait(self, disk: Subject[DiskStatus], waiting: Waiting) -> float | None:
         if waiting.failed:

@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.api.kinds import admit
 from controller.api.resource import Resource
-from controller.runtime.errors import AlreadyExistsError, Cause, ConflictError, InvalidError, MissingError
+from controller.runtime.errors import AlreadyExistsError, Cause, ClusterError, ConflictError, InvalidError, MissingError
 from controller.runtime.informer import Object
 
 Objects = list[Object]
@@ -18,6 +18,8 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         self.writes = 0
+        self.refusals: dict[Resource, ClusterError] = {}
+        """What patches of a kind are answered with."""
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
@@ -73,6 +75,8 @@ class MemoryCluster:
         subresource: str = "",
     ) -> Object:
         assert isinstance(patch, dict), "a JSON merge patch"
+        if resource in self.refusals:
+            raise self.refusals[resource]
         with self._lock:
             obj = self.get(resource, name, namespace)
             if obj is None:

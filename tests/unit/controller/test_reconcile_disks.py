@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, POD, PVC, STORAGE_CLASS
+from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, MACHINE, POD, PVC, STORAGE_CLASS
 from controller.disks.claim import FILLED_ANNOTATION
 from controller.launcher.spec import FillSpec, WorkEnd, WorkStatus
+from controller.runtime.errors import ClusterError
 from dvcr.errors import ResourceError
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World
@@ -83,6 +84,29 @@ def test_growing_a_disk_grows_its_claim() -> None:
     world.change(DISK, "data", {"persistentVolumeClaim": {"size": "2Gi"}})
     assert world.get(PVC, "vmd-data")["spec"]["resources"]["requests"]["storage"] == "2163Mi"
     assert world.status(DISK, "data")["phase"] == "Resizing"
+    world.bind("vmd-data")
+    assert (world.status(DISK, "data")["phase"], world.status(DISK, "data")["capacity"]) == ("Ready", "2Gi")
+
+
+@pytest.mark.parametrize("status", [403, 422, 500])
+def test_a_growth_that_the_cluster_refuses_is_told_and_tried_again(status: int) -> None:
+    world = World()
+    world.apply(DISK, "data", {"persistentVolumeClaim": {"size": "1Gi"}})
+    world.bind("vmd-data")
+    why = "only dynamically provisioned pvc can be resized"
+    world.cluster.refusals[PVC] = ClusterError(why, status=status)
+    world.change(DISK, "data", {"persistentVolumeClaim": {"size": "2Gi"}})
+    condition = world.condition(DISK, "data", "Resized")
+    assert (condition["status"], condition["reason"]) == ("False", "ResizeRefused")
+    assert condition["message"] == f"the cluster refuses to grow the disk from 1Gi to 2Gi: {why}; it is asked again"
+    assert (world.status(DISK, "data")["phase"], world.status(DISK, "data")["capacity"]) == ("Ready", "1Gi")
+    assert world.reconcilers[DISK].reconcile(("default", "data")) == 60
+    assert ("ResizeRefused", condition["message"]) in [(e["reason"], e["message"]) for e in world.cluster.list(EVENT)]
+
+    del world.cluster.refusals[PVC]
+    world.settle()
+    assert world.status(DISK, "data")["phase"] == "Resizing"
+    assert world.condition(DISK, "data", "Resized")["status"] == "True"
     world.bind("vmd-data")
     assert (world.status(DISK, "data")["phase"], world.status(DISK, "data")["capacity"]) == ("Ready", "2Gi")
 
