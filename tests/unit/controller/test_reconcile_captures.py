@@ -66,7 +66,7 @@ def test_a_pod_where_the_disk_is_makes_the_image(
     pod = pod_of(world, resource)
     assert pod is not None
     assert pod["metadata"]["namespace"] == "default"
-    assert pod["spec"]["volumes"] == [{"name": "disk", "persistentVolumeClaim": {"claimName": "vmd-root"}}]
+    assert pod["spec"]["volumes"][0] == {"name": "disk", "persistentVolumeClaim": {"claimName": "vmd-root"}}
     command = pod["spec"]["containers"][0]["command"]
     assert command[:2] == ["dvcr-launcher", "capture"]
     told = CaptureSpec.model_validate(json.loads(command[2]))

@@ -234,7 +234,7 @@ class TestEager:
         told = FillSpec.model_validate(json.loads(command[2])).disk
         assert told.image is not None
         assert (told.image.repository, told.size_bytes) == ("cvmi/debian", 64 * 2**20)
-        assert pod["spec"]["volumes"] == [{"name": "disk", "persistentVolumeClaim": {"claimName": "vmd-root"}}]
+        assert pod["spec"]["volumes"][0] == {"name": "disk", "persistentVolumeClaim": {"claimName": "vmd-root"}}
         assert world.status(DISK, "root")["phase"] == "Provisioning"
 
         world.work_progress.told = WorkStatus(percent=40)
