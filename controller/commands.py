@@ -1,6 +1,5 @@
 """`dvcr controller`."""
 
-import signal
 import socket
 import threading
 import uuid
@@ -37,6 +36,7 @@ def controller(
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cluster import Cluster
     from controller.runtime.process import ControllerProcess
+    from controller.runtime.termination import termination
     from dvcr.config import Settings
     from dvcr.jobs.redis import RedisJobBoard
 
@@ -49,9 +49,7 @@ def controller(
     process = ControllerProcess(
         cluster, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
     )
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
+    stopping = termination()
 
     def ready() -> None:
         ensure_default(cluster)

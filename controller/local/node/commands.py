@@ -1,7 +1,5 @@
 """`dvcr node`: the agent that runs the pods of the embedded cluster, and what people do with nodes."""
 
-import signal
-import threading
 from typing import Annotated
 
 import typer
@@ -29,13 +27,12 @@ def node(context: typer.Context) -> None:
     from controller.local.node.agent import Agent
     from controller.local.node.processor import announce_processor
     from controller.runtime.cluster import Cluster
+    from controller.runtime.termination import termination
 
     if context.invoked_subcommand is not None:
         return
     settings = context.obj
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
+    done = termination()
     kubeconfig = settings.controller.kubeconfig or settings.cluster.kubeconfig
     cluster = Cluster.connect(kubeconfig)
     agent = Agent(settings.node, cluster, cache_dir=settings.launcher.cache_dir)
