@@ -214,11 +214,14 @@ async def test_a_disk_that_was_handed_to_another_qemu_is_not_taken_for_copied(
     registry: RegistryClient, tmp_path: Path
 ) -> None:
     handed_over = threading.Event()
+    handed_over.set()  # QEMU reads the first sector of a new device
 
-    def wait(offset_bytes: int) -> None:
-        assert offset_bytes < 2 * CHUNK or handed_over.wait(60)
+    # QEMU 7.2 fails an assertion where it is copying while it hands the disk over: nothing is asked of it until then.
+    def wait(_: int) -> None:
+        assert handed_over.wait(60)
 
     async with machine(registry, tmp_path, wait) as running:
+        handed_over.clear()
         running.copies.start(running.disk)
         await running.monitor.execute("migrate", uri="exec:cat >/dev/null")
         async with asyncio.timeout(60):
