@@ -1,19 +1,39 @@
-"""A session of `requests` that follows a registry's redirects with care."""
+"""Sessions of `requests` that follow redirects with care, or not at all."""
 
+from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
-from urllib.parse import urlsplit
+from itertools import count
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.utils import requote_uri
 
 from dvcr.errors import RegistryError
 
 MAX_REDIRECTS = 10
+_MAX_DRAINED_BYTES = 64 * 2**10
+
+
+class UnfollowingSession(requests.Session):
+    """Gives redirects as they are, and closed; long bodies of theirs are not read.
+
+    `requests` reads them whole, into memory and however long they are: also where it was told not to follow, for
+    `Response.next`, which is not set here.
+    """
+
+    def resolve_redirects(self, resp: requests.Response, req: requests.PreparedRequest, *_: Any, **__: Any) -> Any:
+        """What `requests` asks after each answer."""
+        if resp.is_redirect:
+            drain(resp)
+        return iter(())
 
 
 class RegistrySession(requests.Session):
     """Keeps no cookies, follows at most ten redirects and none from https to http, and leaves ~/.netrc alone.
 
-    Authorization goes to the server that it is for: `requests` drops it where a redirect leads elsewhere.
+    Authorization goes to the server that it is for: `requests` drops it where a redirect leads elsewhere. Long bodies
+    of redirects are not read: they may be endless.
     """
 
     def __init__(self) -> None:
@@ -21,8 +41,50 @@ class RegistrySession(requests.Session):
         self.max_redirects = MAX_REDIRECTS
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
+    def resolve_redirects(  # type: ignore[override]  # all but the first two come by name
+        self,
+        resp: requests.Response,
+        req: requests.PreparedRequest,
+        yield_requests: bool = False,
+        proxies: Any = None,
+        **how: Any,
+    ) -> Iterator[requests.Response]:
+        """The answers after `resp`. `requests` does this, too, but reads the body of each redirect on the way."""
+        for followed in count():
+            following = None if yield_requests else self._following(resp, req)
+            if following is None:
+                return
+            if followed == self.max_redirects:
+                raise requests.TooManyRedirects(f"more than {self.max_redirects} redirects", response=resp)
+            req = following
+            proxies = self.rebuild_proxies(req, proxies)  # type: ignore[no-untyped-call]
+            resp = self.send(req, allow_redirects=False, proxies=proxies, **how)
+            yield resp
+
+    def _following(
+        self, answer: requests.Response, before: requests.PreparedRequest
+    ) -> requests.PreparedRequest | None:
+        """The request that a redirect asks for; None where the answer is no redirect."""
+        try:
+            target = self.get_redirect_target(answer)
+            if target is None:
+                return None
+            drain(answer)
+            request = before.copy()
+            request.url = urljoin(answer.url, requote_uri(target))
+            self.rebuild_method(request, answer)
+            if answer.status_code not in (requests.codes.temporary_redirect, requests.codes.permanent_redirect):
+                request.body = None
+                for header in ("Content-Length", "Content-Type", "Transfer-Encoding"):
+                    request.headers.pop(header, None)
+            self.rebuild_auth(request, answer)
+        except ValueError as exc:
+            answer.close()
+            raise requests.exceptions.InvalidURL(f"the redirect leads to no address: {exc}", response=answer) from exc
+        return request
+
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Before each redirect is followed: `requests` would look into ~/.netrc here. RegistryError."""
+        """RegistryError where the redirect is refused; `requests` would look into ~/.netrc here."""
         before, after = str(response.request.url), str(prepared_request.url)
         if urlsplit(before).scheme == "https" and urlsplit(after).scheme != "https":
             host = urlsplit(after).hostname
@@ -35,3 +97,16 @@ class RegistrySession(requests.Session):
             )
         if self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
             prepared_request.headers.pop("Authorization", None)
+
+
+def drain(response: requests.Response) -> None:
+    """Close an answer that is done with; read what is left of it before where that is known to be short.
+
+    A connection is only used again once its answer was read to the end.
+    """
+    length = response.headers.get("Content-Length", "")
+    short = response.status_code == 204 or (length.isdecimal() and int(length) <= _MAX_DRAINED_BYTES)
+    # A Transfer-Encoding overrules the length.
+    if response.request.method == "HEAD" or (short and "Transfer-Encoding" not in response.headers):
+        response.raw.drain_conn()
+    response.close()

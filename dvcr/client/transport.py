@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from dvcr.client.auth import Authenticator, Header
 from dvcr.client.cancellation import Cancellation, shut_down
 from dvcr.client.retry import BusyError, RetryPolicy, TellRetry
-from dvcr.client.session import RegistrySession
+from dvcr.client.session import RegistrySession, drain
 from dvcr.errors import RegistryError
 
 # Room for two imports that push in parallel, a reader with its read-ahead, and some calls of a controller.
@@ -110,7 +110,7 @@ class Transport:
                 yield response
                 if self._cancellation is not None:
                     self._cancellation.check()  # what was read may end where it was cancelled
-                _drain(response)
+                drain(response)
 
     def json(self, url: str, *, scope: str) -> tuple[Any, str | None]:
         """The JSON answer to a GET, and the address of the next page if there is one."""
@@ -138,7 +138,7 @@ class Transport:
         used = self._auth.header(scope) if authorized else None
         response = self._send(method, url, used, headers, query, body)
         if response.status_code == 401 and authorized:
-            _drain(response)
+            drain(response)
             used = self._auth.challenged(response, scope, used)
             response = self._send(method, url, used, headers, query, body)
         return response
@@ -208,15 +208,6 @@ def read_up_to(response: requests.Response, limit_bytes: int) -> bytes:
 
 def _sleep(cancellation: Cancellation, sleep: Callable[[float], None], seconds: float) -> None:
     cancellation.run(partial(sleep, seconds))
-
-
-def _drain(response: requests.Response) -> None:
-    """Read what is left of a short body: a connection is only used again once its answer was read to the end."""
-    length = response.headers.get("Content-Length", "")
-    bodiless = response.request.method == "HEAD" or response.status_code == 204
-    if bodiless or (length.isdecimal() and int(length) <= _MAX_ERROR_BYTES):
-        response.raw.drain_conn()
-    response.close()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from requests.auth import _basic_auth_str
 
 from dvcr.client.auth import Header
 from dvcr.client.cancellation import AnswerTimeoutError, Cancellation
+from dvcr.client.session import UnfollowingSession
 from dvcr.client.transport import cause_of
 from dvcr.config import ImporterSettings
 from dvcr.errors import SourceError, StorageError
@@ -60,7 +61,7 @@ class HttpRequests:
             raise SourceError(f"the URL cannot be read ({exc}); use http://HOST/PATH or https://HOST/PATH") from exc
         self._auth = Header(authorization)
         self._headers = {name: value.get_secret_value() for name, value in origin.headers.items()}
-        self._session = requests.Session()
+        self._session = UnfollowingSession()
         adapter = GuardedAdapter(AddressGuard(settings.source_addresses), pool_maxsize=settings.connections + 1)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)

@@ -35,6 +35,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     announced_bytes: int | None = None
     """Content-Length, where it lies: more than `body` is a connection that breaks."""
+    stream: io.RawIOBase | None = None
+    """In place of `body`, of a length that is not told."""
 
 
 @dataclass
@@ -52,6 +54,24 @@ class Fault:
     keep_bytes: int | None = None
     """Cuts the real answer's body, or with `arrived` the request's, after this many bytes."""
     arrived: bool = False
+
+
+class Zeroes(io.RawIOBase):
+    """A body that nobody should read to its end."""
+
+    def __init__(self, size_bytes: int = 2**30) -> None:
+        super().__init__()
+        self.read_bytes = 0
+        self._size_bytes = size_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size_bytes - self.read_bytes)
+        buffer[:length] = bytes(length)
+        self.read_bytes += length
+        return length
 
 
 def refusal(status: int, code: str, **headers: str) -> Answer:
@@ -97,9 +117,10 @@ class MemoryRegistry(BaseAdapter):
             parts = urlsplit(request.url or "")
             self.asked.append(f"{request.method} {parts.path}")
             answer = self.intercept(request) or self._spoiled(request, str(parts.path))
-        headers = {"Content-Length": str(answer.announced_bytes or len(answer.body)), **answer.headers}
+        length = {} if answer.stream else {"Content-Length": str(answer.announced_bytes or len(answer.body))}
+        headers = {**length, **answer.headers}
         raw = urllib3.HTTPResponse(
-            io.BytesIO(b"" if request.method == "HEAD" else answer.body),
+            answer.stream or io.BytesIO(b"" if request.method == "HEAD" else answer.body),
             headers=headers,
             status=answer.status,
             preload_content=False,
