@@ -11,7 +11,6 @@ from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError, SourceError
 
 _PARALLEL = 8
-_PIECE_BYTES = 4 * 2**20
 
 FailedPull = Callable[[RegistryError], SourceError]
 
@@ -92,20 +91,13 @@ class DiskCopy:
         if upload is None:
             self._count(chunk.size_bytes, 0)
             return
-        piece = bytearray()
-        for data in self._read(chunk):
-            piece += data
-            if len(piece) >= _PIECE_BYTES:
-                upload.append(piece)
-                piece = bytearray()
-        upload.append(piece)
-        upload.commit(chunk.digest)
+        upload.fill(self._read(chunk), chunk.digest)
         self._count(chunk.size_bytes, upload.size_bytes)
 
     def _read(self, chunk: Descriptor) -> Iterator[bytes]:
         """The blob; the error at its end, where it has another digest, comes before the upload is committed."""
         try:
-            yield from self._source.open_blob(chunk.digest)
+            yield from self._source.open_blob(chunk.digest, chunk.size_bytes)
         except RegistryError as exc:
             raise (self._failed(exc) if self._failed else exc) from exc
 

@@ -78,7 +78,7 @@ class FileWriter:
             first, second = self.parts[-2:]
             self._in_part = 0
             for part in (first, second):
-                for piece in self._repository.open_blob(part.digest):
+                for piece in self._repository.open_blob(part.digest, part.size_bytes):
                     self._hasher.update(piece)
                     self._append(memoryview(piece))
                     self._in_part += len(piece)

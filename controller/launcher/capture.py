@@ -311,9 +311,7 @@ def _take_over(repository: Repository, origin: Repository, blobs: list[Descripto
     def take_over(blob: Descriptor) -> None:
         upload = repository.mount_or_begin(blob.digest, origin.name)
         if upload is not None:
-            for piece in origin.open_blob(blob.digest):
-                upload.append(piece)
-            upload.commit(blob.digest)
+            upload.fill(origin.open_blob(blob.digest, blob.size_bytes), blob.digest)
 
     with ThreadPoolExecutor(PARALLEL_MOUNTS, "mount") as pool:
         for _ in pool.map(take_over, {blob.digest: blob for blob in blobs}.values()):

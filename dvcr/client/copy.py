@@ -12,7 +12,6 @@ from dvcr.digest import Digest
 from dvcr.errors import ImageError
 
 PARALLEL = 8
-PIECE_BYTES = 4 * 2**20
 MAX_DEPTH = 4
 
 
@@ -106,17 +105,7 @@ def _move(
     if upload is None:
         on_progress(blob.size_bytes)
         return 0
-    piece = bytearray()
-    for data in source.open_blob(blob.digest):
-        piece += data
-        if len(piece) >= PIECE_BYTES:
-            upload.append(piece)
-            on_progress(len(piece))
-            piece = bytearray()
-    if piece:
-        upload.append(piece)
-        on_progress(len(piece))
-    upload.commit(blob.digest)
+    upload.fill(source.open_blob(blob.digest, blob.size_bytes), blob.digest, on_progress)
     return upload.size_bytes
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import requests
+
 from dvcr.client.cancellation import Cancellation
 from dvcr.client.retry import RetryPolicy, TellRetry, retried
 from dvcr.client.transport import PIECE_BYTES, Transport, read_at_most
@@ -76,17 +78,20 @@ class Repository:
             digest.verify(data)
         return data
 
-    def open_blob(self, digest: Digest) -> Iterator[bytes]:
-        """The blob in pieces of at most 1 MiB; goes on where a connection broke.
+    def open_blob(self, digest: Digest, size_bytes: int) -> Iterator[bytes]:
+        """The blob of that size in pieces of at most 1 MiB; goes on where a connection broke.
 
-        IntegrityError after the last piece where they do not have the digest: use nothing before the end.
+        IntegrityError once the registry sends more, and after the last piece where they are fewer bytes or do not have
+        the digest: use nothing before the end.
         """
         hasher, position, failures = digest.hasher(), 0, 0
         while True:
             try:
                 for piece in self._pieces(digest, position, None):
-                    hasher.update(piece)
                     position += len(piece)
+                    if position > size_bytes:
+                        raise _mismatch(digest, f"the registry sends more than its {size_bytes} bytes")
+                    hasher.update(piece)
                     failures = 0
                     yield piece
                 break
@@ -95,8 +100,10 @@ class Repository:
                 if not error.retryable or failures >= self.retry.attempts:
                     raise
                 self.retry.wait(failures, error)
+        if position < size_bytes:
+            raise _mismatch(digest, f"the registry sent {position} of its {size_bytes} bytes")
         if hasher.digest() != digest:
-            raise IntegrityError(f"expected {digest}, the registry sent {hasher.digest()}", reason="DigestMismatch")
+            raise _mismatch(digest, f"the registry sent {hasher.digest()}")
 
     def push_blob(self, digest: Digest, data: bytes | bytearray | memoryview, *, mount: bool = True) -> bool:
         """Make the repository have the blob; whether its bytes had to be sent. Idempotent.
@@ -145,9 +152,9 @@ class Repository:
     def begin_upload(self) -> BlobUpload:
         """A new, empty upload session."""
         with self._transport.request(
-            "POST", f"{self._base}/blobs/uploads/", scope=self._push, expect=(202,)
+            "POST", f"{self._base}/blobs/uploads/", scope=self._push, expect=(202,), discard=self._abandon
         ) as response:
-            return BlobUpload(self._transport, self._push, self._blob, upload_location(response), 0)
+            return self._upload(upload_location(response))
 
     @retried
     def mount_or_begin(self, digest: Digest, source: str | None = None) -> BlobUpload | None:
@@ -157,16 +164,19 @@ class Repository:
         """
         query = {"mount": str(digest)} | ({"from": source} if source else {})
         with self._transport.request(
-            "POST", f"{self._base}/blobs/uploads/", scope=self._mount, query=query, expect=(201, 202)
+            "POST",
+            f"{self._base}/blobs/uploads/",
+            scope=self._mount,
+            query=query,
+            expect=(201, 202),
+            discard=self._abandon,
         ) as response:
-            if response.status_code == 201:
-                return None
-            return BlobUpload(self._transport, self._push, self._blob, upload_location(response), 0)
+            return None if response.status_code == 201 else self._upload(upload_location(response))
 
     @retried
     def resume_upload(self, location: str) -> BlobUpload:
         """The session that `BlobUpload.location` told, with what the registry has of it; RegistryError 404 if gone."""
-        upload = BlobUpload(self._transport, self._push, self._blob, location, 0)
+        upload = self._upload(location)
         upload.refresh()
         return upload
 
@@ -241,6 +251,15 @@ class Repository:
                 if end is not None and position >= end:
                     return
 
+    def _upload(self, location: str) -> BlobUpload:
+        return BlobUpload(self._transport, self._push, self._blob, location, 0)
+
+    def _abandon(self, begun: requests.Response) -> None:
+        """The session, if any, that began when nobody wanted it any more."""
+        with begun:
+            if begun.status_code == 202 and "Location" in begun.headers:
+                self._upload(upload_location(begun)).abandon()
+
     def _remove(self, url: str) -> None:
         with self._transport.request("DELETE", url, scope=self._delete, expect=(200, 202, 204, 404)):
             pass
@@ -270,6 +289,10 @@ def _page(transport: Transport, url: str, key: str, scope: str) -> tuple[list[st
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RegistryError(f"GET {url}: the answer is no list of {key}; is this a registry?", retryable=False)
     return names, following
+
+
+def _mismatch(digest: Digest, what: str) -> IntegrityError:
+    return IntegrityError(f"expected {digest}, {what}", reason="DigestMismatch")
 
 
 def _exact(reference: str | Digest) -> Digest | None:

@@ -15,7 +15,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from dvcr.client.auth import Authenticator, Header
-from dvcr.client.cancellation import Cancellation, shut_down
+from dvcr.client.cancellation import Cancellation, RequestCancelledError, shut_down
 from dvcr.client.retry import BusyError, RetryPolicy, TellRetry
 from dvcr.client.session import RegistrySession, drain
 from dvcr.errors import RegistryError
@@ -69,6 +69,7 @@ class Transport:
         self._verify: str | bool = False if insecure_skip_verify else ca_file or True
         self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
+        self._sleep = self.retry.sleep
         self._cancellation: Cancellation | None = None
 
     def on_behalf_of(self, cancellation: Cancellation, on_retry: TellRetry | None = None) -> Self:
@@ -78,7 +79,7 @@ class Transport:
         """
         other = copy.copy(self)
         other._cancellation = cancellation
-        sleep = partial(_sleep, cancellation, self.retry.sleep)
+        sleep = partial(_sleep, cancellation, self._sleep)
         other.retry = replace(self.retry, sleep=sleep, on_retry=on_retry or self.retry.on_retry)
         return other
 
@@ -93,23 +94,28 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
         body: bytes = b"",
+        discard: Callable[[requests.Response], None] = requests.Response.close,
     ) -> Iterator[requests.Response]:
         """The open answer to one request; its body was not read yet. RegistryError unless its status is in `expect`.
 
         `url` is relative to the registry or absolute. One attempt, and one more where the registry asks for
         authorization; `retry` is for the caller, who knows what may be repeated. Errors while the body is read inside
-        the block are translated as well.
+        the block are translated as well. `discard` gets, and closes, the answer to a request that was cancelled.
         """
         where = f"{method} {urlsplit(url).path}"
         ask = partial(self._ask, method, urljoin(self.base_url + "/", url), scope, headers, query, body)
         with _translated(where, self.base_url):
-            response = self._cancellation.run(ask, requests.Response.close) if self._cancellation else ask()
+            response = self._cancellation.run(ask, discard) if self._cancellation else ask()
             with response, self._cancelled_with(response):
                 if response.status_code not in expect:
                     raise _refusal(where, response)
                 yield response
                 if self._cancellation is not None:
-                    self._cancellation.check()  # what was read may end where it was cancelled
+                    try:
+                        self._cancellation.check()  # what was read may end where it was cancelled
+                    except RequestCancelledError:
+                        discard(response)
+                        raise
                 drain(response)
 
     def json(self, url: str, *, scope: str) -> tuple[Any, str | None]:

@@ -1,17 +1,24 @@
 """A resumable upload of one blob (distribution-spec, "Pushing a blob in chunks")."""
 
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from urllib.parse import urljoin
 
 import requests
+import structlog
 
+from dvcr.client.cancellation import Cancellation, RequestCancelledError
 from dvcr.client.retry import RetryPolicy, retried
 from dvcr.client.transport import Transport
 from dvcr.descriptor import OCTET_STREAM
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
+log = structlog.get_logger(__name__)
+
+_PIECE_BYTES = 4 * 2**20
+_ABANDON_S = 5.0
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
@@ -85,6 +92,42 @@ class BlobUpload:
                 pass
 
         self.retry.run(finish)
+
+    def fill(
+        self, pieces: Iterable[bytes], digest: Digest, on_progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Append what `pieces` bring and commit it as `digest`; `on_progress` gets the bytes of each step.
+
+        Whatever this or the pieces raise, also where the undertaking was cancelled, the session is given up.
+        """
+        piece = bytearray()
+        try:
+            for data in pieces:
+                piece += data
+                if len(piece) >= _PIECE_BYTES:
+                    self.append(piece)
+                    on_progress(len(piece))
+                    piece = bytearray()
+            self.append(piece)
+            on_progress(len(piece))
+            self.commit(digest)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """`abort` on behalf of nobody: also where the undertaking was cancelled. Not for long, and never fails."""
+        patience = Cancellation()
+        timer = threading.Timer(_ABANDON_S, patience.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            transport = self._transport.on_behalf_of(patience)
+            BlobUpload(transport, self._scope, self._blob_url, self.location, self.size_bytes).abort()
+        except (RegistryError, RequestCancelledError) as exc:
+            log.warning("an upload session is left until the registry expires it", error=exc.message)
+        finally:
+            timer.cancel()
 
     @retried
     def abort(self) -> None:

@@ -134,10 +134,7 @@ class Layer:
         if upload is None:
             on_progress(self.size_bytes)
             return
-        for piece in self.pieces():
-            upload.append(piece)
-            on_progress(len(piece))
-        upload.commit(digest)
+        upload.fill(self.pieces(), digest, on_progress)
 
 
 def _json(value: object) -> bytes:

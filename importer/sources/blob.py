@@ -82,7 +82,7 @@ class BlobSource:
             if self._verified or not self._checksums.promised:
                 return
             for part in self._list():
-                for piece in self._repository.open_blob(part.digest):
+                for piece in self._repository.open_blob(part.digest, part.size_bytes):
                     self._checksums.update(piece)
         self._checksums.verify()
 

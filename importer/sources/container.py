@@ -75,6 +75,7 @@ class ContainerImage:
         """SourceError where the name, the login or the certificates cannot be used. Nothing is sent yet."""
         self.reference = ContainerReference.parse(origin.image)
         self._platform = settings.platform or _own_platform()
+        self._max_layer_bytes = settings.max_unpacked_bytes
         config = origin.docker_config.get_secret_value()
         host, repository = self.reference.host, self.reference.repository
         login = login_in(config, host, repository) if config else Login()
@@ -118,6 +119,11 @@ class ContainerImage:
             raise self._unusable(f"its manifest cannot be read ({exc})") from exc
         if not 0 < len(layers) <= _MAX_LAYERS:
             raise self._unusable(f"it has {len(layers)} layers")
+        for layer in layers:
+            if layer.size_bytes > self._max_layer_bytes:
+                raise self._unusable(
+                    f"its layer {layer.digest} has {layer.size_bytes} bytes, over importer.max_unpacked_bytes"
+                )
         return layers
 
     def disk(self, manifest: Manifest) -> DiskImage:

@@ -96,7 +96,7 @@ class LayerDownload:
     def _stream(self, layer: Descriptor) -> Iterator[bytes]:
         """The blob as stored; ends early after `stop`."""
         try:
-            for piece in self._image.repository.open_blob(layer.digest):
+            for piece in self._image.repository.open_blob(layer.digest, layer.size_bytes):
                 if self._stopped.is_set():
                     return
                 self._image.trouble = ""

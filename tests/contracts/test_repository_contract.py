@@ -59,7 +59,7 @@ def test_a_blob(repository: Repository) -> None:
     assert repository.push_blob(digest, data)
     assert repository.has_blob(digest)
     assert repository.read_blob(digest) == data
-    assert b"".join(repository.open_blob(digest)) == data
+    assert b"".join(repository.open_blob(digest, len(data))) == data
 
 
 def test_a_blob_of_sha512(repository: Repository) -> None:
@@ -98,7 +98,7 @@ def test_deleted_is_gone_at_once_and_twice_is_no_error(repository: Repository) -
         repository.read_blob(digest)
     assert (caught.value.code, caught.value.status) == ("BLOB_UNKNOWN", 404)
     with pytest.raises(RegistryError) as caught:
-        list(repository.open_blob(digest))
+        list(repository.open_blob(digest, len(data)))
     assert caught.value.status == 404
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from pydantic import SecretStr
 
 from dvcr.client.registry import RegistryClient
@@ -26,7 +27,9 @@ from tests.conformance.clients import needs, run
 from tests.support.access import PASSWORDS, guarded_registry
 from tests.support.certificates import self_signed
 from tests.support.container_images import gzipped, plain, push_image, push_index, tar, zstandard_
-from tests.support.image_server import serving_images
+from tests.support.image_server import ImageServer, serving_images
+from tests.support.memory_registry import Answer, Fault, Zeroes
+from tests.support.peak_memory import peak_memory
 from tests.support.registry import RegistryServer
 
 DISK = os.urandom(3 * 2**20 + 5)
@@ -145,6 +148,57 @@ def test_bytes_that_are_not_what_the_digest_says(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError) as caught:
             Pulls(images.url, tmp_path).of(repository)
     assert caught.value.reason == "DigestMismatch"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Iterator[tuple[ImageServer, Pulls, Digest]]:
+    """A registry with an image, who pulls from it, and the image's only layer."""
+    with serving_images() as images:
+        data = tar(("disk/a", DISK))
+        push_image(images.registry.client().repository("a/b"), [plain(data)])
+        yield images, Pulls(images.url, tmp_path), Digest.of(data)
+
+
+@pytest.mark.parametrize("behind", [b"", tar(("disk/a", DISK))[:-1024]], ids=["from the start", "behind the disk"])
+def test_a_layer_without_end(hostile: tuple[ImageServer, Pulls, Digest], behind: bytes) -> None:
+    images, pulls, layer = hostile
+    answer = Answer(200, stream=Zeroes(2**40, behind))
+    images.registry.faults = [Fault("GET", str(layer), answer=answer)]
+    with peak_memory() as peak:
+        error = pulls.failure(images.registry.client().repository("a/b"))
+    assert (type(error), error.reason) == (IntegrityError, "DigestMismatch")
+    assert "more than its" in error.message
+    assert peak.grown < 100 * 2**20
+
+
+def test_a_layer_that_promises_to_be_without_end(hostile: tuple[ImageServer, Pulls, Digest]) -> None:
+    images, pulls, layer = hostile
+    pulls.settings = pulls.settings.model_copy(update={"max_unpacked_bytes": 2**20})
+    error = pulls.failure(images.registry.client().repository("a/b"))
+    assert (type(error), error.reason) == (SourceError, "InvalidContainerImage")
+    assert f"{layer} has" in error.message
+    assert "over importer.max_unpacked_bytes" in error.message
+
+
+@pytest.mark.parametrize("status", [200, 403, 307])
+def test_a_token_server_without_end(hostile: tuple[ImageServer, Pulls, Digest], status: int) -> None:
+    images, pulls, _ = hostile
+
+    def answer(request: requests.PreparedRequest) -> Answer:
+        if "/token" not in str(request.url):
+            return Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{images.url}/token"'})
+        headers = {"Location": f"{images.url}/token"} if status == 307 else {}
+        return Answer(status, headers=headers, stream=Zeroes(2**40))
+
+    images.registry.intercept = answer
+    with peak_memory() as peak:
+        error = pulls.failure(images.registry.client().repository("a/b"))
+    assert (type(error), error.reason, error.retryable) == (
+        SourceError,
+        "SourceForbidden" if status == 403 else "SourceUnavailable",
+        False,
+    )
+    assert peak.grown < 100 * 2**20
 
 
 def test_the_platform_is_chosen(pulls: Pulls) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,8 +91,15 @@ def serving_images() -> Iterator[ImageServer]:
             self.send_response(response.status_code)
             for name, value in response.headers.items():
                 self.send_header(name, value)
+            chunked = "Content-Length" not in response.headers
+            if chunked:
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            self.wfile.write(response.content)
+            with suppress(ConnectionError):  # who reads may have had enough
+                for piece in response.iter_content(2**20):
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                if chunked:
+                    self.wfile.write(b"0\r\n\r\n")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class says so)
             pass

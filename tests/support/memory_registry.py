@@ -57,19 +57,21 @@ class Fault:
 
 
 class Zeroes(io.RawIOBase):
-    """A body that nobody should read to its end."""
+    """A body that nobody should read to its end, after these first bytes."""
 
-    def __init__(self, size_bytes: int = 2**30) -> None:
+    def __init__(self, size_bytes: int = 2**30, first: bytes = b"") -> None:
         super().__init__()
         self.read_bytes = 0
         self._size_bytes = size_bytes
+        self._first = first
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size_bytes - self.read_bytes)
-        buffer[:length] = bytes(length)
+        first = self._first[self.read_bytes : self.read_bytes + length]
+        buffer[:length] = first + bytes(length - len(first))
         self.read_bytes += length
         return length
 

@@ -10,7 +10,7 @@ from dvcr.client.repository import MAX_MANIFEST_BYTES, Repository
 from dvcr.descriptor import IMAGE_MANIFEST
 from dvcr.digest import Digest
 from dvcr.errors import IntegrityError, RegistryError
-from tests.support.memory_registry import Answer, Fault, MemoryRegistry, refusal
+from tests.support.memory_registry import Answer, Fault, MemoryRegistry, Zeroes, refusal
 
 DATA = bytes(range(256)) * 5000  # over one piece of 1 MiB
 DIGEST = Digest.of(DATA)
@@ -131,7 +131,7 @@ def test_ranges(
 def test_a_blob_of_no_bytes(repository: Repository) -> None:
     repository.push_blob(Digest.of(b""), b"")
     assert repository.read_blob(Digest.of(b"")) == b""
-    assert list(repository.open_blob(Digest.of(b""))) == []
+    assert list(repository.open_blob(Digest.of(b""), 0)) == []
 
 
 def test_a_read_that_breaks_is_repeated(registry: MemoryRegistry, repository: Repository) -> None:
@@ -145,7 +145,26 @@ def test_a_whole_read_is_verified(registry: MemoryRegistry, repository: Reposito
     with pytest.raises(IntegrityError):
         repository.read_blob(DIGEST)
     with pytest.raises(IntegrityError):
-        list(repository.open_blob(DIGEST))
+        list(repository.open_blob(DIGEST, len(DATA)))
+
+
+@pytest.mark.parametrize("length", [0, 5, len(DATA) - 1, len(DATA) + 1, 2 * len(DATA)])
+def test_a_stream_has_the_size_of_the_blob(registry: MemoryRegistry, repository: Repository, length: int) -> None:
+    registry.blobs["a/b"] = {str(DIGEST): (DATA * 2)[:length]}
+    pieces: list[bytes] = []
+    with pytest.raises(IntegrityError, match="more than its" if length > len(DATA) else f"sent {length} of") as caught:
+        pieces.extend(repository.open_blob(DIGEST, len(DATA)))
+    assert caught.value.reason == "DigestMismatch"
+    assert sum(map(len, pieces)) <= len(DATA)
+
+
+def test_an_endless_stream_is_left(registry: MemoryRegistry, repository: Repository) -> None:
+    body = Zeroes()
+    registry.faults = [Fault("GET", BLOBS, answer=Answer(200, stream=body))]
+    with pytest.raises(IntegrityError, match="more than its"):
+        list(repository.open_blob(DIGEST, len(DATA)))
+    assert body.closed
+    assert body.read_bytes < len(DATA) + 2**21
 
 
 def test_a_stream_goes_on_where_the_connection_broke(registry: MemoryRegistry, repository: Repository) -> None:
@@ -155,7 +174,7 @@ def test_a_stream_goes_on_where_the_connection_broke(registry: MemoryRegistry, r
         Fault("GET", BLOBS),
         Fault("GET", BLOBS, keep_bytes=7),
     ]
-    pieces = list(repository.open_blob(DIGEST))
+    pieces = list(repository.open_blob(DIGEST, len(DATA)))
     assert b"".join(pieces) == DATA
     assert max(map(len, pieces)) <= 2**20
 
@@ -163,14 +182,14 @@ def test_a_stream_goes_on_where_the_connection_broke(registry: MemoryRegistry, r
 def test_a_stream_that_breaks_at_its_very_end_is_whole(registry: MemoryRegistry, repository: Repository) -> None:
     repository.push_blob(DIGEST, DATA)
     registry.faults = [Fault("GET", BLOBS, answer=Answer(200, DATA, announced_bytes=len(DATA) + 1))]
-    assert b"".join(repository.open_blob(DIGEST)) == DATA
+    assert b"".join(repository.open_blob(DIGEST, len(DATA))) == DATA
 
 
 def test_a_stream_that_never_goes_on_fails(registry: MemoryRegistry, repository: Repository) -> None:
     repository.push_blob(DIGEST, DATA)
     registry.faults = [Fault("GET", BLOBS, keep_bytes=10), Fault("GET", BLOBS, times=99)]
     with pytest.raises(RegistryError):
-        list(repository.open_blob(DIGEST))
+        list(repository.open_blob(DIGEST, len(DATA)))
 
 
 def test_deleting_twice_is_no_error(repository: Repository) -> None:
