@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 
 from dvcr.artifact.image import DiskImage
 from dvcr.client.cancellation import Cancellation, RequestCancelledError
+from dvcr.client.held import HeldBlobs
 from dvcr.client.repository import Repository
 from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError, SourceError
@@ -64,8 +66,8 @@ class DiskCopy:
 
     def _copy(self, destination: Repository, on_progress: Callable[[int], None]) -> None:
         total = max(1, self.image.stored_bytes)
-        with ThreadPoolExecutor(_PARALLEL, "copy-chunk") as pool:
-            pending = {pool.submit(self._move, chunk, destination) for chunk in self._chunks.values()}
+        with closing(HeldBlobs(destination)) as held, ThreadPoolExecutor(_PARALLEL, "copy-chunk") as pool:
+            pending = {pool.submit(self._move, chunk, destination, held) for chunk in self._chunks.values()}
             try:
                 while pending:
                     done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
@@ -86,13 +88,12 @@ class DiskCopy:
         if self._close is not None:
             self._close()
 
-    def _move(self, chunk: Descriptor, destination: Repository) -> None:
+    def _move(self, chunk: Descriptor, destination: Repository, held: HeldBlobs) -> None:
         upload = destination.mount_or_begin(chunk.digest, self._source.name if self._same_registry else None)
-        if upload is None:
-            self._count(chunk.size_bytes, 0)
-            return
-        upload.fill(self._read(chunk), chunk.digest)
-        self._count(chunk.size_bytes, upload.size_bytes)
+        if upload is not None:
+            upload.fill(self._read(chunk), chunk.digest)
+        held.add(chunk.digest)
+        self._count(chunk.size_bytes, upload.size_bytes if upload is not None else 0)
 
     def _read(self, chunk: Descriptor) -> Iterator[bytes]:
         """The blob; the error at its end, where it has another digest, comes before the upload is committed."""

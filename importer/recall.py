@@ -94,6 +94,7 @@ class RecalledChunks:
             return None
         upload = self._repository.mount_or_begin(descriptor.digest)
         if upload is None:
+            self._staged.hold(descriptor.digest)
             return descriptor
         try:
             upload.abort()

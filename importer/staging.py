@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from dvcr.client.held import HOLD_EVERY_S, HeldBlobs
 from dvcr.client.repository import Repository
 from dvcr.descriptor import Descriptor
 from dvcr.digest import Digest
@@ -22,10 +23,13 @@ class StagedChunks:
     The registry is asked for each chunk whether it has it already, in any repository. Where it had none of eight in a
     row, it is asked only for every eighth until it has one again, and the others are sent at once: that halves the
     requests of an image that is new.
+
+    Chunks are kept from garbage collection until `close`, however long the import takes.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, hold_every_s: float = HOLD_EVERY_S) -> None:
         self._repository = repository
+        self._held = HeldBlobs(repository, hold_every_s)
         self._put: set[Digest] = set()
         self._sent_bytes = 0
         self._pending_bytes = 0
@@ -55,6 +59,10 @@ class StagedChunks:
         else:
             self._pool.submit(self._push, descriptor.digest, data)
 
+    def hold(self, digest: Digest) -> None:
+        """Keep a chunk that is in the repository without having been put."""
+        self._held.add(digest)
+
     def drain(self) -> None:
         """Wait until every chunk is in the repository; raises what a push failed with."""
         with self._changed:
@@ -64,6 +72,7 @@ class StagedChunks:
     def close(self) -> None:
         """End the threads. Idempotent."""
         self._pool.shutdown()
+        self._held.close()
 
     def _push(self, digest: Digest, data: bytes) -> None:
         sent, error = False, None
@@ -73,6 +82,7 @@ class StagedChunks:
         try:
             if self._error is None:
                 sent = self._repository.push_blob(digest, data, mount=ask)
+                self.hold(digest)
         except BaseException as exc:  # noqa: BLE001 (raised by the next `put`, or by `drain`)
             error = exc
         with self._changed:

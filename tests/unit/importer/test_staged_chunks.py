@@ -10,6 +10,7 @@ from dvcr.descriptor import Descriptor
 from dvcr.errors import RegistryError
 from importer.staging import StagedChunks
 from tests.support.memory_registry import Fault, MemoryRegistry, refusal
+from tests.support.waiting import eventually
 
 CHUNK = 4 * 2**20
 
@@ -30,6 +31,17 @@ def test_each_chunk_is_sent_once() -> None:
     staged.close()
     assert registry.count("PUT ") == 2
     assert staged.sent_bytes == len(chunk(b"one")[1]) + len(chunk(b"two")[1])
+
+
+def test_chunks_are_used_again_and_again_until_they_are_published() -> None:
+    registry = MemoryRegistry()
+    staged = StagedChunks(registry.client().repository("cvmi/a"), hold_every_s=0.01)
+    (descriptor, data), (recalled, _) = chunk(b"one"), chunk(b"two")
+    staged.put(descriptor, data)
+    staged.hold(recalled.digest)
+    paths = [f"HEAD /v2/cvmi/a/blobs/{digest}" for digest in (descriptor.digest, recalled.digest)]
+    eventually(lambda: min(map(registry.count, paths)) > 2, "both are asked for")
+    staged.close()
 
 
 def test_push_that_fails_is_raised_and_ends_the_others() -> None:
