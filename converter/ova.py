@@ -13,6 +13,8 @@ _MAX_RECORDS_BYTES = 2**20
 _MAX_MEMBERS = 1000
 # What stands beside the disks of an appliance; it is not looked at.
 _DESCRIPTIONS = (".ovf", ".mf", ".cert", ".nvram", ".xml", ".txt", ".json", ".strings", ".md", ".sha256", ".md5")
+# What macOS keeps of a file beside it (RFC 1740, "AppleDouble").
+_APPLE_DOUBLE = "._"
 _SPARSE = "GNU.sparse."
 
 
@@ -127,8 +129,10 @@ def _disks(source: ByteSource) -> Iterator[_Member]:
             ) from exc
         size = info.size
         if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            records = _records(source, at + BLOCK_BYTES, size)
-        elif info.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            records |= _records(_header(source, at + BLOCK_BYTES, size), at + BLOCK_BYTES)
+        elif info.type == tarfile.GNUTYPE_LONGNAME:
+            records["path"] = _header(source, at + BLOCK_BYTES, size).partition(b"\0")[0].decode(errors="replace")
+        elif info.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             size = pax.file_size(records, size) if info.type in tarfile.REGULAR_TYPES else 0
             name = records.get("path", info.name)
             if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(_SPARSE) for key in records):
@@ -137,7 +141,7 @@ def _disks(source: ByteSource) -> Iterator[_Member]:
                     "by itself",
                     reason="SparseArchiveRefused",
                 )
-            if size and not name.lower().endswith(_DESCRIPTIONS):
+            if size and not _is_description(name):
                 yield _Member(name[:100], at + BLOCK_BYTES, size)
             records = {}
         if size < 0:
@@ -145,15 +149,21 @@ def _disks(source: ByteSource) -> Iterator[_Member]:
         at += BLOCK_BYTES + -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _records(source: ByteSource, at: int, size_bytes: int) -> dict[str, str]:
-    """The records of a pax header (POSIX.1, "pax Extended Header")."""
+def _is_description(name: str) -> bool:
+    return name.lower().endswith(_DESCRIPTIONS) or name.rpartition("/")[2].startswith(_APPLE_DOUBLE)
+
+
+def _header(source: ByteSource, at: int, size_bytes: int) -> bytes:
+    """The content of an extension header: what is said of the next file."""
     if not 0 <= size_bytes <= _MAX_RECORDS_BYTES:
         raise ImageError(f"the tar archive has a header of {size_bytes} bytes", reason="CorruptImage")
+    return source.read_at(at, size_bytes)
+
+
+def _records(header: bytes, at: int) -> dict[str, str]:
+    """The records of a pax header (POSIX.1, "pax Extended Header")."""
     try:
-        return {
-            key.decode(errors="replace"): value.decode(errors="replace")
-            for key, value in pax.records(source.read_at(at, size_bytes))
-        }
+        return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pax.records(header)}
     except ValueError as exc:
         raise ImageError(f"the tar archive is damaged at byte {at}: no pax records", reason="CorruptImage") from exc
 
