@@ -26,7 +26,7 @@ from importer.sources.opening import open_source
 from tests.conformance.clients import needs, run
 from tests.support.access import PASSWORDS, guarded_registry
 from tests.support.certificates import self_signed
-from tests.support.container_images import gzipped, plain, push_image, push_index, tar, zstandard_
+from tests.support.container_images import IndexEntry, gzipped, plain, push_image, push_index, tar, zstandard_
 from tests.support.image_server import ImageServer, serving_images
 from tests.support.memory_registry import Answer, Fault, Zeroes
 from tests.support.peak_memory import peak_memory
@@ -205,7 +205,7 @@ def test_the_platform_is_chosen(pulls: Pulls) -> None:
     repository = pulls.repository()
     wanted = push_image(repository, [plain(tar(("disk/a", DISK)))], "amd64")
     other = push_image(repository, [plain(tar(("disk/a", b"other" * 200)))], "arm64")
-    push_index(repository, {"linux/amd64": wanted, "linux/arm64/v8": other, "unknown/unknown": other})
+    push_index(repository, ("linux/amd64", wanted, {}), ("linux/arm64/v8", other, {}), ("unknown/unknown", other, {}))
     assert pulls.of(repository) == DISK
     pulls.settings = pulls.settings.model_copy(update={"platform": "linux/arm64"})
     assert pulls.of(repository) == b"other" * 200
@@ -219,8 +219,34 @@ def test_the_platform_is_chosen(pulls: Pulls) -> None:
 def test_an_index_without_platforms(pulls: Pulls) -> None:
     repository = pulls.repository()
     wanted = push_image(repository, [plain(tar(("disk/a", DISK)))], "x")
-    push_index(repository, {"": wanted})
+    push_index(repository, ("", wanted, {}))
     assert pulls.of(repository) == DISK
+
+
+def test_of_podmans_machine_images_the_one_for_qemu_is_taken(pulls: Pulls) -> None:
+    """quay.io/podman/machine-os: one disk in several forms for each platform, told apart by an annotation."""
+    repository = pulls.repository()
+
+    def machine(content: bytes) -> Digest:
+        return push_image(repository, [("application/zstd", content)], Digest.of(content).hex[:20])
+
+    entries: list[IndexEntry] = [
+        (
+            platform,
+            machine(DISK if (platform, form) == ("linux/amd64", "qemu") else f"{platform} {form}".encode() * 99),
+            {"disktype": form},
+        )
+        for platform in ("linux/arm64", "linux/amd64")
+        for form in ("applehv", "hyperv", "qemu")
+    ]
+    push_index(repository, *entries)
+    assert pulls.of(repository) == DISK
+    push_index(repository, *entries, ("linux/amd64", machine(b"another for qemu" * 99), {"disktype": "qemu"}))
+    error = pulls.failure(repository)
+    assert (type(error), error.reason) == (SourceError, "InvalidContainerImage")
+    assert "several images for linux/amd64" in error.message
+    push_index(repository, *(entry for entry in entries if entry[2] != {"disktype": "qemu"}))
+    assert "no image for linux/amd64" in pulls.failure(repository).message
 
 
 def test_what_is_not_there(pulls: Pulls) -> None:

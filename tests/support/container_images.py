@@ -16,6 +16,8 @@ from dvcr.digest import Digest
 TAR = "application/vnd.oci.image.layer.v1.tar"
 Layer = tuple[str, bytes]
 """Media type and bytes."""
+IndexEntry = tuple[str, Digest, Mapping[str, str]]
+"""Platform (`linux/amd64`; an empty one is left out), image and annotations."""
 
 
 def tar(*members: tuple[str, bytes | tarfile.TarInfo | None]) -> bytes:
@@ -69,17 +71,15 @@ def push_image(repository: Repository, layers: Sequence[Layer], tag: str = "late
     return repository.put_manifest(tag, json.dumps(manifest).encode(), IMAGE_MANIFEST)
 
 
-def push_index(
-    repository: Repository, entries: Mapping[str, Digest], tag: str = "latest", **annotations: str
-) -> Digest:
-    """An index of images by platform (`linux/amd64`); an empty platform is left out."""
+def push_index(repository: Repository, *entries: IndexEntry, tag: str = "latest") -> Digest:
+    """An index of images."""
     manifests = []
-    for platform, digest in entries.items():
+    for platform, digest, annotations in entries:
         parts = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False)) if platform else None
         body = repository.manifest(digest).body
         entry: dict[str, Any] = Descriptor(IMAGE_MANIFEST, digest, len(body)).to_json()
         manifests.append(
-            entry | ({"platform": parts} if parts else {}) | ({"annotations": annotations} if annotations else {})
+            entry | ({"platform": parts} if parts else {}) | ({"annotations": {**annotations}} if annotations else {})
         )
     body = json.dumps({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests}).encode()
     return repository.put_manifest(tag, body, IMAGE_INDEX)
