@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from dvcr.artifact.staged import Part, part_bytes
+from dvcr.client.held import HeldBlobs
 from dvcr.client.repository import Repository
 from dvcr.digest import Hasher
 from dvcr.errors import DvcrError, RegistryError
@@ -36,6 +37,9 @@ class FileWriter:
         self._upload: BlobUpload | None = None
         self._in_part = 0
         self._obsolete: list[Part] = []
+        self._held = HeldBlobs(repository)
+        for part in parts:
+            self._held.add(part.digest)
 
     def write(self, data: bytes) -> bool:
         """Add `data`; whether a part was closed, so that `parts` is worth being told."""
@@ -66,6 +70,7 @@ class FileWriter:
         with _room():
             self._upload.commit(part.digest)
         self.parts = (*self.parts, part)
+        self._held.add(part.digest)
         self._upload = None
         self._next_part()
 
@@ -85,6 +90,10 @@ class FileWriter:
             self.parts = self.parts[:-2]
             self.close_part()
             self._obsolete += first, second
+
+    def close(self) -> None:
+        """Hold the parts no longer against garbage collection. Idempotent."""
+        self._held.close()
 
     def clean(self) -> None:
         """Remove parts that became obsolete, once the new ones were told."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import aiohttp
@@ -14,7 +15,8 @@ from aiohttp import web
 
 from dvcr.artifact.staged import seal
 from dvcr.client.repository import Repository
-from dvcr.errors import DvcrError, ImageError, IntegrityError
+from dvcr.digest import Digest
+from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 from uploader.head import HEAD_BYTES, refuse_early
 from uploader.parts import FileWriter
 from uploader.promises import RememberedPromises
@@ -23,6 +25,8 @@ from uploader.tickets import ClosedError, Reception, RefusedError, TakenOverErro
 
 BATCH_BYTES = 4 * 2**20
 _TELL_EVERY_S = 1.0
+# The registry takes what nobody used for a day.
+_REFRESH_AFTER = timedelta(hours=6)
 T = TypeVar("T")
 
 
@@ -107,6 +111,13 @@ class Receiver:
         IntegrityError where the file cannot become an image, and everything of it is gone; RegistryError.
         """
         try:
+            return await self._receive(content)
+        finally:
+            await self._completed(self._writer.close)
+
+    async def _receive(self, content: aiohttp.StreamReader) -> bool:
+        try:
+            await self._completed(self._refresh)
             await self._stream(content)
         except BaseException as exc:
             error = exc if isinstance(exc, (DvcrError, asyncio.CancelledError)) else _translated(exc)
@@ -154,6 +165,36 @@ class Receiver:
             raise
 
     # Below: in threads, one at a time.
+
+    def _refresh(self) -> None:
+        """Use the parts, where that was long ago. HeldBlobs does it while a body is received, not between bodies."""
+        if datetime.now(UTC) - self._reception.ticket.refreshed_at > _REFRESH_AFTER:
+            self._require_parts()
+            self._reception.refreshed()
+
+    def _require_parts(self) -> None:
+        """RefusedError 409 where the registry lacks parts; the upload then goes on before the first of these."""
+        parts = self._writer.parts
+        for index, part in enumerate(parts):
+            if not self._repository.has_blob(part.digest):
+                self._writer.parts = self._before = parts[:index]
+                raise RefusedError(
+                    409,
+                    f"the registry has lost what it had received from byte {self.offset_bytes} on; go on with the "
+                    f"upload there: curl <address> -C {self.offset_bytes} -T <file>",
+                    {"Upload-Offset": str(self.offset_bytes)},
+                )
+            if time.monotonic() - self._told >= _TELL_EVERY_S:
+                self._told = time.monotonic()
+                self._tell()  # which also keeps the ticket ours
+
+    def _seal(self) -> Digest:
+        try:
+            return seal(self._repository, self._writer.parts)
+        except RegistryError as error:
+            if error.code == "MANIFEST_BLOB_UNKNOWN":
+                self._require_parts()
+            raise
 
     def _take(self, data: bytes) -> None:
         position = self._writer.position_bytes + len(data)
@@ -217,7 +258,7 @@ class Receiver:
             return False
         self._promises.verify()
         self._tell()
-        manifest = seal(self._repository, writer.parts)
+        manifest = self._seal()
         self._reception.complete(writer.parts, manifest, verified=bool(self._promises))
         return True
 

@@ -100,6 +100,10 @@ class Reception:
             message="",
         )
 
+    def refreshed(self) -> None:
+        """Note that all parts were used just now."""
+        self._tell(refreshed_at=datetime.now(UTC))
+
     def describe(self, total_bytes: int | None, tus_metadata: str) -> None:
         """Note what a tus client says of the file."""
         self._tell(total_bytes=total_bytes, tus_metadata=tus_metadata)

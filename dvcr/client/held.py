@@ -45,8 +45,7 @@ class HeldBlobs:
             due = [self._digests[index] for index in range(share)]
             self._digests.rotate(-share)
         for digest in due:
-            if not self._repository.has_blob(digest):
-                log.warning("a blob is gone before it was named", repository=self._repository.name, digest=str(digest))
+            self._repository.has_blob(digest)
 
     def close(self) -> None:
         """Let them go. Idempotent."""

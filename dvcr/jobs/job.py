@@ -179,6 +179,8 @@ class UploadTicket(_Message):
     state: UploadState = UploadState.WAITING
     parts: tuple[Part, ...] = ()
     """What is safe in the registry, in order. An upload goes on after the last part, whatever dies meanwhile."""
+    refreshed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """No part was used longer ago, so that the registry's garbage collection leaves them all."""
     received_bytes: int = 0
     """The parts', and when Receiving also what came after them."""
     total_bytes: int | None = None
