@@ -138,6 +138,11 @@ class MachineState(StrEnum):
     MOVED = "Moved"
     """The machine has left for another pod."""
 
+    @property
+    def has_guest(self) -> bool:
+        """Whether the guest is here, and has run an instruction."""
+        return self in (MachineState.RUNNING, MachineState.PAUSED, MachineState.STOPPING)
+
 
 class DiskStatus(_Message):
     name: str

@@ -12,13 +12,11 @@ from pydantic import ValidationError
 
 from controller.launcher.console import Console
 from controller.launcher.migration_routes import RESUME_PATH
-from controller.launcher.spec import CONTROLLER_IDENTITY, DiskWishes, MachineState, MachineStatus
+from controller.launcher.spec import CONTROLLER_IDENTITY, DiskWishes, MachineStatus
 from dvcr.access.certificates import certificate_caller
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError
 from dvcr.http.tls import ServerTls
-
-_NO_GUEST = (MachineState.STARTING, MachineState.INCOMING, MachineState.RECEIVED, MachineState.MOVED)
 
 
 def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Application:
@@ -26,7 +24,7 @@ def build_health_app(status: Callable[[], Awaitable[MachineStatus]]) -> web.Appl
 
     async def healthz(_: web.Request) -> web.Response:
         state = (await status()).state
-        return web.Response(text=f"{state}\n", status=503 if state in _NO_GUEST else 200)
+        return web.Response(text=f"{state}\n", status=200 if state.has_guest else 503)
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)

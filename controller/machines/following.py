@@ -13,7 +13,7 @@ def follow(visit: Visit) -> Flow:
     pod = visit.pod or {}
     status.node_name = pod["spec"].get("nodeName")
     status.ip_address = (pod.get("status") or {}).get("podIP")
-    if not is_ready(pod):
+    if not is_ready(pod) and launcher is None:
         status.phase = MachinePhase.STARTING if status.node_name else MachinePhase.SCHEDULING
         waits = "waits for a node to run on"
         if status.node_name:

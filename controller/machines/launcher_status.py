@@ -140,7 +140,9 @@ class Observe:
         if not status.get("podIP") or status.get("phase") != "Running":
             return Flow.ON
         launcher = self._launchers.read(pod)
-        if is_ready(pod):
+        # Its word comes before the pod's readiness, which is the same and told later: a machine that has just moved
+        # does not start.
+        if is_ready(pod) or (launcher is not None and launcher.state.has_guest):
             visit.launcher = launcher
         elif launcher is not None:
             visit.held_up = launcher.message

@@ -267,7 +267,8 @@ class Migrate:
 def tell_migratable(visit: Visit) -> Flow:
     """The step that says whether the machine could move."""
     pod = visit.pod
-    if pod is None or not is_ready(pod) or "deletionTimestamp" in pod["metadata"]:
+    runs = pod is not None and (is_ready(pod) or visit.launcher is not None)
+    if pod is None or not runs or "deletionTimestamp" in pod["metadata"]:
         visit.machine.condition(MIGRATABLE, False, "NotRunning", "the guest does not run")
         return Flow.ON
     found = obstacle(visit.cluster, visit.spec, pod, visit.launcher)

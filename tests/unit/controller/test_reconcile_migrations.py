@@ -105,9 +105,11 @@ def test_a_machine_moves(world: World) -> None:
 
     sends(world, MigrationState.DONE, downtime_ms=120, total_ms=3400)
     world.launchers.of_pod[name] = RUNNING
-    run_target(world, name)
+    # Its pod is not Ready yet: that is asked once a second.
+    run_target(world, name, ready=False)
     status = world.status(MACHINE, "web")
     assert (status["phase"], status["nodeName"], status["activePod"]) == ("Running", "other", name)
+    assert {world.condition(MACHINE, "web", kind)["status"] for kind in ("Running", "Migratable")} == {"True"}
     assert (status["migration"]["downtimeMilliseconds"], status["migration"]["totalMilliseconds"]) == (120, 3400)
     assert world.status(OPERATION, "op")["phase"] == "Completed"
     assert "deletionTimestamp" in world.get(POD, "vm-web")["metadata"]
