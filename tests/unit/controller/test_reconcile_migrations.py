@@ -128,6 +128,21 @@ def test_a_machine_moves(world: World) -> None:
     assert "activePod" not in world.status(MACHINE, "web")
 
 
+def test_a_label_that_the_machine_loses_while_it_moves_is_lost_where_it_arrives(world: World) -> None:
+    def label(zone: str | None) -> None:
+        world.cluster.patch(MACHINE, "web", {"metadata": {"labels": {"zone": zone}}}, "default")
+        world.settle()
+
+    label("a")
+    name = begin(world)
+    label(None)
+    assert world.get(POD, name)["metadata"]["labels"]["zone"] == "a"
+    sends(world, MigrationState.DONE)
+    world.launchers.of_pod[name] = RUNNING
+    run_target(world, name)
+    assert "zone" not in world.get(POD, name)["metadata"]["labels"]
+
+
 def test_a_machine_that_is_off_and_one_whose_launcher_is_silent_cannot_move(world: World) -> None:
     world.launchers.of_pod["vm-web"] = None
     world.settle()
