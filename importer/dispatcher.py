@@ -40,4 +40,7 @@ class Dispatcher:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                log.exception("the dispatcher will look again")

@@ -71,7 +71,7 @@ class UploadService:
         """PUT, as curl sends it."""
         span = span_of(request.headers.get("Content-Range"), request.content_length)
         require_size(span.total_bytes, self._limits.max_size_bytes)
-        async with self.reception(request) as reception:
+        async with self.receiving(request) as reception:
             offset = reception.ticket.offset_bytes
             if "Content-Range" not in request.headers and offset:
                 await self.run(start_over, reception, self._client)
@@ -107,15 +107,21 @@ class UploadService:
         finally:
             await self.run(reception.release)
 
+    @asynccontextmanager
+    async def receiving(self, request: web.Request) -> AsyncIterator[Reception]:
+        """As `reception`, for a file's bytes: RefusedError 429 or 503 where too many are under way, before a thing."""
+        with self._admission.admit(request.remote or ""):
+            async with self.reception(request) as reception:
+                yield reception
+
     async def receive(
         self, request: web.Request, reception: Reception, span: Span, checksum: BodyChecksum | None = None
     ) -> tuple[bool, int]:
         """Whether the file is complete after the body of this request, and where it goes on."""
-        with self._admission.admit(request.remote or ""):
-            _continue(request)
-            repository = self._client.repository(reception.ticket.repository)
-            receiver = Receiver(reception, repository, self._threads, self._limits, self._remembered, span, checksum)
-            return await self._receive(request, receiver)
+        _continue(request)
+        repository = self._client.repository(reception.ticket.repository)
+        receiver = Receiver(reception, repository, self._threads, self._limits, self._remembered, span, checksum)
+        return await self._receive(request, receiver)
 
     async def _receive(self, request: web.Request, receiver: Receiver) -> tuple[bool, int]:
         observer, upload = self.observer, shown(request.match_info["token"])

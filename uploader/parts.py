@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dvcr.artifact.staged import Part, part_bytes
+from dvcr.artifact.staged import Part, part_bytes, seal
 from dvcr.client.held import HeldBlobs
 from dvcr.client.repository import Repository
-from dvcr.digest import Hasher
+from dvcr.digest import Digest, Hasher
 from dvcr.errors import DvcrError, RegistryError
 from uploader.tickets import RefusedError
 
@@ -74,6 +74,11 @@ class FileWriter:
         self._upload = None
         self._next_part()
 
+    def seal(self) -> Digest:
+        """Make one file of the parts, which can be read back by the manifest of this digest."""
+        with _room():
+            return seal(self._repository, self.parts)
+
     def join_parts(self) -> None:
         """Make one of neighbours that are small: many short requests must not leave a part each.
 
@@ -121,7 +126,8 @@ class FileWriter:
 
     def _append(self, piece: memoryview) -> None:
         if self._upload is None:
-            self._upload = self._repository.begin_upload()
+            with _room(granted=False):
+                self._upload = self._repository.begin_upload()
         with _room():
             self._upload.append(piece)
 
@@ -142,12 +148,12 @@ class FileWriter:
 
 
 @contextmanager
-def _room() -> Iterator[None]:
-    """In a session that the registry has granted, a refusal means that a quota is used up."""
+def _room(*, granted: bool = True) -> Iterator[None]:
+    """RefusedError 507 where the registry has no room. To what it has granted, any refusal means that."""
     try:
         yield
     except RegistryError as error:
-        if error.status == 507 or error.code == "DENIED":
+        if error.status == 507 or (granted and error.code == "DENIED"):
             raise RefusedError(
                 507, f"the registry has no room for the file ({error.message}); free some, then go on with the upload"
             ) from error

@@ -13,7 +13,6 @@ from typing import TypeVar
 import aiohttp
 from aiohttp import web
 
-from dvcr.artifact.staged import seal
 from dvcr.client.repository import Repository
 from dvcr.digest import Digest
 from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
@@ -190,7 +189,7 @@ class Receiver:
 
     def _seal(self) -> Digest:
         try:
-            return seal(self._repository, self._writer.parts)
+            return self._writer.seal()
         except RegistryError as error:
             if error.code == "MANIFEST_BLOB_UNKNOWN":
                 self._require_parts()

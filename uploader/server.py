@@ -19,6 +19,8 @@ from uploader.tus import TusProtocol, speak_tus
 log = structlog.get_logger(__name__)
 # How much aiohttp reads ahead of us, and so the memory of a connection.
 READ_BUFFER_BYTES = 2**20
+# Also the time that a request's headers have to arrive.
+KEEPALIVE_TIMEOUT_S = 120
 
 
 def build_app(board: JobBoard, client: RegistryClient, settings: Settings) -> tuple[web.Application, UploadService]:
@@ -57,7 +59,12 @@ async def serve(settings: Settings) -> None:
     app, service = build_app(board, RegistryClient.from_settings(settings.client), settings)
     tls = ServerTls.from_settings(settings.uploader.tls, "uploader.tls")
     runner = web.AppRunner(
-        app, access_log=None, auto_decompress=False, read_bufsize=READ_BUFFER_BYTES, shutdown_timeout=1
+        app,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+        read_bufsize=READ_BUFFER_BYTES,
+        shutdown_timeout=1,
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

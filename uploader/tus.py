@@ -81,7 +81,7 @@ class TusProtocol:
         if offset is None:
             raise RefusedError(400, "Upload-Offset is missing: the offset of the first byte of the body")
         checksum = _checksum(request)
-        async with self._service.reception(request) as reception:
+        async with self._service.receiving(request) as reception:
             ticket = reception.ticket
             _require_offset(offset, ticket)
             total = self._total(request, ticket)
@@ -109,7 +109,7 @@ class TusProtocol:
             _require_body_type(request)
         checksum = _checksum(request)
         offset = 0
-        async with self._service.reception(request) as reception:
+        async with self._service.receiving(request) as reception:
             _require_within(request, 0, total)
             if reception.ticket.parts:
                 await self._service.run(start_over, reception, self._client)

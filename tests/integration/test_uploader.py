@@ -210,6 +210,28 @@ def test_one_writer_and_a_cut_upload_is_free_again(uploads: Uploads, file: Path)
     uploads.complete(ticket)
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_an_upload_too_many_leaves_alone_what_was_received(uploads: Uploads, method: str) -> None:
+    uploads.stop()
+    uploads.start_with(DVCR__UPLOADER__MAX_CLIENT_UPLOADS="1")
+    first = {"Content-Range": f"bytes 0-{MIB - 1}/{len(CONTENT)}"}
+    ticket = uploads.ticket()
+    assert requests.put(uploads.address(ticket), CONTENT[:MIB], headers=first, timeout=10).status_code == 202
+    connection = begun(uploads, uploads.ticket())
+    tus = {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Length": str(len(CONTENT)),
+        "Content-Type": "application/offset+octet-stream",
+    }
+    anew = requests.request(
+        method, uploads.address(ticket), data=CONTENT, headers=tus if method == "POST" else {}, timeout=10
+    )
+    assert (anew.status_code, anew.headers["Retry-After"]) == (429, "5")
+    connection.close()
+    assert uploads.told(ticket).offset_bytes == MIB
+    assert len(uploads.links(ticket)) == 1
+
+
 def test_silent_upload_is_cut(uploads: Uploads, file: Path) -> None:
     uploads.stop()
     uploads.start_with(DVCR__UPLOADER__IDLE_TIMEOUT_S="1")
