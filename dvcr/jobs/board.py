@@ -51,7 +51,7 @@ class JobBoard(Protocol):
 
     def renew(self, job_id: str, owner: str, ttl_s: float, progress: JobProgress) -> bool:
         """Keep the lease and tell the progress, whose `percent` never goes back. False, and nothing told, once the job
-        was forgotten or another owner has it. A job that the board lost altogether comes to life again.
+        was finished or forgotten, or another owner has it. A job that the board lost altogether comes to life again.
         """
         ...
 
@@ -64,7 +64,7 @@ class JobBoard(Protocol):
         ...
 
     def finish(self, job_id: str, owner: str, progress: JobProgress) -> bool:
-        """Record the last word. False as for `renew`."""
+        """Record the last word. False as for `renew`; idempotent for who finished it."""
         ...
 
     def wake(self) -> int:

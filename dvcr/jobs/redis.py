@@ -8,6 +8,7 @@ Keys:
                                    namespace, place   its line, and its place there
                                    owner      who runs it now
                                    failures, crashes  since it was submitted
+                                   finished   who finished it, until it is submitted anew
                                    forgotten  set, and nothing else, once it was forgotten
     dvcr:line:<namespace>  zset    jobs in line, by place
     dvcr:turns             zset    namespaces that have jobs in line, by turn; the lowest is next

@@ -34,10 +34,11 @@ local function line_up_due()
     line_up(id)
   end
 end
--- Whether `owner` may speak for the job: nobody else has it, and it was not forgotten. Where Redis lost it, nobody has.
+-- Whether `owner` may speak for the job: nobody else has it, and it was neither finished nor forgotten. Where Redis lost
+-- it, nobody has.
 local function may_speak(id, owner)
-  local holder, forgotten = unpack(redis.call('HMGET', job_key(id), 'owner', 'forgotten'))
-  return not forgotten and (not holder or holder == owner)
+  local holder, finished, forgotten = unpack(redis.call('HMGET', job_key(id), 'owner', 'finished', 'forgotten'))
+  return not finished and not forgotten and (not holder or holder == owner)
 end
 -- The figures as strings without exponent: they go beyond what `tostring` writes out.
 local function raise(id, field, value)
@@ -60,7 +61,7 @@ SUBMIT = (
     + """
 local id, key = ARGV[1], job_key(ARGV[1])
 line_up_due()
-redis.call('HDEL', key, 'forgotten')
+redis.call('HDEL', key, 'finished', 'forgotten')
 local known = redis.call('HEXISTS', key, 'job') == 1
 redis.call('HSET', key, 'job', ARGV[2], 'namespace', ARGV[3])
 redis.call('HSETNX', key, 'place', now() + ARGV[4])
@@ -138,10 +139,12 @@ return 1
 FINISH = (
     _PRELUDE
     + """
+if redis.call('HGET', job_key(ARGV[1]), 'finished') == ARGV[2] then return 1 end -- the first answer was lost
 if not may_speak(ARGV[1], ARGV[2]) then return 0 end
 leave_line(ARGV[1])
 redis.call('ZREM', DUE, ARGV[1])
 redis.call('HDEL', job_key(ARGV[1]), 'job', 'namespace', 'place', 'owner', 'failures', 'crashes')
+redis.call('HSET', job_key(ARGV[1]), 'finished', ARGV[2])
 record(ARGV[1], ARGV[4], ARGV[5])
 return 1
 """

@@ -183,6 +183,21 @@ def test_finished_job_begins_anew_when_it_is_submitted(board: JobBoard) -> None:
     assert board.take("b", 60) == TakenJob(JOB, failures=0, crashes=0)
 
 
+def test_finished_job_is_not_revived_by_a_worker_that_was_thought_dead(board: JobBoard) -> None:
+    board.submit(JOB)
+    assert board.take("a", 0.05)
+    eventually(lambda: board.wake() == 1, "the lease ends")
+    assert board.take("b", 60)
+    last = JobProgress(state=JobState.SUCCEEDED, percent=100)
+    assert board.finish(JOB.id, "b", last)
+    assert not board.renew(JOB.id, "a", 0.05, running(50))
+    assert not board.postpone(JOB.id, "a", 0, JobProgress(state=JobState.WAITING))
+    assert not board.finish(JOB.id, "a", JobProgress(state=JobState.FAILED))
+    assert board.finish(JOB.id, "b", last), "the first answer may have been lost"
+    assert state_of(board) == last
+    assert board.take("c", 60) is None
+
+
 def test_job_whose_worker_died_goes_back_to_its_place(board: JobBoard) -> None:
     board.submit(job("dies", "a"))
     board.submit(job("next", "a"))

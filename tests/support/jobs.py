@@ -33,6 +33,7 @@ class MemoryJobBoard:
         self._owners: dict[str, str] = {}
         self._due: dict[str, float] = {}
         self._leases: dict[str, tuple[str, float]] = {}
+        self._finished: dict[str, str] = {}
         self._forgotten: set[str] = set()
         self._tickets: dict[str, UploadTicket | None] = {}  # None: closed
         self._lock = threading.RLock()
@@ -41,6 +42,7 @@ class MemoryJobBoard:
         with self._lock:
             self.submitted.append(job)
             self._line_up_due()
+            self._finished.pop(job.id, None)
             self._forgotten.discard(job.id)
             known = self._entries.get(job.id)
             self._entries[job.id] = known or _Entry(job, self._clock() + _handicap_s(job))
@@ -74,6 +76,7 @@ class MemoryJobBoard:
                 self._turns,
                 self._owners,
                 self._due,
+                self._finished,
             ):
                 kept.clear()
 
@@ -83,6 +86,7 @@ class MemoryJobBoard:
             self._entries.pop(job_id, None)
             self._progress.pop(job_id, None)
             self._reached.pop(job_id, None)
+            self._finished.pop(job_id, None)
             self._forgotten.add(job_id)
 
     def take(self, owner: str, ttl_s: float) -> TakenJob | None:
@@ -130,9 +134,12 @@ class MemoryJobBoard:
 
     def finish(self, job_id: str, owner: str, progress: JobProgress) -> bool:
         with self._lock:
+            if self._finished.get(job_id) == owner:
+                return True
             if not self._may_speak(job_id, owner):
                 return False
             self.report(job_id, progress)
+            self._finished[job_id] = owner
             return True
 
     def wake(self) -> int:
@@ -174,7 +181,8 @@ class MemoryJobBoard:
         del self._tickets[token]
 
     def _may_speak(self, job_id: str, owner: str) -> bool:
-        return job_id not in self._forgotten and self._owners.get(job_id, owner) == owner
+        over = job_id in self._finished or job_id in self._forgotten
+        return not over and self._owners.get(job_id, owner) == owner
 
     def _line_up(self, job_id: str) -> None:
         if job_id in self._entries:
