@@ -145,12 +145,17 @@ class Reception:
 
     def _tell(self, **update: object) -> None:
         if not self._board.lease(self.ticket.lease_id, self._owner, LEASE_S):
-            raise TakenOverError(409, "the upload was taken over by a later request")
+            raise self._ended()
+        ticket = self.ticket.model_copy(update={**update, "updated_at": datetime.now(UTC)})
+        if not self._board.update_ticket(ticket, self._owner):
+            raise self._ended()
+        self.ticket = ticket
+
+    def _ended(self) -> RefusedError:
+        """Why nothing more is recorded of the upload."""
         now = self._board.ticket(self.ticket.token)
-        if now is not None and now.state is UploadState.FAILED:
-            raise ClosedError(410, f"the upload has failed: {now.message or now.reason}")
-        self.ticket = self.ticket.model_copy(update={**update, "updated_at": datetime.now(UTC)})
-        self._board.update_ticket(self.ticket)
-        if now is None and self._board.ticket(self.ticket.token) is None:
-            # A ticket that Redis lost is there again; this one was closed.
-            raise ClosedError(404, "the image that the upload was for is gone")
+        if now is None:
+            return ClosedError(404, "the image that the upload was for is gone")
+        if now.state is UploadState.FAILED:
+            return ClosedError(410, f"the upload has failed: {now.message or now.reason}")
+        return TakenOverError(409, "the upload was taken over by a later request")

@@ -226,9 +226,11 @@ class ImageImport:
             why = f"no upload began within {minutes} minutes"
         message = f"{why}; delete the resource and create it again"
         failed = {"state": UploadState.FAILED, "reason": "UploadTimeout", "message": message, "parts": ()}
-        self.registry.remove_upload(ticket.repository, ticket.parts)
-        self._board.update_ticket(ticket.model_copy(update=failed))
+        ended = self._board.update_ticket(ticket.model_copy(update=failed), owner)
         self._board.release(ticket.lease_id, owner)
+        if not ended:
+            return ImportOutcome(ImportState.RUNNING, "Uploading", "the upload has just ended")
+        self.registry.remove_upload(ticket.repository, ticket.parts)
         return ImportOutcome(ImportState.FAILED, "UploadTimeout", message, again_s=None)
 
     def _open_ticket(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> UploadTicket:

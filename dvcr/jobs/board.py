@@ -89,8 +89,10 @@ class JobBoard(Protocol):
         """The ticket under this token; None if it was never opened, closed or lost."""
         ...
 
-    def update_ticket(self, ticket: UploadTicket) -> None:
-        """Record how far the upload is, also if the ticket was lost; a closed one stays closed."""
+    def update_ticket(self, ticket: UploadTicket, owner: str) -> bool:
+        """Record how far the upload is, also if the ticket was lost. False, and nothing recorded, where another than
+        `owner` has leased its `lease_id`, or the upload is complete, failed or closed: that it stays.
+        """
         ...
 
     def close_ticket(self, token: str) -> None:

@@ -168,10 +168,11 @@ class RedisJobBoard:
             text = cast("str | None", self._redis.get(_upload(token)))
         return UploadTicket.model_validate_json(text) if text else None
 
-    def update_ticket(self, ticket: UploadTicket) -> None:
+    def update_ticket(self, ticket: UploadTicket, owner: str) -> bool:
         """Record how far the upload is, also where Redis lost the ticket meanwhile."""
+        keys = [_upload(ticket.token), _lease(ticket.lease_id)]
         with _translated():
-            self._update_ticket(keys=[_upload(ticket.token)], args=[ticket.model_dump_json(), LIFETIME_S])
+            return bool(self._update_ticket(keys=keys, args=[ticket.model_dump_json(), LIFETIME_S, owner]))
 
     def close_ticket(self, token: str) -> None:
         """Remove the ticket."""

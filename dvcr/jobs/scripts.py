@@ -34,8 +34,8 @@ local function line_up_due()
     line_up(id)
   end
 end
--- Whether `owner` may speak for the job: nobody else has it, and it was neither finished nor forgotten. Where Redis lost
--- it, nobody has.
+-- Whether `owner` may speak for the job: nobody else has it, and it was neither finished nor forgotten. Where Redis
+-- lost it, nobody has it.
 local function may_speak(id, owner)
   local holder, finished, forgotten = unpack(redis.call('HMGET', job_key(id), 'owner', 'finished', 'forgotten'))
   return not finished and not forgotten and (not holder or holder == owner)
@@ -184,7 +184,14 @@ RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
-# KEYS: ticket. ARGV: ticket JSON, lifetime. A closed ticket is empty, and stays closed.
+# KEYS: ticket, its lease. ARGV: ticket JSON, lifetime, owner. A closed ticket is empty, and stays closed.
 UPDATE_TICKET = """
-if redis.call('GET', KEYS[1]) ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+local stored, holder = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if stored == '' or (holder and holder ~= ARGV[3]) then return 0 end
+if stored then
+  local state = cjson.decode(stored).state
+  if state == 'Complete' or state == 'Failed' then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
 """

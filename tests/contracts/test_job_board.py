@@ -293,7 +293,7 @@ def test_tickets(board: JobBoard) -> None:
     board.open_ticket(ticket)
     assert board.ticket(ticket.token) == ticket
     received = ticket.model_copy(update={"state": UploadState.RECEIVING, "received_bytes": 5})
-    board.update_ticket(received)
+    assert board.update_ticket(received, "uploader")
     board.open_ticket(ticket)
     assert board.ticket(ticket.token) == received, "a ticket that is there is left as it is"
     assert received.lease_id != ticket.token
@@ -304,16 +304,37 @@ def test_a_closed_ticket_stays_closed(board: JobBoard) -> None:
     board.open_ticket(ticket)
     board.close_ticket(ticket.token)
     board.close_ticket(ticket.token)
-    board.update_ticket(ticket)
+    assert not board.update_ticket(ticket, "uploader")
     assert board.ticket(ticket.token) is None
     board.open_ticket(ticket)
     assert board.ticket(ticket.token) is None
 
 
+def test_a_ticket_is_changed_only_by_who_has_leased_it(board: JobBoard) -> None:
+    ticket = UploadTicket(token="t" * 32, repository="vmi/ns/x", expires_at=datetime.now(UTC))
+    board.open_ticket(ticket)
+    assert board.lease(ticket.lease_id, "a", 60)
+    assert not board.update_ticket(ticket.model_copy(update={"received_bytes": 5}), "b")
+    assert board.ticket(ticket.token) == ticket
+    assert board.update_ticket(ticket.model_copy(update={"received_bytes": 7}), "a")
+    told = board.ticket(ticket.token)
+    assert told is not None
+    assert told.received_bytes == 7
+
+
+@pytest.mark.parametrize("state", [UploadState.COMPLETE, UploadState.FAILED])
+def test_an_upload_that_has_ended_stays_so(board: JobBoard, state: UploadState) -> None:
+    ticket = UploadTicket(token="t" * 32, repository="vmi/ns/x", expires_at=datetime.now(UTC))
+    ended = ticket.model_copy(update={"state": state})
+    assert board.update_ticket(ended, "a")
+    assert not board.update_ticket(ticket, "a")
+    assert board.ticket(ticket.token) == ended
+
+
 def test_a_lost_ticket_comes_back_with_its_next_report(board: JobBoard) -> None:
     part = Part(digest=Digest.of(b"bytes"), size_bytes=5)
     ticket = UploadTicket(token="t" * 32, repository="vmi/ns/x", expires_at=datetime.now(UTC), parts=(part,))
-    board.update_ticket(ticket)
+    assert board.update_ticket(ticket, "uploader")
     assert board.ticket(ticket.token) == ticket
     assert ticket.offset_bytes == 5
 

@@ -301,7 +301,7 @@ def test_a_killed_uploader_loses_nothing_that_it_told(uploads: Uploads, file: Pa
     assert requests.put(uploads.address(ticket), CONTENT[:half], headers=headers, timeout=10).status_code == 202
     uploads.kill()
     redis_server.client().flushall()
-    uploads.board.update_ticket(ticket.model_copy(update={"parts": ()}))
+    uploads.board.update_ticket(ticket.model_copy(update={"parts": ()}), "uploader")
     uploads.start()
     assert requests.get(uploads.address(ticket), timeout=10).json()["offset"] == 0, "Redis lost it: from the beginning"
     assert requests.put(uploads.address(ticket), CONTENT[:half], headers=headers, timeout=10).status_code == 202

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dvcr.jobs.board import TakenJob
-from dvcr.jobs.job import BlobOrigin, ImportJob, JobProgress, JobState, UploadTicket
+from dvcr.jobs.job import BlobOrigin, ImportJob, JobProgress, JobState, UploadState, UploadTicket
 
 
 @dataclass
@@ -167,10 +167,17 @@ class MemoryJobBoard:
     def ticket(self, token: str) -> UploadTicket | None:
         return self._tickets.get(token)
 
-    def update_ticket(self, ticket: UploadTicket) -> None:
+    def update_ticket(self, ticket: UploadTicket, owner: str) -> bool:
         with self._lock:
-            if self._tickets.get(ticket.token, ticket) is not None:
-                self._tickets[ticket.token] = ticket
+            holder, until = self._leases.get(ticket.lease_id, (owner, 0.0))
+            if holder != owner and self._clock() < until:
+                return False
+            if ticket.token in self._tickets:
+                stored = self._tickets[ticket.token]
+                if stored is None or stored.state in (UploadState.COMPLETE, UploadState.FAILED):
+                    return False
+            self._tickets[ticket.token] = ticket
+            return True
 
     def close_ticket(self, token: str) -> None:
         with self._lock:

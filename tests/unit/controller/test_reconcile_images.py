@@ -122,10 +122,12 @@ def test_an_upload_waits_for_the_user_then_is_imported_as_a_blob() -> None:
     ticket = world.board.ticket(token)
     assert ticket is not None
     receiving = ticket.model_copy(update={"state": UploadState.RECEIVING, "received_bytes": 50, "total_bytes": 100})
-    world.board.update_ticket(receiving)
+    world.board.update_ticket(receiving, "uploader")
     world.settle()
     assert (world.status(IMAGE, "up")["phase"], world.status(IMAGE, "up")["progress"]) == ("Provisioning", "25%")
-    world.board.update_ticket(receiving.model_copy(update={"state": UploadState.COMPLETE, "digest": "sha256:d"}))
+    world.board.update_ticket(
+        receiving.model_copy(update={"state": UploadState.COMPLETE, "digest": "sha256:d"}), "uploader"
+    )
     world.settle()
     (job,) = world.board.submitted
     assert job.origin.model_dump() == {
@@ -166,7 +168,7 @@ def test_an_upload_whose_uploader_died_waits_then_fails() -> None:
         "state": UploadState.RECEIVING, "received_bytes": 50, "total_bytes": 100, "parts": (part,),
         "updated_at": world.now, "expires_at": world.now + timedelta(seconds=1920),
     }  # fmt: skip
-    world.board.update_ticket(ticket.model_copy(update=update))
+    world.board.update_ticket(ticket.model_copy(update=update), "uploader")
     world.pass_time(119)
     world.settle()
     assert world.status(IMAGE, "up")["phase"] == "Provisioning"
@@ -189,7 +191,7 @@ def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
     ticket = world.board.ticket(token_of(world))
     assert ticket is not None
     part = Part(digest=Digest.of(b"part"), size_bytes=4)
-    world.board.update_ticket(ticket.model_copy(update={"state": UploadState.COMPLETE, "parts": (part,)}))
+    world.board.update_ticket(ticket.model_copy(update={"state": UploadState.COMPLETE, "parts": (part,)}), "uploader")
     world.delete(IMAGE, "up")
     assert world.registry.removed_uploads == [("vmi/default/up", (part,))]
     assert world.board.ticket(ticket.token) is None

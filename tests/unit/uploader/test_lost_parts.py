@@ -46,7 +46,7 @@ class Uploading:
     def wait(self, time: timedelta) -> None:
         """Make the last use of the parts so much older."""
         ticket = self.ticket
-        self.board.update_ticket(ticket.model_copy(update={"refreshed_at": ticket.refreshed_at - time}))
+        self.board.update_ticket(ticket.model_copy(update={"refreshed_at": ticket.refreshed_at - time}), "uploader")
 
     def lose(self, number: int) -> None:
         """Let the registry lose a part."""
