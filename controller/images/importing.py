@@ -16,8 +16,10 @@ from controller.images.existing import NotThere
 from controller.images.origins import Origins
 from controller.images.registry import ImageRegistry
 from controller.runtime.conditions import Clock, find_condition, read_time
+from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
 from dvcr.config import UploaderSettings
+from dvcr.digest import Digest
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import BlobOrigin, ImportJob, ImportStage, JobProgress, JobState, Origin, UploadState, UploadTicket
 
@@ -238,6 +240,8 @@ class ImageImport:
         ticket = self._board.ticket(token) if token else None
         if ticket is not None:
             return ticket
+        # A board that lost the ticket may have lost it after the file was here.
+        found = self.registry.find_upload(target.repository) if token else None
         token = token or secrets.token_urlsafe(32)
         ticket = UploadTicket(
             token=token,
@@ -245,6 +249,8 @@ class ImageImport:
             checksums=source.checksums,
             expires_at=self._upload_deadline(status),
         )
+        if found is not None:
+            ticket = _received(ticket, *found)
         self._board.open_ticket(ticket)
         external = f"{self._uploader.external_url.rstrip('/')}/upload/{token}"
         in_cluster = f"{self._uploader.in_cluster_url.rstrip('/')}/upload/{token}"
@@ -274,6 +280,13 @@ class ImageImport:
         if token:
             self._board.close_ticket(token)
             status.upload_command = status.image_upload_urls = None
+
+
+def _received(ticket: UploadTicket, manifest: Digest, parts: tuple[Part, ...]) -> UploadTicket:
+    """The ticket once the file is whole. Whether its checksums were verified is no longer known."""
+    size_bytes = sum(part.size_bytes for part in parts)
+    update = {"state": UploadState.COMPLETE, "digest": str(manifest), "parts": parts}
+    return ticket.model_copy(update=update | {"received_bytes": size_bytes, "total_bytes": size_bytes})
 
 
 def _token(status: ImportStatus) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from dvcr.artifact.staged import Part, discard
+from dvcr.artifact import staged
+from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage, fetch, remove
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
+from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
 
@@ -24,6 +26,10 @@ class ImageRegistry(Protocol):
 
     def remove(self, repository: str, tag: str) -> None:
         """Remove the artifact and the blobs that only it needs. Idempotent."""
+        ...
+
+    def find_upload(self, repository: str) -> tuple[Digest, tuple[Part, ...]] | None:
+        """What a user uploaded whole to become an image: its manifest, and its parts. None if there is nothing."""
         ...
 
     def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
@@ -55,5 +61,8 @@ class RemoteImageRegistry:
         if image is not None:
             remove(self._client.repository(repository), image.digest)
 
+    def find_upload(self, repository: str) -> tuple[Digest, tuple[Part, ...]] | None:
+        return staged.find(self._client.repository(repository))
+
     def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
-        discard(self._client.repository(repository), parts)
+        staged.discard(self._client.repository(repository), parts)

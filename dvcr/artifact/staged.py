@@ -60,6 +60,12 @@ def seal(repository: Repository, parts: Iterable[Part]) -> Digest:
     return digest
 
 
+def find(repository: Repository) -> tuple[Digest, tuple[Part, ...]] | None:
+    """The manifest and the parts of the sealed upload; None if there is none. Raises as `read_parts`."""
+    digest = _sealed(repository)
+    return None if digest is None else (digest, read_parts(repository, digest))
+
+
 def read_parts(repository: Repository, digest: Digest) -> tuple[Part, ...]:
     """What `seal` put up; RegistryError 404 if it is gone, ImageError if it is something else."""
     try:

@@ -158,6 +158,25 @@ def test_an_upload_that_does_not_begin_in_time_fails() -> None:
     assert (ticket.state, ticket.reason) == (UploadState.FAILED, "UploadTimeout"), "whoever comes late is told why"
 
 
+def test_a_file_that_is_here_is_imported_though_the_board_lost_its_ticket() -> None:
+    world = World()
+    world.apply(IMAGE, "up", UPLOAD)
+    parts = tuple(Part(digest=Digest.of(data), size_bytes=len(data)) for data in (b"first", b"last"))
+    world.registry.uploads["vmi/default/up"] = Digest.of(b"manifest"), parts
+    world.settle()
+    assert world.status(IMAGE, "up")["phase"] == "WaitForUserUpload", "the ticket counts while it is there"
+    world.board.lose_ticket(token_of(world))
+    world.settle()
+    (job,) = world.board.submitted
+    assert job.origin.model_dump() == {
+        "kind": "blob", "repository": "vmi/default/up", "digest": str(Digest.of(b"manifest")), "size_bytes": 9,
+        "verified": False,
+    }  # fmt: skip
+    ticket = world.board.ticket(token_of(world))
+    assert ticket is not None
+    assert (ticket.state, ticket.parts) == (UploadState.COMPLETE, parts)
+
+
 def test_an_upload_whose_uploader_died_waits_then_fails() -> None:
     world = World()
     world.apply(IMAGE, "up", UPLOAD)

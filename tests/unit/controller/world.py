@@ -72,6 +72,7 @@ class MemoryImageRegistry:
 
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], StoredImage] = {}
+        self.uploads: dict[str, tuple[Digest, tuple[Part, ...]]] = {}
         self.removed_uploads: list[tuple[str, tuple[Part, ...]]] = []
 
     def add(self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False) -> None:
@@ -84,6 +85,9 @@ class MemoryImageRegistry:
 
     def remove(self, repository: str, tag: str) -> None:
         self.images.pop((repository, tag), None)
+
+    def find_upload(self, repository: str) -> tuple[Digest, tuple[Part, ...]] | None:
+        return self.uploads.get(repository)
 
     def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
         self.removed_uploads.append((repository, tuple(parts)))

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 
-from dvcr.artifact.staged import read_parts
+from dvcr.artifact.staged import find, read_parts
 from dvcr.client.repository import Repository
 from dvcr.config import UploaderSettings
 from dvcr.digest import Digest
@@ -84,12 +84,15 @@ def uploading() -> Uploading:
 
 def require_complete(uploading: Uploading) -> None:
     assert uploading.ticket.state is UploadState.COMPLETE
-    parts = read_parts(uploading.repository, Digest.parse(uploading.ticket.digest))
+    digest = Digest.parse(uploading.ticket.digest)
+    parts = read_parts(uploading.repository, digest)
+    assert find(uploading.repository) == (digest, parts)
     assert b"".join(uploading.repository.read_blob(part.digest) for part in parts) == CONTENT
 
 
 def test_a_part_that_is_gone_at_the_end_is_asked_for_again(uploading: Uploading) -> None:
     uploading.lose(1)
+    assert find(uploading.repository) is None
     with pytest.raises(RefusedError, match=f"from byte {3 * MIB} on; go on with the upload there") as caught:
         uploading.send(4 * MIB, 5 * MIB)
     assert caught.value.status == 409
