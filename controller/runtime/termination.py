@@ -1,21 +1,27 @@
 """The signals that ask a process to end, for programs without an event loop."""
 
-import queue
+import os
 import signal
 import threading
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def termination() -> threading.Event:
     """An event that is set once the process is asked to end, by SIGTERM or SIGINT. Call it in the main thread."""
     asked = threading.Event()
-    # A handler that sets the event itself would wait for ever where it interrupts the event's own wait().
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # The main thread would run a handler, but only once it wakes: it may be waiting for this very event, and the system
+    # may give the signal to another thread. What is written here at the signal is read at once.
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
 
     def tell() -> None:
-        signals.get()
+        while os.read(read_end, 1)[0] not in _SIGNALS:
+            continue
         asked.set()
 
     threading.Thread(target=tell, name="termination", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: signals.put(number))
+    signal.set_wakeup_fd(write_end)
+    for number in _SIGNALS:
+        signal.signal(number, lambda _number, _frame: None)
     return asked
