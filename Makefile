@@ -16,7 +16,7 @@ demo: setup ## Run the main job: from an image's URL to a booted machine (IMAGE=
 
 test: setup ## Run all tests (PYTEST='-k name' to choose)
 	@$(BIN)/python -m tests.support.go_tool
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 e2e: setup ## Run the main path with a real Debian 12 guest, made by mmdebstrap (as root; 10 minutes)
 	$(BIN)/python -m pytest -m debian tests/e2e/debian
