@@ -117,7 +117,8 @@ def test_connection_cut_by_the_server(world: World, worker: Worker, tmp_path: Pa
     world.server.content = content = build_image(tmp_path, raw, "qcow2")
     world.server.cuts = [3 * MIB, MIB, 100]
     assert world.succeeded(world.submit(checksums=sha256(content))) == raw
-    assert world.server.sent_bytes == len(content)
+    # What was on its way when the connection was cut may be lost.
+    assert len(content) <= world.server.sent_bytes < len(content) + MIB
 
     world.server.ranges, world.server.cuts = False, [3 * MIB]
     job = world.submit("cvmi/no-ranges", checksums=sha256(content))
