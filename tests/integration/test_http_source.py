@@ -463,10 +463,10 @@ def test_a_server_that_drips_is_given_up(server: FileServer, open_source: Open) 
 
 
 def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer, open_source: Open) -> None:
-    # What is sent before the gate is too little for the time that passes; the rest is enough, also on a busy machine.
-    server.content, server.piece_bytes, server.gate_after = CONTENT[:160_000], 20_000, 40_000
+    # All of it is too little for the three seconds that pass, and enough for two, should the machine be busy.
+    server.content, server.piece_bytes, server.gate_after = CONTENT[:28_000], 3500, 17_500
     server.gate.clear()
-    with open_source(server.url, sums(server.content), slow_timeout_s=0.5, window_bytes=20_000) as source:
+    with open_source(server.url, sums(server.content), slow_timeout_s=0.5, window_bytes=3500) as source:
         source.read_at(0, 1)
         source.release(1)
         began = time.monotonic()
