@@ -93,7 +93,7 @@ class Passt:
 
     async def start(self) -> None:
         """Start it and attach it once it answers; NetworkError with its own words if it does not."""
-        ours, theirs = socket.socketpair()
+        ours, theirs = _connected_pair()
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
@@ -178,6 +178,24 @@ def _arp_request(mac_address: str) -> bytes:
     frame = b"\xff" * 6 + mac + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
     frame += mac + guest + bytes(6) + gateway
     return struct.pack("!I", len(frame)) + frame
+
+
+def _connected_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection that takes megabytes in one go.
+
+    passt drops the frames that do not fit and sends them again only after two seconds. A pair of Unix sockets takes
+    as much as net.core.wmem_max, 208 KiB by default, which the window of one guest's connection exceeds.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        theirs = socket.create_connection(server.getsockname())
+        while True:
+            ours, peer = server.accept()
+            if peer == theirs.getsockname():
+                break
+            ours.close()  # a stranger on this machine was faster
+    for end in (ours, theirs):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
 
 
 def _is_ipv4(text: str) -> bool:
