@@ -2,12 +2,11 @@
 
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from converter.draft import draft_of
 from converter.nbd.export import ReadableExport
 from converter.nbd.server import NbdServer
 from converter.qemu_img import QemuImg, refuse_idle
@@ -73,29 +72,26 @@ def export_image(
     """Write `disk` to the file `destination`, replacing what is there.
 
     Raw is byte for byte the disk, with holes where it is zero. Atomic: the file appears complete and synced, or not at
-    all, and nothing else is left behind. Without `compression` the format's usual one. `on_progress` gets the bytes of
-    the disk that are done, never fewer than before; what it raises stops the export. Raises ConfigError where the
-    format does not know the compression, StorageError (NoSpaceError) where the file cannot be written, ImageError
-    `ConversionFailed` (also where qemu-img asks for nothing for `idle_timeout_s`), and whatever reading `disk` raises.
+    all, and nothing else is left behind; what a killed export left goes with the next one to `destination`. Without
+    `compression` the format's usual one. `on_progress` gets the bytes of the disk that are done, never fewer than
+    before; what it raises stops the export. Raises ConfigError where the format does not know the compression,
+    StorageError (NoSpaceError) where the file cannot be written, ImageError `ConversionFailed` (also where qemu-img
+    asks for nothing for `idle_timeout_s`), and whatever reading `disk` raises.
     """
     allowed = compressions(format)
     compression = compression or allowed[0]
     if compression not in allowed:
         raise ConfigError(f"{format} cannot be compressed with {compression}; it knows {', '.join(allowed)}")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)).absolute()
-    except OSError as exc:
-        raise cannot_write(destination, exc) from exc
-    file = folder / "disk"
-    try:
-        if format is ExportFormat.RAW:
-            _write_raw(disk, file, on_progress)
-        else:
-            options = _OPTIONS[format, compression]
-            _write_with_qemu_img(disk, file, options, on_progress, qemu_img or QemuImg(), idle_timeout_s)
-        _sync(file)
-        file.replace(destination)
-        _sync(destination.parent)
+        with draft_of(destination) as file:
+            if format is ExportFormat.RAW:
+                _write_raw(disk, file, on_progress)
+            else:
+                options = _OPTIONS[format, compression]
+                _write_with_qemu_img(disk, file, options, on_progress, qemu_img or QemuImg(), idle_timeout_s)
+            _sync(file)
+            file.replace(destination)
+            _sync(destination.parent)
     except OSError as exc:
         raise cannot_write(destination, exc) from exc
     except ImageError as exc:
@@ -103,8 +99,6 @@ def export_image(
         if exc.reason == "ConversionFailed" and os.strerror(errno.ENOSPC) in exc.message:
             raise NoSpaceError(f"cannot write {destination}: {os.strerror(errno.ENOSPC)}") from exc
         raise
-    finally:
-        shutil.rmtree(folder)
     on_progress(disk.size_bytes)
 
 

@@ -82,7 +82,8 @@ class QemuImg:
 
         It inherits the file descriptors `sockets`. `writable` is a folder that it may write to; it then keeps its user,
         who owns the folder. `on_tick` is called several times a second, and what it raises stops qemu-img. Raises
-        ImageError `ConversionFailed` with what qemu-img said. The process is gone when this returns or raises.
+        ImageError `ConversionFailed` with what qemu-img said, retryable where it was killed. The process is gone when
+        this returns or raises.
         """
         path = shutil.which(self.binary)
         if path is None:
@@ -107,7 +108,12 @@ class QemuImg:
             assert process.stderr is not None
             process.stderr.close()
         if process.returncode:
-            raise ImageError(_explain(process.returncode, said), reason="ConversionFailed")
+            raise ImageError(
+                _explain(process.returncode, said),
+                reason="ConversionFailed",
+                # Only the system, short of memory, and its administrator send that; neither means the image.
+                retryable=process.returncode == -signal.SIGKILL,
+            )
 
 
 def refuse_idle(idle_s: float, timeout_s: float) -> None:
@@ -171,6 +177,8 @@ def _explain(code: int, said: bytes) -> str:
     text = "".join(c if c.isprintable() else "?" for c in text)[:500]
     if code == -signal.SIGXCPU:
         how = "was stopped, because it took more processor time than a disk of that size may take"
+    elif code == -signal.SIGKILL:
+        how = "was killed, as the system does where memory is short: see its log and the limit on the importer's memory"
     elif code < 0:
         how = f"was killed by signal {-code}"
     else:

@@ -4,7 +4,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -48,7 +49,7 @@ def import_with_progress(
     repository = reference.of(client)
     client.ping()
     fetching = settings_for(origin, options, settings.importer)
-    with progress_bars() as bars, _cancelled_by_ctrl_c(cancellation):
+    with progress_bars() as bars, _cancelled_by_signals(cancellation):
         source = open_source(origin, checksums, client, fetching, cancellation=cancellation)
         try:
             import_disk(
@@ -68,19 +69,25 @@ def import_with_progress(
 
 
 @contextmanager
-def _cancelled_by_ctrl_c(cancellation: Cancellation) -> Iterator[None]:
-    """While entered, Ctrl-C also lets go of servers: what is closed on the way out must not wait for one that hangs."""
+def _cancelled_by_signals(cancellation: Cancellation) -> Iterator[None]:
+    """While entered, what ends the command also lets go of servers: closing must not wait for one that hangs."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
-    def stop(*_: object) -> NoReturn:
+    def stop(number: int, frame: FrameType | None) -> None:
         # In a thread of its own: this one may hold any lock at the moment.
         threading.Thread(target=cancellation.cancel, daemon=True).start()
-        raise KeyboardInterrupt
+        handler = former[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
 
-    former = signal.signal(signal.SIGINT, stop)
+    for number, handler in former.items():
+        if callable(handler):
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class _Bars(ImportWatch):

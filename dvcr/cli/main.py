@@ -1,5 +1,6 @@
 """The `dvcr` command. Other packages add their commands through the entry-point group `dvcr.commands`."""
 
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -47,7 +48,13 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run `dvcr`; an expected error prints as one line, without a traceback, and exits 1."""
+    """Run `dvcr`; an expected error prints as one line, without a traceback, and exits 1.
+
+    SIGTERM, and SIGHUP of a terminal that goes, end a command as Ctrl-C does: it leaves nothing behind.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         build_app()()
     except DvcrError as exc:

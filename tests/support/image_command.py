@@ -22,8 +22,14 @@ class ImageCommand:
 
     def run_bytes(self, *arguments: object, stdout: int | IO[bytes] = PIPE) -> subprocess.CompletedProcess[bytes]:
         """`dvcr image` with these arguments, and whatever became of it."""
+        with self.started(*arguments, stdout=stdout) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def started(self, *arguments: object, stdout: int | IO[bytes] = PIPE) -> subprocess.Popen[bytes]:
+        """`dvcr image` with these arguments, under way."""
         command = [sys.executable, "-c", _DVCR, "image", *map(str, arguments)]
-        return subprocess.run(command, env=os.environ | self._environment, stdout=stdout, stderr=PIPE, check=False)
+        return subprocess.Popen(command, env=os.environ | self._environment, stdout=stdout, stderr=PIPE)
 
     def run_into(self, stdout: IO[bytes], *arguments: object) -> subprocess.CompletedProcess[str]:
         """As `run`, with standard output to that file."""
