@@ -42,7 +42,7 @@ class View:
     created: bool
     """Whether the target pod was made at some time."""
     overdue: bool
-    """Whether the target has had enough time to get ready."""
+    """Whether the target has had enough time to get ready, from the beginning of the move."""
     reachable: bool
     """Whether the target has an address; before, nobody can have sent the machine there."""
     source: Side
@@ -114,6 +114,12 @@ def _without_source(view: View, there: MachineStatus | None) -> Decision:
         return Decision(Action.COMPLETE)
     if there is not None and there.state is MachineState.RECEIVED:
         return Decision(Action.RESUME, "HandingOver", "the machine is about to run on the other node")
+    if view.overdue and not view.wanted:
+        message = "the move was called off, and the pod that received the machine does not run it; it starts anew"
+        return Decision(Action.FAIL, "OutcomeUnknown", message)
+    if there is None:
+        message = "the machine has left, and the pod that received it does not answer; a forced Stop gives it up"
+        return Decision(Action.WAIT, "TargetSilent", message)
     return Decision(Action.WAIT, "HandingOver", "waits for the launcher that has received the machine")
 
 

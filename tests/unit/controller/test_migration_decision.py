@@ -100,6 +100,16 @@ def test_a_move_that_is_called_off(here: Side, there: Side, action: Action) -> N
     assert decide(replace(VIEW, source=here, target=there, wanted=False)).action is action
 
 
+@pytest.mark.parametrize("there", [SILENT, INCOMING])
+def test_what_has_left_is_given_up_only_late_and_when_that_is_asked_for(there: Side) -> None:
+    view = replace(VIEW, source=ended(TerminationReason.MOVED), target=there, wanted=False, overdue=True)
+
+    assert (decide(view).action, decide(view).reason) == (Action.FAIL, "OutcomeUnknown")
+    assert decide(replace(view, wanted=True)).action is Action.WAIT
+    assert decide(replace(view, overdue=False)).action is Action.WAIT
+    assert decide(replace(view, target=RECEIVED)).action is Action.RESUME
+
+
 def test_the_target_is_made_once() -> None:
     not_made = replace(VIEW, created=False, target=GONE)
 
