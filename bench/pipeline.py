@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -136,6 +136,11 @@ class Bench:
         self._rounds = rounds
         self.rows: list[Row] = []
 
+    def first_imports(self) -> None:
+        """Every format into an empty store, beside both peers."""
+        for name in FORMATS:
+            self.first_import(name)
+
     def first_import(self, name: str) -> None:
         """An image into an empty store, beside both peers."""
         image_format = FORMATS[name]
@@ -173,6 +178,11 @@ class Bench:
         to_raw = {TO_RAW: round(raw[0], 2), SYNCED: round(raw[1], 2)}
         self.rows.append(Row("disk.raw to Ready", "s", round(ours.seconds, 2), 1.0, to_raw))
         self._limits("disk.raw", [ours])
+
+    def slow_links(self) -> None:
+        """Every format through a link of 100 MB/s."""
+        for name in FORMATS:
+            self.slow_link(name)
 
     def slow_link(self, name: str) -> None:
         """Through a link of 100 MB/s, beside `curl` through it."""
@@ -241,6 +251,16 @@ class Bench:
         ]
 
 
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "formats": Bench.first_imports,
+    "raw": Bench.plain_raw,
+    "slow-link": Bench.slow_links,
+    "versions": Bench.later_versions,
+    "at-once": Bench.at_once,
+    "large": Bench.large_disk,
+}
+
+
 def told(took: Import) -> str:
     """For the log of a run."""
     return (
@@ -269,17 +289,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="an eighth of the bytes, one round, and nothing written")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these anew, and keep the other rows")
     arguments = parser.parse_args()
     images = Images(QUICK if arguments.quick else FULL)
     bench = Bench(images, 1 if arguments.quick else arguments.rounds)
-    for name in FORMATS:
-        bench.first_import(name)
-    bench.plain_raw()
-    for name in FORMATS:
-        bench.slow_link(name)
-    bench.later_versions()
-    bench.at_once()
-    bench.large_disk()
+    for part in arguments.only or PARTS:
+        PARTS[part](bench)
     versions = machine(
         ["qemu-img", "--version"],
         ["curl", "--version"],
@@ -288,7 +303,10 @@ def main() -> None:
         [debian_registry(), "--version"],
         ["redis-server", "--version"],
     )
-    (show if arguments.quick else write)("pipeline", bench.rows, versions)
+    if arguments.quick:
+        show("pipeline", bench.rows, versions)
+    else:
+        write("pipeline", bench.rows, versions, keep_others=bool(arguments.only))
 
 
 if __name__ == "__main__":

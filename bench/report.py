@@ -69,11 +69,14 @@ def machine(*version_commands: Sequence[str]) -> str:
     )
 
 
-def write(name: str, rows: Sequence[Row], machine: str) -> None:
-    """Write `bench/results/<name>.json` and print the table."""
+def write(name: str, rows: Sequence[Row], machine: str, *, keep_others: bool = False) -> None:
+    """Write `bench/results/<name>.json` and print the table; rows of former runs stay where they are to be kept."""
     RESULTS.mkdir(exist_ok=True)
-    values = [{**asdict(row), "ratio": row.ratio, "met": row.met, "machine": machine} for row in rows]
-    (RESULTS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
+    file = RESULTS / f"{name}.json"
+    values = {row.row: {**asdict(row), "ratio": row.ratio, "met": row.met, "machine": machine} for row in rows}
+    if keep_others:
+        values = {former["row"]: former for former in json.loads(file.read_text())} | values
+    file.write_text(json.dumps(list(values.values()), indent=2) + "\n")
     show(name, rows, machine)
 
 
