@@ -39,6 +39,7 @@ from dvcr.jobs.redis import RedisJobBoard
 
 LINK_BYTES_S = 100_000_000
 ONCE_S = 30
+PIECE_BYTES = 16 * 2**20
 FORMATS = {"disk.qcow2": "qcow2", "compressed.qcow2": "qcow2", "disk.raw.xz": "raw.xz", "disk.vmdk": "vmdk"}
 TO_RAW, SYNCED = "curl + qemu-img convert -O raw", "the same + sync of the file"
 CONTAINER_DISK = "curl + qemu-img convert -c + tar + skopeo copy"
@@ -122,7 +123,10 @@ def product(concurrency: int = 1) -> Iterator[Product]:
 
 @contextmanager
 def served(file: Path, bytes_per_s: int | None = None) -> Iterator[str]:
-    """The address of the file."""
+    """The address of the file, which the page cache holds."""
+    with file.open("rb", buffering=0) as reader:
+        while reader.read(PIECE_BYTES):
+            pass
     rate = [str(bytes_per_s)] if bytes_per_s else []
     with child(sys.executable, "-m", "bench.file_server", str(file), *rate) as (url, _):
         yield url
