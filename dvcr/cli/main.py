@@ -57,8 +57,25 @@ def main() -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         build_app()()
-    except DvcrError as exc:
+    except SystemExit:
+        raise
+    except BaseException as exc:
+        code = _interrupted(exc)
+        if code is not None:
+            sys.exit(code)
+        if not isinstance(exc, DvcrError):
+            raise
         Console(stderr=True).print(f"[bold red]error:[/] {escape(exc.message)}", soft_wrap=True, highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+def _interrupted(exc: BaseException) -> int | None:
+    """The exit status if a signal ended the command, also where what it interrupted then failed on the way out."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        if isinstance(cause, SystemExit) and isinstance(cause.code, int):
+            return cause.code
+        cause = cause.__context__
+    return None
