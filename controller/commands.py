@@ -4,6 +4,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +30,7 @@ def controller(
     Example: `dvcr controller --no-leader-elect`
     """
     from controller.assembly import build_loops
-    from controller.consoles.service import MachineApiService
+    from controller.consoles.site import MachineApiSite
     from controller.cpumodels.default import ensure_default
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.authority import MachineAuthority
@@ -37,6 +38,8 @@ def controller(
     from controller.runtime.cluster import Cluster
     from controller.runtime.process import ControllerProcess
     from controller.runtime.termination import termination
+    from controller.service import Service
+    from controller.webhooks.site import WebhookSite
     from dvcr.config import Settings
     from dvcr.jobs.redis import RedisJobBoard
 
@@ -55,7 +58,10 @@ def controller(
         ensure_default(cluster)
         typer.echo(f"reconciling {cluster.server}")
 
-    with MachineApiService(cluster, authority, settings.controller):
+    with ExitStack() as stack:
+        stack.enter_context(Service(MachineApiSite(cluster, authority, settings.controller)))
+        if settings.controller.webhooks.enabled:
+            stack.enter_context(Service(WebhookSite(cluster, authority, settings.controller)))
         if leader_elect:
             _run_as_leader(process, cluster, settings.controller.namespace, stopping, ready)
         else:

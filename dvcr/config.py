@@ -298,6 +298,21 @@ class MachineApiSettings(_Section):
     are installed already."""
 
 
+class WebhookSettings(_Section):
+    enabled: bool = False
+    """Check objects that are created or changed, and turn evictions of machines' pods into moves, for an API server
+    that is not the embedded one, which does both itself."""
+    host: str = "127.0.0.1"
+    """Address that the controller serves the cluster's API server on."""
+    port: int = Field(0, ge=0, le=65535)
+    """Port of that server; 0 picks a free one."""
+    service: str = "dvcr-controller"
+    """Name of the Service, in the controller's namespace, by which the API server reaches it."""
+    external_name: str = ""
+    """Host of this process, where the controller is to make the ValidatingWebhookConfiguration `dvcr` itself; empty
+    where it is installed already, and only the certificate's authority is to be filled in."""
+
+
 class ControllerSettings(_Section):
     kubeconfig: Path | None = None
     """Kubeconfig of the cluster; without one the in-cluster configuration, then ~/.kube/config."""
@@ -322,6 +337,7 @@ class ControllerSettings(_Section):
     default_storage_class: str = ""
     """Storage class of disks that name none; empty for the cluster's default."""
     machine_api: MachineApiSettings = MachineApiSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     machine_cidrs: tuple[Network, ...] = ()
     """Networks that VirtualMachineIPAddressClaims get their addresses from. Without one, a machine has the address that
     its pod happens to get. `dvcr up` sets a loopback range."""

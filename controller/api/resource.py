@@ -48,6 +48,13 @@ EVENT = Resource("", "v1", "Event", "events")
 NAMESPACE = Resource("", "v1", "Namespace", "namespaces", namespaced=False)
 SERVICE = Resource("", "v1", "Service", "services")
 API_SERVICE = Resource("apiregistration.k8s.io", "v1", "APIService", "apiservices", namespaced=False)
+VALIDATING_WEBHOOKS = Resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "ValidatingWebhookConfiguration",
+    "validatingwebhookconfigurations",
+    namespaced=False,
+)
 LEASE = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "StorageClass", "storageclasses", namespaced=False)
 CRD = Resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)

@@ -30,11 +30,6 @@ def register(
         _put(cluster, API_SERVICE, _api_service(namespace, service, port, bundle))
 
 
-def server_name(namespace: str, service: str) -> str:
-    """The name that the API server expects in the certificate."""
-    return f"{service}.{namespace}.svc"
-
-
 def _put(cluster: ClusterPort, resource: Resource, obj: Object) -> None:
     name, namespace = obj["metadata"]["name"], obj["metadata"].get("namespace")
     if cluster.get(resource, name, namespace) is None:

@@ -5,12 +5,9 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
+from controller.api.admission import refusals
 from controller.api.errors import FieldCause
-from controller.api.image import ImagePhase
-from controller.api.kinds import admit
-from controller.api.machine import NOT_BOOTABLE, BlockDevice, BlockDeviceType
-from controller.api.model import FieldError
-from controller.api.resource import CLUSTER_IMAGE, IMAGE, MACHINE, Resource
+from controller.api.resource import Resource
 from controller.local.cascade import timestamp
 from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.schema import check_schema
@@ -42,10 +39,12 @@ def complete(image: Image, definition: Definition, obj: dict[str, Any], old: dic
 def check(image: Image, definition: Definition, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldCause]:
     """What is wrong with an object that its schema cannot say."""
     if definition.custom:
-        found = admit(obj, old)
-        if not found and definition.resource == _key(MACHINE):
-            found = _check_first_device(image, obj, old)
-        return [FieldCause.invalid(error.field, _value_at(obj, error.field), error.message) for error in found]
+
+        def find(resource: Resource, name: str, namespace: str | None) -> dict[str, Any] | None:
+            stored = image.get(Key(f"{resource.plural}.{resource.group}", namespace or "", name))
+            return None if stored is None else stored.obj
+
+        return refusals(obj, old, find)
     match definition.resource:
         case "secrets":
             return [
@@ -60,28 +59,6 @@ def check(image: Image, definition: Definition, obj: dict[str, Any], old: dict[s
         case resource if resource == CRD_RESOURCE:
             return list(_check_crd(obj))
     return []
-
-
-def _check_first_device(image: Image, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """What is known of the image that a machine is to boot from; of one that is not ready yet, its condition tells."""
-    first = obj["spec"]["blockDevices"][0]
-    if old is not None and old["spec"]["blockDevices"][0] == first:
-        return []
-    device = BlockDevice.read(first)
-    resource = {BlockDeviceType.IMAGE: IMAGE, BlockDeviceType.CLUSTER_IMAGE: CLUSTER_IMAGE}.get(device.type)
-    if resource is None:
-        return []
-    namespace = obj["metadata"]["namespace"] if resource.namespaced else ""
-    found = image.get(Key(_key(resource), namespace, device.name))
-    status = (found.obj.get("status") or {}) if found is not None else {}
-    if status.get("phase") != ImagePhase.READY or status.get("cdrom"):
-        return []
-    message = f"{device.type.value} {device.name!r} {NOT_BOOTABLE}"
-    return [FieldError("spec.blockDevices[0]", message)]
-
-
-def _key(resource: Resource) -> str:
-    return f"{resource.plural}.{resource.group}"
 
 
 def _check_crd(obj: dict[str, Any]) -> Iterator[FieldCause]:
@@ -139,17 +116,6 @@ def _complete_crd(obj: dict[str, Any]) -> None:
                 ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
             )
         ]
-
-
-def _value_at(obj: Any, path: str) -> Any:
-    for part in path.replace("]", "").replace("[", ".").split("."):
-        if isinstance(obj, dict):
-            obj = obj.get(part)
-        elif isinstance(obj, list) and part.isdigit() and int(part) < len(obj):
-            obj = obj[int(part)]
-        else:
-            return None
-    return obj
 
 
 def _is_base64(text: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from controller.api import errors
 from controller.api.errors import StatusError
-from controller.api.eviction import MOVE, REQUESTED_ANNOTATION, STRATEGY_ANNOTATION
+from controller.api.eviction import REQUESTED_ANNOTATION, is_moved_instead, refusal
 from controller.local import cascade, lifecycle
 from controller.local.store import Transaction
 
@@ -19,18 +19,10 @@ def evict(tx: Transaction, target: lifecycle.Target, eviction: dict[str, Any]) -
     stored = tx.image.get(target.key)
     if stored is None:
         raise errors.not_found(target.about)
-    metadata = stored.obj["metadata"]
-    annotations = metadata.get("annotations") or {}
-    over = (stored.obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-    if over or "deletionTimestamp" in metadata or annotations.get(STRATEGY_ANNOTATION) != MOVE:
+    if not is_moved_instead(stored.obj):
         lifecycle.delete(tx, target, eviction.get("deleteOptions") or {})
         return None
-    noted = {**annotations, REQUESTED_ANNOTATION: cascade.timestamp()}
+    metadata = stored.obj["metadata"]
+    noted = {**metadata["annotations"], REQUESTED_ANNOTATION: cascade.timestamp()}
     tx.put(target.key, {**stored.obj, "metadata": {**metadata, "annotations": noted}})
-    return StatusError(
-        429,
-        "TooManyRequests",
-        "Cannot evict pod: its virtual machine moves to another node first; the machine's conditions Migrating and "
-        "Migratable tell how far it is",
-        {"retryAfterSeconds": 5},
-    )
+    return refusal()

@@ -68,6 +68,14 @@ def create(tx: Transaction, target: Target, body: dict[str, Any]) -> Stored:
     return stored
 
 
+def require_name(target: Target, metadata: dict[str, Any]) -> None:
+    """Raises StatusError 400 where an object that is sent has another name than its URL."""
+    if metadata.get("name") not in (None, target.name):
+        raise errors.bad_request(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL ({target.name})"
+        )
+
+
 def update(
     tx: Transaction, target: Target, change: Callable[[dict[str, Any]], dict[str, Any]], *, part: str = ""
 ) -> Stored:
@@ -88,10 +96,7 @@ def update(
     if metadata.get("uid") not in (None, "", old_metadata["uid"]):
         why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old_metadata['uid']}"
         raise errors.conflict(target.about, why)
-    if metadata.get("name") not in (None, target.name):
-        raise errors.bad_request(
-            f"the name of the object ({metadata['name']}) does not match the name on the URL ({target.name})"
-        )
+    require_name(target, metadata)
     if part == "status":
         obj = {**copy.deepcopy(old), **({"status": obj["status"]} if "status" in obj else {})}
     else:

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from controller.api.errors import bad_request, unknown_path
+from controller.api.errors import StatusError, bad_request, unknown_path
 from controller.local import protobuf
 
+_OBJECT_TYPES = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
 _PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/(?P<rest>.+)$")
 
@@ -93,6 +94,10 @@ def _refuse_constant(name: str) -> None:
 
 async def object_body(request: web.Request) -> dict[str, Any]:
     """The body as an object. Raises StatusError 400 or 415."""
+    if content_type(request) not in ("", *_OBJECT_TYPES):
+        known = ", ".join(_OBJECT_TYPES)
+        message = f"the body of the request was in an unknown format - accepted media types include: {known}"
+        raise StatusError(415, "UnsupportedMediaType", message)
     found = await body(request)
     if not isinstance(found, dict):
         raise bad_request("the body must be an object")

@@ -288,13 +288,12 @@ class _Api:
     async def _update(self, request: web.Request, target: lifecycle.Target, part: str) -> web.Response:
         if request.method == "PUT":
             obj = await object_body(request)
-            if target.definition.custom and not (obj.get("metadata") or {}).get("resourceVersion"):
-                detail = "must be specified for an update"
-                raise errors.invalid(
-                    target.about, [errors.FieldCause("metadata.resourceVersion", f"Invalid value: 0x0: {detail}")]
-                )
+            lifecycle.require_name(target, obj.get("metadata") or {})
 
             def change(old: dict[str, Any]) -> dict[str, Any]:
+                if target.definition.custom and not (obj.get("metadata") or {}).get("resourceVersion"):
+                    detail = "Invalid value: 0x0: must be specified for an update"
+                    raise errors.invalid(target.about, [errors.FieldCause("metadata.resourceVersion", detail)])
                 return obj
         else:
             patch, kind = await body(request), content_type(request)

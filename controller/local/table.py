@@ -28,8 +28,8 @@ def table(
         "columnDefinitions": [
             {
                 "name": column.name,
-                # Ages come as text: the server turns dates into durations.
-                "type": "string" if column.type == "date" else column.type,
+                # Ages come as text, whatever their type: the server turns dates into durations.
+                "type": "string" if column.type == "date" and not definition.custom else column.type,
                 "format": "name" if column.name == "Name" else "",
                 "description": column.description,
                 "priority": column.priority,

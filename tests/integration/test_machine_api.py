@@ -24,13 +24,14 @@ from controller.api.resource import MACHINE, NAMESPACE, POD, SECRET, Resource
 from controller.consoles.client import MachineClient
 from controller.consoles.forwarding import listening
 from controller.consoles.paths import CONSOLE, PORT_FORWARD, ROOT, VNC
-from controller.consoles.service import MachineApiService
+from controller.consoles.site import MachineApiSite
 from controller.launcher.spec import MachineState
 from controller.machines.last_output import keep_output
 from controller.machines.pod import NAME_LABEL
 from controller.relay import new_session
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import ClusterError, MissingError
+from controller.service import Service
 from dvcr.config import ControllerSettings, MachineApiSettings
 from tests.support.cluster import ClusterProcess, shared_cluster
 from tests.support.machine import AUTHORITY, LauncherPod, guest_disk, machine_spec
@@ -78,7 +79,7 @@ def world(
     (folder / "root/vol").mkdir()
     shutil.copyfile(guest_disk, folder / "root/vol/disk.qcow2")
     api = ControllerSettings(machine_api=MachineApiSettings(external_name="127.0.0.1"))
-    with pod, MachineApiService(cluster, AUTHORITY, api):
+    with pod, Service(MachineApiSite(cluster, AUTHORITY, api)):
         pod.wait_for_state(MachineState.RUNNING)
         new_pod(cluster, "web", uid, pod.address)
         pod.wait_for_console("DVCR-GUEST ready", 300)

@@ -11,8 +11,9 @@ from controller.api.errors import StatusError
 from controller.api.resource import API_SERVICE, CONFIG_MAP, MACHINE, POD, SERVICE, Resource
 from controller.consoles.api import find_pod
 from controller.consoles.front_proxy import FrontProxy
-from controller.consoles.registration import API_SERVICE_NAME, register, server_name
+from controller.consoles.registration import API_SERVICE_NAME, register
 from controller.runtime.port import ClusterPort
+from controller.service import service_name
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import ConfigError
 from tests.support.memory_cluster import MemoryCluster
@@ -131,7 +132,7 @@ def test_the_controller_announces_itself_and_follows_its_port() -> None:
     assert announced is not None
     assert announced["spec"]["service"] == {"namespace": "dvcr", "name": "api", "port": 4002}
     assert base64.b64decode(announced["spec"]["caBundle"]) == AUTHORITY
-    assert server_name("dvcr", "api") == "api.dvcr.svc"
+    assert service_name("dvcr", "api") == "api.dvcr.svc"
 
 
 def test_what_somebody_else_installed_only_gets_the_authority() -> None:
