@@ -2,8 +2,11 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
+# Suites that run as they are on the embedded API server and on a real one, where webhooks, which are tested by themselves,
+# say what schemas cannot.
+ON_KUBERNETES := tests/contracts/test_cluster_port.py -k 'not breaks_a_rule'
 
-.PHONY: help setup demo test e2e check format docs lock conformance bench-machines bench-pipeline bench-registry clean
+.PHONY: help setup demo test test-kubernetes e2e check format docs lock conformance bench-machines bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -20,6 +23,12 @@ test: setup ## Run all tests (PYTEST='-k name' to choose)
 
 e2e: setup ## Run the main path with a real Debian 12 guest, made by mmdebstrap (as root; 10 minutes)
 	$(BIN)/python -m pytest -m debian tests/e2e/debian
+
+test-kubernetes: setup ## Run the tests of the API on a real kube-apiserver (needs Go 1.26; builds it once, 20 minutes)
+	@echo "Kubernetes' own programs: built once, into .cache/go"
+	@scripts/go-kubernetes $$($(BIN)/python -m tests.support.kubernetes)
+	$(BIN)/python -m pytest -m kubernetes tests/conformance tests/integration
+	$(BIN)/python -m pytest --kubernetes $(ON_KUBERNETES)
 
 check: setup ## Format, lint, types, layers, generated pages
 	$(BIN)/ruff format --check .

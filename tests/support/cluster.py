@@ -121,20 +121,24 @@ class ClusterProcess:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[ClusterProcess]:
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ClusterProcess]:
     """A fresh cluster for one test."""
-    yield from _running(tmp_path / "cluster")
+    yield from _running(tmp_path / "cluster", request)
 
 
 @pytest.fixture(scope="module")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+def shared_cluster(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ClusterProcess]:
     """A cluster for all tests of a module, which use names of their own."""
-    yield from _running(tmp_path_factory.mktemp("shared-cluster") / "cluster")
+    yield from _running(tmp_path_factory.mktemp("shared-cluster") / "cluster", request)
 
 
-def _running(root: Path) -> Iterator[ClusterProcess]:
+def _running(root: Path, request: pytest.FixtureRequest) -> Iterator[ClusterProcess]:
+    from tests.support.kubernetes import KubernetesProcess
+
     root.mkdir()
-    cluster = ClusterProcess(root)
+    cluster = KubernetesProcess(root) if request.config.getoption("--kubernetes") else ClusterProcess(root)
     cluster.start()
     try:
         yield cluster

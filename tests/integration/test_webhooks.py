@@ -1,0 +1,122 @@
+"""The webhooks under a real kube-apiserver: what it lets through, and what it answers where they refuse."""
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from controller.api.eviction import MOVE, REQUESTED_ANNOTATION, STRATEGY_ANNOTATION
+from controller.api.resource import DISK, GROUP, MACHINE, POD, VALIDATING_WEBHOOKS
+from controller.machines.authority import MachineAuthority
+from controller.runtime.cluster import Cluster
+from controller.runtime.errors import InvalidError
+from controller.service import Service
+from controller.webhooks.registration import NAME
+from controller.webhooks.site import WebhookSite
+from dvcr.config import ControllerSettings, WebhookSettings
+from tests.support.kubernetes import KubernetesProcess
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
+    """A control plane whose requests the webhooks judge."""
+    process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"))
+    try:
+        process.start()
+        cluster = Cluster.connect(process.kubeconfig)
+        settings = ControllerSettings(webhooks=WebhookSettings(enabled=True, external_name="127.0.0.1"))
+        with Service(WebhookSite(cluster, MachineAuthority(cluster, "default"), settings)):
+            eventually(lambda: is_asked(cluster), "the webhooks are asked", 60)
+            yield process
+    finally:
+        if process.process is not None:
+            process.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(server: KubernetesProcess) -> Cluster:
+    return Cluster.connect(server.kubeconfig)
+
+
+def disk(name: str, size: str) -> dict[str, object]:
+    spec = {"persistentVolumeClaim": {"size": size}}
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": DISK.api_version, "kind": DISK.kind, "metadata": metadata, "spec": spec}
+
+
+def is_asked(cluster: Cluster) -> bool:
+    """Whether an object that only the webhooks refuse is refused; the API server learns of them with delay."""
+    if cluster.get(VALIDATING_WEBHOOKS, NAME) is None:
+        return False
+    try:
+        cluster.create(DISK, disk("probe", "-1Gi"))
+    except InvalidError:
+        return True
+    cluster.delete(DISK, "probe", "default")
+    return False
+
+
+def evict(server: KubernetesProcess, name: str, query: str = "") -> requests.Response:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}}
+    url = f"{server.url}/api/v1/namespaces/default/pods/{name}/eviction{query}"
+    return server.session().post(url, json=eviction, timeout=30)
+
+
+def new_pod(cluster: Cluster, name: str, strategy: str) -> None:
+    metadata = {"name": name, "namespace": "default", "annotations": {STRATEGY_ANNOTATION: strategy}}
+    cluster.create(POD, {"metadata": metadata, "spec": {"containers": [{"name": "main", "image": "x"}]}})
+
+
+def test_a_change_that_no_schema_forbids_is_refused_with_its_field(cluster: Cluster) -> None:
+    made = cluster.create(DISK, disk("shrunk", "2Gi"))
+    made["spec"]["persistentVolumeClaim"]["size"] = "1Gi"
+
+    with pytest.raises(InvalidError) as caught:
+        cluster.update(DISK, made)
+
+    assert [cause.field for cause in caught.value.causes] == ["spec.persistentVolumeClaim.size"]
+    assert f'VirtualMachineDisk.{GROUP} "shrunk" is invalid: spec.persistentVolumeClaim.size' in caught.value.message
+    assert cluster.get(DISK, "shrunk", "default")["spec"]["persistentVolumeClaim"]["size"] == "2Gi"  # type: ignore[index]
+
+
+def test_what_is_right_goes_through(cluster: Cluster) -> None:
+    made = cluster.create(DISK, disk("grown", "1Gi"))
+    made["spec"]["persistentVolumeClaim"]["size"] = "2Gi"
+
+    assert cluster.update(DISK, made)["spec"]["persistentVolumeClaim"]["size"] == "2Gi"
+
+
+def test_a_machine_without_devices_is_refused(cluster: Cluster) -> None:
+    spec = {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "blockDevices": []}
+    metadata = {"name": "bare", "namespace": "default"}
+
+    with pytest.raises(InvalidError) as caught:
+        cluster.create(MACHINE, {"apiVersion": MACHINE.api_version, "kind": MACHINE.kind, "metadata": metadata, "spec": spec})  # fmt: skip  # noqa: E501
+
+    assert "spec.blockDevices" in caught.value.message
+
+
+def test_an_eviction_becomes_a_move(server: KubernetesProcess, cluster: Cluster) -> None:
+    new_pod(cluster, "vm-moves", MOVE)
+
+    rehearsed = evict(server, "vm-moves", "?dryRun=All")
+    before = cluster.get(POD, "vm-moves", "default")
+    answer = evict(server, "vm-moves")
+    after = cluster.get(POD, "vm-moves", "default")
+
+    assert (rehearsed.status_code, answer.status_code) == (429, 429)
+    assert "its virtual machine moves to another node first" in answer.json()["message"]
+    assert before is not None
+    assert REQUESTED_ANNOTATION not in before["metadata"]["annotations"]
+    assert after is not None
+    assert REQUESTED_ANNOTATION in after["metadata"]["annotations"]
+
+
+def test_other_pods_are_evicted(server: KubernetesProcess, cluster: Cluster) -> None:
+    new_pod(cluster, "vm-goes", "Delete")
+
+    assert evict(server, "vm-goes").status_code == 201
+    assert cluster.get(POD, "vm-goes", "default") is None

@@ -1,0 +1,186 @@
+"""A real control plane of Kubernetes: etcd, kube-apiserver and kube-controller-manager, on free ports."""
+
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from controller.api.kinds import crds
+from tests.support import go_tool
+from tests.support.certificates import self_signed
+from tests.support.cluster import ClusterProcess
+from tests.support.waiting import eventually
+
+VERSION = "v1.36.3"
+ETCD = "go.etcd.io/etcd/server/v3@v3.6.16"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kubectl")
+TOKEN = "a-token-of-the-tests"
+READY_TIMEOUT_S = 120
+
+_SCRIPT = Path(__file__).parents[2] / "scripts/go-kubernetes"
+
+
+@cache
+def programs() -> Path:
+    """The folder of Kubernetes' programs, built if they are not yet, which takes a quarter of an hour.
+
+    Without Go the test is skipped, and fails where CI=true.
+    """
+    if shutil.which("go") is None and "KUBEBUILDER_ASSETS" not in os.environ and os.environ.get("CI") != "true":
+        pytest.skip("kube-apiserver needs Go, which is not installed")
+    done = subprocess.run([_SCRIPT, VERSION, *PROGRAMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@dataclass
+class KubernetesProcess(ClusterProcess):
+    """The control plane over the folder `root`. `kill` and `start` are the API server's; etcd goes on."""
+
+    _beside: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False)
+    _etcd_url: str = ""
+
+    @property
+    def ca_file(self) -> Path:
+        return self.root / "certificate.pem"
+
+    @property
+    def token(self) -> str:
+        return TOKEN
+
+    def start(self) -> None:
+        """Start what does not run yet, and wait until the API server and its controllers are ready."""
+        is_new = not self._etcd_url
+        if is_new:
+            self._prepare()
+        self._start_api_server()
+        if is_new:
+            self._define_kinds()
+            self._run_beside(
+                programs() / "kube-controller-manager",
+                f"--kubeconfig={self.kubeconfig}",
+                f"--service-account-private-key-file={self.root}/key.pem",
+                f"--root-ca-file={self.ca_file}",
+                "--leader-elect=false",
+                "--secure-port=0",
+            )
+        eventually(self._has_account, "the namespace default has its account", READY_TIMEOUT_S)
+
+    def stop(self) -> int:
+        """End everything, at once: nobody needs the data any more, and kube-apiserver takes its time."""
+        for process in reversed(self._beside[1:]):
+            process.kill()
+            process.wait(30)
+        self.kill()
+        self._beside[0].kill()
+        self._beside[0].wait(30)
+        self._beside.clear()
+        self._etcd_url = ""
+        return 0
+
+    def _prepare(self) -> None:
+        self.port = self.port or free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self_signed(self.root, "127.0.0.1")
+        (self.root / "tokens.csv").write_text(f"{TOKEN},admin,1,system:masters\n")
+        self.kubeconfig.write_text(yaml.safe_dump(self._configuration()))
+        self._etcd_url, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self._run_beside(
+            go_tool.build(ETCD),
+            f"--data-dir={self.root}/etcd",
+            f"--listen-client-urls={self._etcd_url}",
+            f"--advertise-client-urls={self._etcd_url}",
+            f"--listen-peer-urls={peers}",
+            "--unsafe-no-fsync",
+            "--log-level=error",
+        )
+
+    def _start_api_server(self) -> None:
+        # The certificate is its own authority; it also signs accounts' tokens and the aggregation layer's requests.
+        certificate, key = self.root / "certificate.pem", self.root / "key.pem"
+        with (self.root / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [
+                    programs() / "kube-apiserver",
+                    f"--etcd-servers={self._etcd_url}",
+                    "--bind-address=127.0.0.1",
+                    f"--secure-port={self.port}",
+                    f"--cert-dir={self.root}",
+                    f"--tls-cert-file={certificate}",
+                    f"--tls-private-key-file={key}",
+                    f"--token-auth-file={self.root}/tokens.csv",
+                    "--authorization-mode=RBAC",
+                    "--service-account-issuer=https://kubernetes.default.svc",
+                    f"--service-account-key-file={certificate}",
+                    f"--service-account-signing-key-file={key}",
+                    "--service-cluster-ip-range=10.96.0.0/24",
+                    f"--requestheader-client-ca-file={certificate}",
+                    "--requestheader-username-headers=X-Remote-User",
+                    "--requestheader-group-headers=X-Remote-Group",
+                    "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+                    f"--proxy-client-cert-file={certificate}",
+                    f"--proxy-client-key-file={key}",
+                    "--endpoint-reconciler-type=none",
+                    "--allow-privileged=true",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        eventually(self._is_ready, "kube-apiserver is ready", READY_TIMEOUT_S)
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.root / "log").read_text()[-4000:]
+        try:
+            return self.session().get(f"{self.url}/readyz", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def _define_kinds(self) -> None:
+        session, at = self.session(), f"{self.url}/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for crd in crds():
+            made = session.post(at, json=crd, timeout=30)
+            assert made.ok, made.text
+        for crd in crds():
+            name = crd["metadata"]["name"]
+            eventually(partial(self._is_established, f"{at}/{name}"), f"{name} is established", READY_TIMEOUT_S)
+
+    def _is_established(self, url: str) -> bool:
+        conditions = self.session().get(url, timeout=30).json().get("status", {}).get("conditions") or ()
+        return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+    def _has_account(self) -> bool:
+        return self.session().get(f"{self.url}/api/v1/namespaces/default/serviceaccounts/default", timeout=10).ok
+
+    def _configuration(self) -> dict[str, object]:
+        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tests", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "admin"}}],
+            "current-context": "tests",
+        }
+
+    def _run_beside(self, *command: object) -> None:
+        with (self.root / "log").open("a") as log:
+            self._beside.append(subprocess.Popen([str(part) for part in command], stdout=log, stderr=log))
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+if __name__ == "__main__":
+    print(VERSION, *PROGRAMS)  # for scripts/go-kubernetes
