@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -462,17 +462,18 @@ def test_a_server_that_drips_is_given_up(server: FileServer, open_source: Open) 
     assert "less than 10 KiB/s" in error.message
 
 
-def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer, open_source: Open) -> None:
-    # All of it is too little for the three seconds that pass, and enough for two, should the machine be busy.
-    server.content, server.piece_bytes, server.gate_after = CONTENT[:28_000], 3500, 17_500
+def test_a_reader_that_is_slow_is_no_slow_server(server: FileServer) -> None:
+    # All of it is too little for the four seconds that pass, and enough for three, should the machine be busy.
+    server.content, server.piece_bytes, server.gate_after = CONTENT[:38_000], 3500, 17_500
     server.gate.clear()
-    with open_source(server.url, sums(server.content), slow_timeout_s=0.5, window_bytes=3500) as source:
-        source.read_at(0, 1)
-        source.release(1)
+    settings = ImporterSettings(slow_timeout_s=0.5, source_addresses="any")
+    with closing(HttpDownload(HttpOrigin(url=server.url), settings, verified=True)) as download:
+        pieces = download.pieces()
+        taken = next(pieces)
         began = time.monotonic()
-        eventually(lambda: time.monotonic() - began > 3, "time passes")
+        eventually(lambda: time.monotonic() - began > 4, "time passes")
         server.gate.set()
-        source.finish()
+        assert taken + b"".join(pieces) == server.content
 
 
 def test_a_server_that_drips_the_head_of_its_answer_is_given_up(open_source: Open) -> None:
