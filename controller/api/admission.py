@@ -17,7 +17,7 @@ Find = Callable[[Resource, str, str | None], dict[str, Any] | None]
 def refusals(obj: dict[str, Any], old: dict[str, Any] | None, find: Find) -> list[FieldCause]:
     """Why an object that is to be created (`old` is None) or changed is refused; empty if it is not."""
     found = admit(obj, old)
-    if not found and obj.get("kind") == MACHINE.kind:
+    if not found and (obj.get("apiVersion"), obj.get("kind")) == (MACHINE.api_version, MACHINE.kind):
         found = _check_first_device(obj, old, find)
     return [FieldCause.invalid(error.field, _value_at(obj, error.field), error.message) for error in found]
 

@@ -93,7 +93,10 @@ class Passt:
 
     async def start(self) -> None:
         """Start it and attach it once it answers; NetworkError with its own words if it does not."""
-        ours, theirs = _connected_pair()
+        try:
+            ours, theirs = _connected_pair()
+        except OSError as exc:
+            raise NetworkError(f"passt cannot be connected: {exc.strerror}") from exc
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ class Api:
         parameters |= {"watch": "1", "timeoutSeconds": "20"}
         with self._session.get(self.process.url + path, params=parameters, stream=True, timeout=30) as answer:
             events = (json.loads(line) for line in answer.iter_lines() if line)
-            return [(event["type"], event["object"]["metadata"]["name"]) for event, _ in zip(events, range(count))]  # noqa: B905
+            return [(event["type"], event["object"]["metadata"]["name"]) for event in islice(events, count)]
 
 
 @pytest.fixture(scope="module")

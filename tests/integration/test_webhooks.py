@@ -79,7 +79,9 @@ def test_a_change_that_no_schema_forbids_is_refused_with_its_field(cluster: Clus
 
     assert [cause.field for cause in caught.value.causes] == ["spec.persistentVolumeClaim.size"]
     assert f'VirtualMachineDisk.{GROUP} "shrunk" is invalid: spec.persistentVolumeClaim.size' in caught.value.message
-    assert cluster.get(DISK, "shrunk", "default")["spec"]["persistentVolumeClaim"]["size"] == "2Gi"  # type: ignore[index]
+    kept = cluster.get(DISK, "shrunk", "default")
+    assert kept is not None
+    assert kept["spec"]["persistentVolumeClaim"]["size"] == "2Gi"
 
 
 def test_what_is_right_goes_through(cluster: Cluster) -> None:
@@ -90,11 +92,15 @@ def test_what_is_right_goes_through(cluster: Cluster) -> None:
 
 
 def test_a_machine_without_devices_is_refused(cluster: Cluster) -> None:
-    spec = {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "blockDevices": []}
-    metadata = {"name": "bare", "namespace": "default"}
+    machine = {
+        "apiVersion": MACHINE.api_version,
+        "kind": MACHINE.kind,
+        "metadata": {"name": "bare", "namespace": "default"},
+        "spec": {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "blockDevices": []},
+    }
 
     with pytest.raises(InvalidError) as caught:
-        cluster.create(MACHINE, {"apiVersion": MACHINE.api_version, "kind": MACHINE.kind, "metadata": metadata, "spec": spec})  # fmt: skip  # noqa: E501
+        cluster.create(MACHINE, machine)
 
     assert "spec.blockDevices" in caught.value.message
 

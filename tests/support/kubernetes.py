@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 VERSION = "v1.36.3"
 ETCD = "go.etcd.io/etcd/server/v3@v3.6.16"
-PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kubectl")
+PROGRAMS = ("kube-apiserver", "kube-controller-manager")
 TOKEN = "a-token-of-the-tests"
 READY_TIMEOUT_S = 120
 

@@ -88,6 +88,12 @@ def test_a_machine_is_compared_with_the_image_that_it_boots_from(
     assert answer(asked, rules.validate)["response"]["allowed"] is allowed
 
 
+def test_a_machine_of_another_project_is_not_ours_to_judge(rules: Rules) -> None:
+    other = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}, "spec": {}}
+
+    assert answer(review("VirtualMachine", "virtualmachines", other), rules.validate)["response"]["allowed"] is True
+
+
 @pytest.mark.parametrize(
     "asked", [None, [], {}, {"apiVersion": "v1", "kind": "Pod"}, review(DISK.kind, DISK.plural, disk("1Gi"), uid=1)]
 )
