@@ -22,7 +22,7 @@ def register(cluster: ClusterPort, base_url: str, authority: bytes) -> None:
     found = cluster.get(VALIDATING_WEBHOOKS, NAME)
     bundle = base64.b64encode(authority).decode()
     if base_url:
-        wanted = configuration({VALIDATE: {"url": base_url + VALIDATE}, EVICT: {"url": base_url + EVICT}})
+        wanted = _configuration(base_url)
     elif found is None:
         return
     else:
@@ -35,8 +35,8 @@ def register(cluster: ClusterPort, base_url: str, authority: bytes) -> None:
         cluster.update(VALIDATING_WEBHOOKS, {**found, "webhooks": wanted["webhooks"]})
 
 
-def configuration(clients: dict[str, Object]) -> Object:
-    """The configuration; `clients` has the `clientConfig` of each path.
+def _configuration(base_url: str) -> Object:
+    """The configuration, yet without an authority.
 
     An object that cannot be checked is refused; a pod whose eviction cannot be judged is evicted, since nobody could
     empty a node otherwise, and its machine is then stopped as gracefully as it allows.
@@ -52,7 +52,7 @@ def configuration(clients: dict[str, Object]) -> Object:
             {
                 **common,
                 "name": f"validate.{GROUP}",
-                "clientConfig": dict(clients[VALIDATE]),
+                "clientConfig": {"url": base_url + VALIDATE},
                 "rules": [{**ours, "resources": sorted(kind.resource.plural for kind in KINDS)}],
                 "failurePolicy": "Fail",
                 "sideEffects": "None",
@@ -60,7 +60,7 @@ def configuration(clients: dict[str, Object]) -> Object:
             {
                 **common,
                 "name": f"evict.{GROUP}",
-                "clientConfig": dict(clients[EVICT]),
+                "clientConfig": {"url": base_url + EVICT},
                 "rules": [evictions],
                 "failurePolicy": "Ignore",
                 "sideEffects": "NoneOnDryRun",
