@@ -1,11 +1,9 @@
 """All reconcilers, and which changes concern which objects."""
 
-from collections.abc import Callable, Iterable
-
-from controller.addresses.claims import ClaimReconciler, claim_name
-from controller.addresses.leases import LeaseReconciler, claim_of
+from controller.addresses.claims import ClaimReconciler
+from controller.addresses.concerns import claims_of_lease, claims_of_machine, leases_of_claim, machines_of_claim
+from controller.addresses.leases import LeaseReconciler
 from controller.addresses.ranges import AddressRanges
-from controller.api.address import ClaimPhase, lease_name
 from controller.api.resource import (
     ADDRESS_CLAIM,
     ADDRESS_LEASE,
@@ -19,7 +17,7 @@ from controller.api.resource import (
     OPERATION,
     POD,
     PVC,
-    Resource,
+    STORAGE_CLASS,
 )
 from controller.attachments.concerns import (
     attachments_of_disk,
@@ -29,8 +27,8 @@ from controller.attachments.concerns import (
     rivals,
 )
 from controller.attachments.reconciler import AttachmentReconciler
+from controller.concerns import deleted, disk_of_claim, every, machines_of_pod, operations_of_machine, referring
 from controller.cpumodels.reconciler import CpuModelReconciler
-from controller.disks.claim import disk_name
 from controller.disks.filling import DiskFilling
 from controller.disks.reconciler import DiskReconciler
 from controller.disks.work import HttpWorkProgress
@@ -44,19 +42,15 @@ from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.launcher_status import HttpLauncherStatus
 from controller.machines.migration import Migrate, MigrationLaunchers
-from controller.machines.pod import machine_names
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
 from controller.runtime.conditions import utc_now
-from controller.runtime.informer import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.process import KeysOf, Loop
+from controller.runtime.process import Loop
 from dvcr.config import Settings
 from dvcr.jobs.board import JobBoard
-
-Cached = Callable[[Resource], Iterable[Object]]
 
 
 def build_loops(
@@ -94,12 +88,13 @@ def build_loops(
                 resource,
                 ImageReconciler(cluster, resource, imports, captures),
                 triggers=(
-                    (DISK, _referring(resource, "virtualMachineDisk", namespaced=True)),
-                    (IMAGE, _referring(resource, "virtualMachineImage", namespaced=True)),
-                    (CLUSTER_IMAGE, _referring(resource, "clusterVirtualMachineImage", namespaced=False)),
+                    (DISK, referring(resource, DISK)),
+                    (IMAGE, referring(resource, IMAGE)),
+                    (CLUSTER_IMAGE, referring(resource, CLUSTER_IMAGE)),
                     # What was in the way of a deletion.
-                    (IMAGE, _every(resource, deleting=True)),
-                    (CLUSTER_IMAGE, _every(resource, deleting=True)),
+                    (IMAGE, deleted(resource)),
+                    (CLUSTER_IMAGE, deleted(resource)),
+                    (PVC, deleted(resource)),
                     (PVC, images_of_claim(resource)),
                     (MACHINE, images_of_machine(resource)),
                 ),
@@ -109,10 +104,11 @@ def build_loops(
         Loop(
             DISK,
             DiskReconciler(cluster, imports, filling, launcher.default_storage_class),
+            reads=(STORAGE_CLASS,),
             triggers=(
-                (PVC, _renamed(disk_name)),
-                (IMAGE, _referring(DISK, "virtualMachineImage", namespaced=True)),
-                (CLUSTER_IMAGE, _referring(DISK, "clusterVirtualMachineImage", namespaced=False)),
+                (PVC, disk_of_claim),
+                (IMAGE, referring(DISK, IMAGE)),
+                (CLUSTER_IMAGE, referring(DISK, CLUSTER_IMAGE)),
             ),
         ),
         Loop(
@@ -125,25 +121,25 @@ def build_loops(
                 Migrate(cluster, authority, launchers, settings.migration),
             ),
             triggers=(
-                (POD, _machines_of_pod),
-                (DISK, _referring(MACHINE, "virtualMachineDisk", namespaced=True)),
+                (POD, machines_of_pod),
+                (DISK, referring(MACHINE, DISK)),
                 (DISK, machines_of_disk),
                 (ATTACHMENT, machines_of_attachment),
-                (IMAGE, _referring(MACHINE, "virtualMachineImage", namespaced=True)),
-                (CLUSTER_IMAGE, _referring(MACHINE, "clusterVirtualMachineImage", namespaced=False)),
-                (ADDRESS_CLAIM, _machines_with_claim),
+                (IMAGE, referring(MACHINE, IMAGE)),
+                (CLUSTER_IMAGE, referring(MACHINE, CLUSTER_IMAGE)),
+                (ADDRESS_CLAIM, machines_of_claim),
             ),
         ),
         Loop(
             ADDRESS_CLAIM,
             ClaimReconciler(cluster, ranges),
-            triggers=((ADDRESS_LEASE, _claims_of_lease), (MACHINE, _claim_of_machine)),
+            triggers=((ADDRESS_LEASE, claims_of_lease), (MACHINE, claims_of_machine)),
         ),
-        Loop(ADDRESS_LEASE, LeaseReconciler(cluster), triggers=((ADDRESS_CLAIM, _leases_of_claim),)),
+        Loop(ADDRESS_LEASE, LeaseReconciler(cluster), triggers=((ADDRESS_CLAIM, leases_of_claim),)),
         Loop(
             CPU_MODEL,
             CpuModelReconciler(cluster),
-            triggers=((NODE, _every(CPU_MODEL)), (MACHINE, _every(CPU_MODEL, deleting=True))),
+            triggers=((NODE, every(CPU_MODEL)), (MACHINE, deleted(CPU_MODEL))),
         ),
         Loop(
             ATTACHMENT,
@@ -154,89 +150,9 @@ def build_loops(
                 (ATTACHMENT, rivals),
             ),
         ),
-        Loop(OPERATION, OperationReconciler(cluster, launcher.operation_ttl_s), triggers=((MACHINE, _operations_of),)),
+        Loop(
+            OPERATION,
+            OperationReconciler(cluster, launcher.operation_ttl_s),
+            triggers=((MACHINE, operations_of_machine),),
+        ),
     ]
-
-
-def _renamed(owner: Callable[[str], str | None]) -> KeysOf:
-    """For objects whose name tells their owner's."""
-
-    def keys(key: Key, _cached: Cached) -> Iterable[Key]:
-        name = owner(key[1])
-        return [(key[0], name)] if name else []
-
-    return keys
-
-
-def _machines_of_pod(key: Key, _cached: Cached) -> Iterable[Key]:
-    return [(key[0], name) for name in machine_names(key[1])]
-
-
-def _referring(resource: Resource, block: str, *, namespaced: bool) -> KeysOf:
-    """The objects of `resource` that name the changed one in a block of their data source or block devices."""
-
-    def keys(key: Key, cached: Cached) -> Iterable[Key]:
-        for obj in cached(resource):
-            namespace = obj["metadata"].get("namespace", "")
-            spec = obj.get("spec") or {}
-            for place in (spec.get("dataSource") or {}, *(spec.get("blockDevices") or ())):
-                named = place.get(block) or {}
-                # Objects of the cluster name the namespace too.
-                if named.get("name") == key[1] and (not namespaced or named.get("namespace", namespace) == key[0]):
-                    yield namespace, obj["metadata"]["name"]
-
-    return keys
-
-
-def _every(resource: Resource, *, deleting: bool = False) -> KeysOf:
-    """All objects of `resource`, or those that wait to be deleted: for kinds of which there are few."""
-
-    def keys(_key: Key, cached: Cached) -> Iterable[Key]:
-        for obj in cached(resource):
-            if not deleting or "deletionTimestamp" in obj["metadata"]:
-                yield obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-
-    return keys
-
-
-def _machines_with_claim(key: Key, cached: Cached) -> Iterable[Key]:
-    for obj in cached(MACHINE):
-        if (obj["metadata"]["namespace"], claim_name(obj)) == key:
-            yield key[0], obj["metadata"]["name"]
-
-
-def _claim_of_machine(key: Key, cached: Cached) -> Iterable[Key]:
-    """The machine's claim, and any that the machine had before it changed or was deleted."""
-    for obj in cached(MACHINE):
-        if (obj["metadata"]["namespace"], obj["metadata"]["name"]) == key:
-            yield key[0], claim_name(obj)
-    for obj in cached(ADDRESS_CLAIM):
-        if obj["metadata"]["namespace"] == key[0] and (obj.get("status") or {}).get("virtualMachineName") == key[1]:
-            yield key[0], obj["metadata"]["name"]
-
-
-def _claims_of_lease(key: Key, cached: Cached) -> Iterable[Key]:
-    """The claim that the lease is for, and all that wait for an address."""
-    for obj in cached(ADDRESS_LEASE):
-        if obj["metadata"]["name"] == key[1]:
-            yield claim_of(obj).namespace, claim_of(obj).name
-    for obj in cached(ADDRESS_CLAIM):
-        if (obj.get("status") or {}).get("phase") != ClaimPhase.BOUND or _has(obj, key[1]):
-            yield obj["metadata"]["namespace"], obj["metadata"]["name"]
-
-
-def _leases_of_claim(key: Key, cached: Cached) -> Iterable[Key]:
-    for obj in cached(ADDRESS_LEASE):
-        if (claim_of(obj).namespace, claim_of(obj).name) == key:
-            yield "", obj["metadata"]["name"]
-
-
-def _has(claim: Object, lease: str) -> bool:
-    address = (claim.get("status") or {}).get("address")
-    return address is not None and lease_name(address) == lease
-
-
-def _operations_of(key: Key, cached: Cached) -> Iterable[Key]:
-    for obj in cached(OPERATION):
-        if obj["metadata"]["namespace"] == key[0] and obj["spec"].get("virtualMachineName") == key[1]:
-            yield key[0], obj["metadata"]["name"]

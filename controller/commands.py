@@ -35,6 +35,7 @@ def controller(
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.authority import MachineAuthority
     from controller.machines.launcher_status import HttpLauncherStatus
+    from controller.runtime.cached import CachedCluster
     from controller.runtime.cluster import Cluster
     from controller.runtime.process import ControllerProcess
     from controller.runtime.termination import termination
@@ -48,9 +49,10 @@ def controller(
     board = RedisJobBoard.from_settings(settings.broker)
     authority = MachineAuthority(cluster, settings.controller.namespace)
     launchers = HttpLauncherStatus(authority)
-    loops = build_loops(cluster, board, RemoteImageRegistry(settings.client), launchers, settings)
+    cached = CachedCluster(cluster)
+    loops = build_loops(cached, board, RemoteImageRegistry(settings.client), launchers, settings)
     process = ControllerProcess(
-        cluster, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
+        cached, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
     )
     stopping = termination()
 

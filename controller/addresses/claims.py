@@ -1,6 +1,8 @@
 """VirtualMachineIPAddressClaim: the wish for an address, and the machine that has it."""
 
-from controller.addresses.leases import READY, build_lease, claim_of, is_held, same_claim
+from collections.abc import Iterator
+
+from controller.addresses.leases import LEASES_BY_CLAIM, READY, build_lease, claim_of, is_held, same_claim
 from controller.addresses.ranges import AddressRanges
 from controller.api.address import (
     AddressClaimSpec,
@@ -10,10 +12,10 @@ from controller.api.address import (
     lease_name,
 )
 from controller.api.data_source import NamedInNamespace
-from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, MACHINE, POD
-from controller.machines.pod import NAME_LABEL
+from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, MACHINE
+from controller.disks.usage import pods_of_machine
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Index, Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 
@@ -24,6 +26,13 @@ def claim_name(machine: Object) -> str:
     """The claim that a machine gets its address from."""
     name: str = machine["spec"].get("virtualMachineIPAddressClaimName") or machine["metadata"]["name"]
     return name
+
+
+def _by_claim(machine: Object) -> Iterator[Key]:
+    yield machine["metadata"]["namespace"], claim_name(machine)
+
+
+MACHINES_BY_CLAIM = Index(MACHINE, _by_claim)
 
 
 class ClaimReconciler:
@@ -54,7 +63,7 @@ class ClaimReconciler:
 
     def _user(self, claim: Subject[AddressClaimStatus]) -> str | None:
         """The machine that the claim is for: the one that had it, else the oldest of those that name it."""
-        machines = [m for m in self._cluster.list(MACHINE, claim.namespace) if claim_name(m) == claim.name]
+        machines = self._cluster.find(MACHINES_BY_CLAIM, (claim.namespace, claim.name))
         machines.sort(key=lambda m: (m["metadata"].get("creationTimestamp", ""), m["metadata"]["name"]))
         names = [str(machine["metadata"]["name"]) for machine in machines]
         known = claim.status.virtual_machine_name
@@ -87,20 +96,24 @@ class ClaimReconciler:
 
     def _choose(self, claim: Subject[AddressClaimStatus], spec: AddressClaimSpec) -> None:
         """Any free address; the one that a claim of this name has, or had and retained, before all others."""
-        leases = self._cluster.list(ADDRESS_LEASE)
-        for lease in leases:
+        for lease in self._cluster.find(LEASES_BY_CLAIM, (claim.namespace, claim.name)):
             usable = "deletionTimestamp" not in lease["metadata"] and address_of(lease["metadata"]["name"])
-            if usable and usable in self._ranges and same_claim(lease, claim.namespace, claim.name):
+            if usable and usable in self._ranges:
                 self._adopt(claim, spec, lease)
                 return
-        used = {address_of(lease["metadata"]["name"]) or "" for lease in leases}
-        address = next(self._ranges.free(claim.uid, used), None)
+        free = (
+            one for one in self._ranges.candidates(claim.uid) if not self._cluster.get(ADDRESS_LEASE, lease_name(one))
+        )
+        address = next(free, None)
         if address is not None:
             self._create(claim, spec, address)
         elif len(self._ranges):
             self._pend(claim, "NoFreeAddress", f"no address is free in {self._ranges}; widen controller.machine_cidrs")
         else:
             self._pend(claim, "NoAddressRange", "no range of addresses is configured: controller.machine_cidrs")
+
+    def _is_free(self, address: str) -> bool:
+        return self._cluster.get(ADDRESS_LEASE, lease_name(address)) is None
 
     def _create(self, claim: Subject[AddressClaimStatus], spec: AddressClaimSpec, address: str) -> None:
         # AlreadyExistsError: somebody was faster, and another pass sees what there is then.
@@ -140,8 +153,7 @@ class ClaimReconciler:
         return claim_of(lease).namespace == claim.namespace and not is_held(self._cluster, lease)
 
     def _runs(self, machine: str, namespace: str | None) -> bool:
-        pods = self._cluster.list(POD, namespace)
-        return any((pod["metadata"].get("labels") or {}).get(NAME_LABEL) == machine for pod in pods)
+        return bool(pods_of_machine(self._cluster, machine, namespace))
 
     def _ref(self, claim: Subject[AddressClaimStatus]) -> NamedInNamespace:
         return NamedInNamespace(name=claim.name, namespace=claim.namespace or "")

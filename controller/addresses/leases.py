@@ -4,6 +4,7 @@ Its name is the address, so that it can be created once. Its finalizer is taken 
 more: from the moment a claim is bound until that claim is gone, nobody else can create it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from controller.api.address import (
@@ -18,7 +19,7 @@ from controller.api.address import (
 from controller.api.data_source import NamedInNamespace
 from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Index, Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import FINALIZER, Subject
 
@@ -38,6 +39,14 @@ def build_lease(address: str, claim: NamedInNamespace, policy: ReclaimPolicy) ->
 def claim_of(lease: Object) -> NamedInNamespace:
     """The claim that a lease is for."""
     return AddressLeaseSpec.read(lease["spec"]).claim_ref
+
+
+def _by_claim(lease: Object) -> Iterator[Key]:
+    ref = lease["spec"]["claimRef"]
+    yield ref["namespace"], ref["name"]
+
+
+LEASES_BY_CLAIM = Index(ADDRESS_LEASE, _by_claim)
 
 
 def is_held(cluster: ClusterPort, lease: Object) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 
 class AddressRanges:
@@ -25,8 +25,8 @@ class AddressRanges:
     def __str__(self) -> str:
         return ", ".join(map(str, self._networks)) or "none"
 
-    def free(self, seed: str, used: Collection[str]) -> Iterator[str]:
-        """Addresses that are not in `used`, each once, from a place that depends on `seed`.
+    def candidates(self, seed: str) -> Iterator[str]:
+        """All addresses, each once, from a place that depends on `seed`.
 
         So two allocations at the same time rarely try the same address, and a freed one rests before it is used again.
         """
@@ -35,9 +35,7 @@ class AddressRanges:
             return
         start = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8]) % count
         for step in range(count):
-            address = self._at((start + step) % count)
-            if address not in used:
-                yield address
+            yield self._at((start + step) % count)
 
     def _at(self, index: int) -> str:
         for network, size in zip(self._networks, self._sizes, strict=True):

@@ -1,44 +1,53 @@
-"""Which attachments and machines a change concerns, from what the informers have."""
+"""Which attachments and machines a change concerns."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
-from controller.api.resource import ATTACHMENT, Resource
-from controller.runtime.informer import Key, Object
+from controller.api.resource import ATTACHMENT
+from controller.runtime.index import Index, Key, Object, key_of
+from controller.runtime.port import ClusterReader
 
-Cached = Callable[[Resource], Iterable[Object]]
 
-
-def attachments_of_disk(key: Key, cached: Cached) -> Iterable[Key]:
+def attachments_of_disk(key: Key, cluster: ClusterReader) -> Iterable[Key]:
     """The attachments of a disk that changed."""
-    return [(key[0], name) for name, disk, _ in _attachments(key[0], cached) if disk == key[1]]
+    return [key_of(attachment) for attachment in cluster.find(_BY_DISK, key)]
 
 
-def attachments_of_machine(key: Key, cached: Cached) -> Iterable[Key]:
+def attachments_of_machine(key: Key, cluster: ClusterReader) -> Iterable[Key]:
     """The attachments to a machine that changed, and those that leave it."""
-    return [(key[0], name) for name, _, machines in _attachments(key[0], cached) if key[1] in machines]
+    return [key_of(attachment) for attachment in cluster.find(BY_MACHINE, key)]
 
 
-def rivals(key: Key, cached: Cached) -> Iterable[Key]:
+def rivals(key: Key, cluster: ClusterReader) -> Iterable[Key]:
     """The other attachments of the disk of one that changed."""
-    found = list(_attachments(key[0], cached))
-    disks = {disk for name, disk, _ in found if name == key[1]}
-    return [(key[0], name) for name, disk, _ in found if disk in disks and name != key[1]]
+    return [other for disk in _disk(key, cluster) for other in attachments_of_disk(disk, cluster) if other != key]
 
 
-def machines_of_attachment(key: Key, cached: Cached) -> Iterable[Key]:
+def machines_of_attachment(key: Key, cluster: ClusterReader) -> Iterable[Key]:
     """The machine that is to get the disk, and the one that has it."""
-    return [(key[0], m) for name, _, machines in _attachments(key[0], cached) if name == key[1] for m in machines]
+    attachment = cluster.get(ATTACHMENT, key[1], key[0])
+    return [] if attachment is None else _machines_of(attachment)
 
 
-def machines_of_disk(key: Key, cached: Cached) -> Iterable[Key]:
+def machines_of_disk(key: Key, cluster: ClusterReader) -> Iterable[Key]:
     """The machines that a disk is attached to."""
-    return [(key[0], m) for _, disk, machines in _attachments(key[0], cached) if disk == key[1] for m in machines]
+    return [machine for attachment in cluster.find(_BY_DISK, key) for machine in _machines_of(attachment)]
 
 
-def _attachments(namespace: str, cached: Cached) -> Iterable[tuple[str, str, set[str]]]:
-    """Name, disk and machines of each attachment in the namespace."""
-    for obj in cached(ATTACHMENT):
-        if obj["metadata"]["namespace"] == namespace:
-            spec = obj["spec"]
-            machines = {spec["virtualMachineName"], (obj.get("status") or {}).get("virtualMachineName", "")} - {""}
-            yield obj["metadata"]["name"], spec["blockDevice"]["virtualMachineDisk"]["name"], machines
+def _disk(key: Key, cluster: ClusterReader) -> Iterable[Key]:
+    attachment = cluster.get(ATTACHMENT, key[1], key[0])
+    return [] if attachment is None else _disk_of(attachment)
+
+
+def _disk_of(attachment: Object) -> Iterator[Key]:
+    yield attachment["metadata"]["namespace"], attachment["spec"]["blockDevice"]["virtualMachineDisk"]["name"]
+
+
+def _machines_of(attachment: Object) -> Iterator[Key]:
+    names = {attachment["spec"]["virtualMachineName"], (attachment.get("status") or {}).get("virtualMachineName")}
+    for name in names - {None, ""}:
+        yield attachment["metadata"]["namespace"], name
+
+
+BY_MACHINE = Index(ATTACHMENT, _machines_of)
+"""Attachments by the machines that are to get the disk, or have it."""
+_BY_DISK = Index(ATTACHMENT, _disk_of)

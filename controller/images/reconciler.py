@@ -12,7 +12,7 @@ from controller.images.importing import READY, ImageImport, ImportOutcome, Impor
 from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
@@ -128,10 +128,7 @@ class ImageReconciler:
         image.condition(READY, True, "Ready", "the image is in the registry")
 
     def _usage(self, image: Subject[ImageStatus], stored: StoredImage) -> ImageUsage:
-        def read(resource: Resource) -> list[Object]:
-            return self._cluster.list(resource, image.namespace if resource.namespaced else None)
-
-        return find_usage(read, self._resource, (image.namespace or "", image.name), stored)
+        return find_usage(self._cluster, self._resource, (image.namespace or "", image.name), stored)
 
     def _tell_machines(self, image: Subject[ImageStatus], usage: ImageUsage) -> None:
         image.status.used_in_vms = [Machine(name=name, namespace=space) for space, name in usage.machines] or None

@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
-from controller.api.machine import BlockDevice, BlockDeviceType, MachinePhase
+from controller.api.machine import MachinePhase
 from controller.api.resource import CLUSTER_IMAGE, IMAGE, MACHINE, PVC, Resource
 from controller.disks.claim import claim_name, disk_name, pinned_image, stands_alone
 from controller.images.existing import image_in
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Index, Key, Object, key_of
+from controller.runtime.port import ClusterReader
 from dvcr.artifact.store import StoredImage
-
-Read = Callable[[Resource], Iterable[Object]]
-"""All objects of a kind, or those of them that may matter."""
 
 _OFF = (None, MachinePhase.PENDING, MachinePhase.STOPPED, MachinePhase.FAILED)
 _NAMED_AT_MOST = 10
-_DEVICES = {BlockDeviceType.IMAGE: IMAGE, BlockDeviceType.CLUSTER_IMAGE: CLUSTER_IMAGE}
 _SOURCES = {"virtualMachineImage": IMAGE, "clusterVirtualMachineImage": CLUSTER_IMAGE}
+"""Where data sources and block devices name images."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +49,19 @@ class ImageUsage:
         return f"waits {'; '.join(waits)}" if waits else ""
 
 
-def find_usage(read: Read, resource: Resource, key: Key, stored: StoredImage) -> ImageUsage:
+def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: StoredImage) -> ImageUsage:
     """Who uses an image of which this is in the registry."""
-    artifact = (stored.repository, str(stored.digest))
-    claims = {_key(claim): claim for claim in read(PVC) if pinned_image(claim) == artifact}
-    reading = {claim_key for claim_key, claim in claims.items() if not stands_alone(claim)}
-    showing, machines = set(), set()
-    for machine in read(MACHINE):
-        devices = list(_devices(machine))
-        if (resource, key) in (_shown(machine, device) for device in devices):
-            showing.add(_key(machine))
-        if not reading.isdisjoint(_claims(machine, devices)):
-            machines.add(_key(machine))
+    claims = cluster.find(_CLAIMS_BY_IMAGE, (stored.repository, str(stored.digest)))
+    reading = {key_of(claim) for claim in claims if not stands_alone(claim)}
+    showing = {key_of(machine) for machine in cluster.find(_MACHINES_BY_IMAGE, (resource, key))}
+    machines = {key_of(machine) for claim in reading for machine in cluster.find(_MACHINES_BY_CLAIM, claim)}
+    origins = [(resource, key), *((PVC, key_of(claim)) for claim in claims)]
     made = {
-        (kind.kind, _key(image))
-        for kind in (IMAGE, CLUSTER_IMAGE)
-        for image in read(kind)
+        (kind.kind, key_of(image))
+        for kind, index in _IMAGES_BY_ORIGIN.items()
+        for origin in origins
+        for image in cluster.find(index, origin)
         if (image.get("status") or {}).get("phase") == ImagePhase.PROVISIONING
-        and _is_made_from(image, (resource, key), claims)
     }
     disks = ((namespace, disk_name(name) or name) for namespace, name in reading)
     return ImageUsage(
@@ -76,77 +69,94 @@ def find_usage(read: Read, resource: Resource, key: Key, stored: StoredImage) ->
     )
 
 
-def images_of_machine(resource: Resource) -> Callable[[Key, Read], Iterable[Key]]:
+def images_of_machine(resource: Resource) -> Callable[[Key, ClusterReader], Iterable[Key]]:
     """The images that a machine which changed began or ceased to use: the others have nothing to tell."""
 
-    def keys(key: Key, cached: Read) -> Iterable[Key]:
-        machine = next((obj for obj in cached(MACHINE) if _key(obj) == key), None)
-        used: set[tuple[Resource, Key] | None] = set()
-        if machine is not None:
-            devices = list(_devices(machine))
-            names = set(_claims(machine, devices))
-            claims = [obj for obj in cached(PVC) if _key(obj) in names and not stands_alone(obj)]
-            used = {_shown(machine, device) for device in devices} | {_pinned(claim) for claim in claims}
-        for image in cached(resource):
-            told = (image.get("status") or {}).get("usedInVMs") or ()
-            if (key in ((one["namespace"], one["name"]) for one in told)) != ((resource, _key(image)) in used):
-                yield _key(image)
+    def keys(key: Key, cluster: ClusterReader) -> Iterable[Key]:
+        machine = cluster.get(MACHINE, key[1], key[0])
+        used = set(_images_of_machine(machine)) if machine is not None else set()
+        for claim_key in _claims_of_machine(machine) if machine is not None else ():
+            claim = cluster.get(PVC, claim_key[1], claim_key[0])
+            if claim is not None and not stands_alone(claim):
+                used |= set(_pinned(claim))
+        wanted = {image for kind, image in used if kind == resource}
+        told = {key_of(image) for image in cluster.find(_IMAGES_BY_MACHINE[resource], key)}
+        return wanted ^ told
 
     return keys
 
 
-def images_of_claim(resource: Resource) -> Callable[[Key, Read], Iterable[Key]]:
-    """The image that a claim which changed pins; one that is gone may have been what a deletion waits for."""
+def images_of_claim(resource: Resource) -> Callable[[Key, ClusterReader], Iterable[Key]]:
+    """The image that a claim which changed pins."""
 
-    def keys(key: Key, cached: Read) -> Iterable[Key]:
-        pinned = [_pinned(claim) for claim in cached(PVC) if _key(claim) == key]
-        for image in cached(resource):
-            if (resource, _key(image)) in pinned or "deletionTimestamp" in image["metadata"]:
-                yield _key(image)
+    def keys(key: Key, cluster: ClusterReader) -> Iterable[Key]:
+        claim = cluster.get(PVC, key[1], key[0])
+        if claim is not None:
+            yield from (image for kind, image in _pinned(claim) if kind == resource)
 
     return keys
 
 
-def _devices(machine: Object) -> Iterator[BlockDevice]:
+def _devices(machine: Object) -> Iterator[Object]:
     """What the machine is to have, and what it has."""
     status = machine.get("status") or {}
     attached = () if status.get("phase") in _OFF else status.get("blockDevicesAttached") or ()
-    for device in (*machine["spec"]["blockDevices"], *attached):
-        yield BlockDevice.read(device)
+    yield from (*machine["spec"]["blockDevices"], *attached)
 
 
-def _shown(machine: Object, device: BlockDevice) -> tuple[Resource, Key] | None:
-    resource = _DEVICES.get(device.type)
-    if resource is None:
-        return None
-    return resource, (machine["metadata"]["namespace"] if resource.namespaced else "", device.name)
+def _images_of_machine(machine: Object) -> Iterator[tuple[Resource, Key]]:
+    for device in _devices(machine):
+        yield from _named_images(device, machine["metadata"]["namespace"])
 
 
-def _claims(machine: Object, devices: Iterable[BlockDevice]) -> Iterator[Key]:
-    for device in devices:
-        if device.type is BlockDeviceType.DISK:
-            yield machine["metadata"]["namespace"], claim_name(device.name)
+def _claims_of_machine(machine: Object) -> Iterator[Key]:
+    for device in _devices(machine):
+        if "virtualMachineDisk" in device:
+            yield machine["metadata"]["namespace"], claim_name(device["virtualMachineDisk"]["name"])
 
 
-def _pinned(claim: Object) -> tuple[Resource, Key] | None:
+def _pinned(claim: Object) -> Iterator[tuple[Resource, Key]]:
     pinned = pinned_image(claim)
-    return image_in(pinned[0]) if pinned else None
+    image = image_in(pinned[0]) if pinned else None
+    if image is not None:
+        yield image
 
 
-def _is_made_from(image: Object, origin: tuple[Resource, Key], claims: Iterable[Key]) -> bool:
-    """Whether it is a copy of the origin, or made of a disk that starts from that."""
+def _pinned_artifact(claim: Object) -> Iterator[tuple[str, str]]:
+    pinned = pinned_image(claim)
+    if pinned is not None:
+        yield pinned
+
+
+def _origins_of_image(image: Object) -> Iterator[tuple[Resource, Key]]:
+    """The image that it is a copy of, or the claim of the disk that it is made of."""
     source = (image.get("spec") or {}).get("dataSource") or {}
     own = image["metadata"].get("namespace", "")
-    for block, resource in _SOURCES.items():
-        named = source.get(block)
-        if named and (resource, (named.get("namespace", own) if resource.namespaced else "", named["name"])) == origin:
-            return True
+    yield from _named_images(source, own)
     disk = source.get("virtualMachineDisk")
-    return disk is not None and (disk.get("namespace", own), claim_name(disk["name"])) in claims
+    if disk is not None:
+        yield PVC, (disk.get("namespace", own), claim_name(disk["name"]))
 
 
-def _key(obj: Object) -> Key:
-    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+def _named_images(place: Object, namespace: str) -> Iterator[tuple[Resource, Key]]:
+    for block, resource in _SOURCES.items():
+        named = place.get(block)
+        if named:
+            # Objects of the cluster name the namespace too.
+            yield resource, (named.get("namespace", namespace) if resource.namespaced else "", named["name"])
+
+
+def _told_machines(image: Object) -> Iterator[Key]:
+    for machine in (image.get("status") or {}).get("usedInVMs") or ():
+        yield machine["namespace"], machine["name"]
+
+
+_IMAGES = (IMAGE, CLUSTER_IMAGE)
+_CLAIMS_BY_IMAGE = Index(PVC, _pinned_artifact)
+_MACHINES_BY_IMAGE = Index(MACHINE, _images_of_machine)
+_MACHINES_BY_CLAIM = Index(MACHINE, _claims_of_machine)
+_IMAGES_BY_ORIGIN = {resource: Index(resource, _origins_of_image) for resource in _IMAGES}
+_IMAGES_BY_MACHINE = {resource: Index(resource, _told_machines) for resource in _IMAGES}
 
 
 def _named(users: Iterable[tuple[str, Key]]) -> str:

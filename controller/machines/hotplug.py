@@ -19,6 +19,7 @@ from controller.api.pod_claims import (
 from controller.api.quantity import format_bytes
 from controller.api.resource import ATTACHMENT, MACHINE, POD
 from controller.attachments.acceptance import disk_device, refusal
+from controller.attachments.concerns import BY_MACHINE
 from controller.disks.claim import disk_bytes, provided_bytes, requested_bytes
 from controller.disks.mount import disk_folder
 from controller.launcher.spec import CONTAINER_NAME, DiskSpec, DiskStatus, DiskWishes
@@ -66,9 +67,16 @@ class Plug:
 def _wanted(visit: Visit) -> list[Device]:
     """What the machine can be given now of what is attached to it."""
     name, namespace = visit.machine.name, visit.machine.namespace or ""
+    own = [
+        attachment
+        for attachment in visit.cluster.find(BY_MACHINE, (namespace, name))
+        if "deletionTimestamp" not in attachment["metadata"]
+        and AttachmentSpec.read(attachment["spec"]).virtual_machine_name == name
+    ]
+    if not own:
+        return []
     attachments = [a for a in visit.cluster.list(ATTACHMENT, namespace) if "deletionTimestamp" not in a["metadata"]]
-    own = [a for a in attachments if AttachmentSpec.read(a["spec"]).virtual_machine_name == name]
-    machines = visit.cluster.list(MACHINE, namespace) if own else []
+    machines = visit.cluster.list(MACHINE, namespace)
     held = {disk.name for disk in visit.launcher.disks if disk.hotplug and disk.attached} if visit.launcher else set()
     devices = []
     for attachment in sorted(own, key=lambda a: str(a["metadata"]["name"])):

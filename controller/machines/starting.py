@@ -1,7 +1,7 @@
 """Starting a machine: everything it needs, then its Secret, then its pod."""
 
 from controller.api.resource import POD, SECRET
-from controller.disks.usage import is_over, machine_of
+from controller.disks.usage import is_over, pods_of_machine
 from controller.images.registry import ImageRegistry
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
@@ -65,7 +65,7 @@ class MachineStart:
 def no_other_pod(visit: Visit, _: Launch) -> NotReady | None:
     """The prerequisite: no pod that moved the machine, or failed to, runs it any more."""
     machine = visit.machine
-    for pod in visit.cluster.list(POD, machine.namespace):
-        if machine_of(pod) == machine.name and not is_over(pod):
+    for pod in pods_of_machine(visit.cluster, machine.name, machine.namespace):
+        if not is_over(pod):
             return NotReady("OtherPodRuns", f"waits until pod {pod['metadata']['name']!r}, which may run it, has ended")
     return None

@@ -3,7 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from controller.runtime.errors import (
     MissingError,
     error_from,
 )
-from controller.runtime.informer import Informer, Object, OnChange
+from controller.runtime.index import Index, Object
+from controller.runtime.informer import Informer, OnChange
 from dvcr.errors import ConfigError
 
 __all__ = [
@@ -115,6 +116,10 @@ class Cluster:
     ) -> Objects:
         """All objects of the kind, in one namespace or in all."""
         return self._pages(resource, namespace, label_selector, field_selector)[0]
+
+    def find(self, index: Index, value: Hashable) -> Objects:
+        """All objects of the index's kind that have the value; all of the kind are asked for."""
+        return index.pick(self.list(index.resource), value)
 
     def create(self, resource: Resource, obj: Object, *, strict: bool = False) -> Object:
         """Make the object. AlreadyExistsError if there is one; `strict` refuses unknown fields."""

@@ -5,17 +5,17 @@ The official `kubernetes.informer` is not used: see docs/decisions/informer.md.
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from typing import Protocol
 
 import structlog
 
 from controller.api.resource import Resource
 from controller.runtime.errors import ClusterError, ExpiredError, error_from
+from controller.runtime.index import Index, IndexedObjects, Key, Object, by_namespace, key_of
 
-Object = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace (empty for cluster-scoped kinds) and name."""
+__all__ = ["Informer", "Key", "Object", "OnChange", "Source", "WatchStream"]
+
 OnChange = Callable[[str, str], None]
 
 _log = structlog.get_logger(__name__)
@@ -43,18 +43,12 @@ class Source(Protocol):
         ...
 
 
-def key_of(obj: Object) -> Key:
-    """Namespace and name of an object."""
-    metadata = obj["metadata"]
-    return metadata.get("namespace", ""), metadata["name"]
-
-
 class Informer:
     """Keeps a copy of all objects of a kind; calls `on_change(namespace, name)` after each change of one.
 
     A call means "look at it again", nothing more: changes may be told together or twice, and after every list (start,
     expired watch) each object is told that changed meanwhile, deleted ones too. Objects that are handed out are shared:
-    copy before changing one. Thread-safe.
+    copy before changing one. They come without their `managedFields`. Thread-safe.
     """
 
     def __init__(
@@ -64,7 +58,10 @@ class Informer:
         self._resource = resource
         self._on_change = on_change or (lambda _namespace, _name: None)
         self._field_selector = field_selector
-        self._objects: dict[Key, Object] = {}
+        self._objects = IndexedObjects()
+        self._by_namespace = by_namespace(resource)
+        self._reached = 0
+        """The version up to which everything is known."""
         self._lock = threading.Lock()
         self._synced = threading.Event()
         self._stopping = threading.Event()
@@ -89,15 +86,36 @@ class Informer:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
+    @property
+    def synced(self) -> bool:
+        """Whether there has been a complete list."""
+        return self._synced.is_set()
+
     def get(self, name: str, namespace: str | None = None) -> Object | None:
         """The last known state of an object."""
         with self._lock:
             return self._objects.get((namespace or "", name))
 
+    def find(self, index: Index, value: Hashable) -> list[Object]:
+        """The last known state of the objects that have the value."""
+        with self._lock:
+            return self._objects.find(index, value)
+
     def list(self, namespace: str | None = None) -> list[Object]:
         """The last known state of all objects, or of those of one namespace."""
         with self._lock:
-            return [obj for (space, _), obj in self._objects.items() if namespace is None or space == namespace]
+            return self._objects.all() if namespace is None else self._objects.find(self._by_namespace, namespace)
+
+    def note(self, obj: Object) -> None:
+        """Know an object as the server just answered it, before the watch tells, which it will: no change is told.
+
+        The object is kept, and loses its `managedFields`.
+        """
+        obj["metadata"].pop("managedFields", None)
+        with self._lock:
+            # What the watch has passed by, it has also told of, and perhaps of what came after it.
+            if _version(obj) > self._reached:
+                self._put(obj)
 
     def _run(self) -> None:
         failures = 0
@@ -122,12 +140,20 @@ class Informer:
 
     def _list(self) -> str:
         items, version = self._source.list_page(self._resource, self._field_selector)
-        fresh = {key_of(item): item for item in items}
         with self._lock:
-            known, self._objects = self._objects, fresh
+            self._reached = int(version)
+            before = self._versions()
+            for key in before.keys() - {key_of(item) for item in items}:
+                # What was noted after the list was made is not in it.
+                if before[key] <= self._reached:
+                    self._objects.remove(key)
+            for item in items:
+                item["metadata"].pop("managedFields", None)
+                self._put(item)
+            after = self._versions()
         self._synced.set()
-        for key in known.keys() | fresh.keys():
-            if _version(known.get(key)) != _version(fresh.get(key)):
+        for key in before.keys() | after.keys():
+            if before.get(key) != after.get(key):
                 self._on_change(*key)
         return version
 
@@ -154,12 +180,23 @@ class Informer:
     def _apply(self, kind: str, obj: Object) -> None:
         key = key_of(obj)
         with self._lock:
-            if kind == "DELETED":
-                self._objects.pop(key, None)
-            else:
-                self._objects[key] = obj
+            self._reached = _version(obj)
+            if kind != "DELETED":
+                obj["metadata"].pop("managedFields", None)
+                self._put(obj)
+            elif _version(self._objects.get(key)) <= self._reached:
+                self._objects.remove(key)
         self._on_change(*key)
 
+    def _versions(self) -> dict[Key, int]:
+        return {key_of(obj): _version(obj) for obj in self._objects.all()}
 
-def _version(obj: Object | None) -> str:
-    return obj["metadata"]["resourceVersion"] if obj else ""
+    def _put(self, obj: Object) -> None:
+        """Unless something newer is known."""
+        if _version(self._objects.get(key_of(obj))) < _version(obj):
+            self._objects.put(obj)
+
+
+def _version(obj: Object | None) -> int:
+    """Versions of one kind can be compared: they are the numbers of its changes (Kubernetes 1.35, KEP-5504)."""
+    return int(obj["metadata"]["resourceVersion"]) if obj else 0

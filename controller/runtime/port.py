@@ -1,22 +1,31 @@
 """What reconcilers need of a cluster."""
 
+from collections.abc import Hashable
 from typing import Protocol
 
 from controller.api.resource import Resource
-from controller.runtime.informer import Object
+from controller.runtime.index import Index, Object
 
 # `list` hides the built-in inside the class.
 Objects = list[Object]
 
 
-class ClusterPort(Protocol):
-    """As `Cluster`, which says what the methods promise."""
+class ClusterReader(Protocol):
+    """Objects as they are known: shared with whoever else asks, so copy one before changing it."""
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
 
     def list(
         self, resource: Resource, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
     ) -> Objects: ...
+
+    def find(self, index: Index, value: Hashable) -> Objects:
+        """The objects of the index's kind that have the value, in all namespaces."""
+        ...
+
+
+class ClusterPort(ClusterReader, Protocol):
+    """As `Cluster`, which says what the methods promise."""
 
     def create(self, resource: Resource, obj: Object) -> Object: ...
 

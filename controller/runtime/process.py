@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from controller.api.resource import Resource
-from controller.runtime.cluster import Cluster
+from controller.runtime.cached import CachedCluster
 from controller.runtime.controller import Controller, Reconciler
-from controller.runtime.informer import Informer, Key, Object
+from controller.runtime.index import Key
+from controller.runtime.informer import Informer
+from controller.runtime.port import ClusterReader
 from dvcr.errors import DvcrError
 
 SYNC_TIMEOUT_S = 60
 
-KeysOf = Callable[[Key, Callable[[Resource], Iterable[Object]]], Iterable[Key]]
-"""From the key of a changed object (and the cached objects of any watched kind) to the keys that it concerns."""
+KeysOf = Callable[[Key, ClusterReader], Iterable[Key]]
+"""From the key of a changed object (and what is known of all watched kinds) to the keys that it concerns."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Loop:
     resource: Resource
     reconciler: Reconciler
     triggers: tuple[tuple[Resource, KeysOf], ...] = ()
+    reads: tuple[Resource, ...] = ()
+    """Kinds whose changes concern nothing by themselves, but which are read often."""
 
 
 class ControllerProcess:
     """Runs loops until it is stopped."""
 
-    def __init__(self, cluster: Cluster, loops: Iterable[Loop], *, workers: int, resync_s: float) -> None:
+    def __init__(self, cluster: CachedCluster, loops: Iterable[Loop], *, workers: int, resync_s: float) -> None:
         self._cluster = cluster
         self._loops = tuple(loops)
         self._resync_s = resync_s
@@ -40,12 +44,13 @@ class ControllerProcess:
     def run(self, stopping: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
         """Reconcile until `stopping` is set. DvcrError if the caches cannot be filled in time."""
         watched = {loop.resource for loop in self._loops} | {r for loop in self._loops for r, _ in loop.triggers}
+        watched |= {resource for loop in self._loops for resource in loop.reads}
         try:
             for resource in watched:
-                self._informers[resource] = self._cluster.inform(resource, self._listener(resource))
+                self._informers[resource] = self._cluster.follow(resource, self._listener(resource))
             for resource, informer in self._informers.items():
                 if not informer.wait_synced(SYNC_TIMEOUT_S):
-                    message = f"no list of {resource.plural} from {self._cluster.server} within {SYNC_TIMEOUT_S} s"
+                    message = f"no list of {resource.plural} from {self._cluster.live.server} within {SYNC_TIMEOUT_S} s"
                     raise DvcrError(message, reason="ClusterUnavailable")
             for controller in self._controllers.values():
                 controller.start()
@@ -53,19 +58,15 @@ class ControllerProcess:
             while not stopping.wait(self._resync_s):
                 self._resync()
         finally:
-            for informer in self._informers.values():
-                informer.stop()
+            # A pass that is not over yet reads on.
             for controller in self._controllers.values():
                 controller.stop()
+            self._cluster.stop()
 
     def _resync(self) -> None:
         for resource, controller in self._controllers.items():
             for obj in self._informers[resource].list():
                 controller.enqueue(obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
-
-    def _cached(self, resource: Resource) -> list[Object]:
-        informer = self._informers.get(resource)
-        return informer.list() if informer else []
 
     def _listener(self, resource: Resource) -> Callable[[str, str], None]:
         own = self._controllers.get(resource)
@@ -80,7 +81,7 @@ class ControllerProcess:
             if own is not None:
                 own.enqueue(namespace, name)
             for controller, keys_of in concerned:
-                for key in keys_of((namespace, name), self._cached):
+                for key in keys_of((namespace, name), self._cluster):
                     controller.enqueue(*key)
 
         return changed

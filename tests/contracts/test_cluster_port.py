@@ -1,24 +1,38 @@
-"""What reconcilers rely on, over the cluster in memory and the real client against the embedded cluster."""
+"""What reconcilers rely on, over the cluster in memory, the real client against the embedded cluster, and its cache."""
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from controller.api.resource import DISK, MACHINE, POD, SECRET
+from controller.api.resource import DISK, MACHINE, POD, SECRET, Resource
+from controller.runtime.cached import CachedCluster
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import AlreadyExistsError, ConflictError, InvalidError, MissingError
-from controller.runtime.informer import Object
+from controller.runtime.index import Index, Object
 from controller.runtime.port import ClusterPort
 from tests.support.cluster import ClusterProcess
 from tests.support.memory_cluster import MemoryCluster
+from tests.support.waiting import eventually
 
 
-@pytest.fixture(params=["memory", "embedded"])
-def port(request: pytest.FixtureRequest) -> ClusterPort:
+@pytest.fixture(params=["memory", "embedded", "cached"])
+def port(request: pytest.FixtureRequest) -> Iterator[ClusterPort]:
     if request.param == "memory":
-        return MemoryCluster()
+        yield MemoryCluster()
+        return
     process: ClusterProcess = request.getfixturevalue("shared_cluster")
-    return Cluster.connect(process.kubeconfig)
+    cluster = Cluster.connect(process.kubeconfig)
+    cached = CachedCluster(cluster)
+    if request.param == "cached":
+        for resource in (SECRET, DISK, MACHINE, POD):
+            assert cached.follow(resource).wait_synced(10)
+    yield cached if request.param == "cached" else cluster
+    cached.stop()
+    for resource in (SECRET, DISK):
+        for obj in cluster.list(resource, "default"):
+            cluster.delete(resource, obj["metadata"]["name"], "default")
 
 
 def secret(name: str, **metadata: Any) -> Object:
@@ -33,6 +47,12 @@ def disk(name: str, size: str = "1Gi", **metadata: Any) -> Object:
         "metadata": {"name": name, "namespace": "default", **metadata},
         "spec": {"persistentVolumeClaim": {"size": size}},
     }
+
+
+def known(port: ClusterPort, resource: Resource, name: str) -> Object:
+    obj = port.get(resource, name, "default")
+    assert obj is not None
+    return obj
 
 
 def test_an_object_that_is_not_there(port: ClusterPort) -> None:
@@ -50,6 +70,21 @@ def test_create_get_list(port: ClusterPort) -> None:
     assert made in port.list(SECRET)
     with pytest.raises(AlreadyExistsError):
         port.create(SECRET, secret("made"))
+
+
+def _label(obj: Object) -> Iterator[str]:
+    yield (obj["metadata"].get("labels") or {}).get("colour", "none")
+
+
+BY_COLOUR = Index(SECRET, _label)
+
+
+def test_find_sees_at_once_what_was_written(port: ClusterPort) -> None:
+    assert port.find(BY_COLOUR, "red") == []
+    made = port.create(SECRET, secret("coloured", labels={"colour": "red"}))
+    assert port.find(BY_COLOUR, "red") == [made]
+    changed = port.patch(SECRET, "coloured", {"metadata": {"labels": {"colour": "blue"}}}, "default")
+    assert (port.find(BY_COLOUR, "red"), port.find(BY_COLOUR, "blue")) == ([], [changed])
 
 
 def test_an_update_of_an_old_version_conflicts(port: ClusterPort) -> None:
@@ -86,12 +121,11 @@ def test_a_merge_patch_removes_what_is_null(port: ClusterPort) -> None:
 def test_a_finalizer_holds_an_object(port: ClusterPort) -> None:
     port.create(DISK, disk("held", finalizers=["dvcr.test/hold"]))
     port.delete(DISK, "held", "default")
-    held = port.get(DISK, "held", "default")
-    assert held is not None
-    assert held["metadata"]["deletionTimestamp"]
+    eventually(lambda: "deletionTimestamp" in known(port, DISK, "held")["metadata"], "the deletion is known")
+    held = copy.deepcopy(known(port, DISK, "held"))
     held["metadata"]["finalizers"] = []
     port.update(DISK, held)
-    assert port.get(DISK, "held", "default") is None
+    eventually(lambda: port.get(DISK, "held", "default") is None, "the disk is gone")
 
 
 def test_only_the_object_that_was_meant_is_deleted(port: ClusterPort) -> None:
@@ -105,5 +139,5 @@ def test_a_pod_without_a_node_goes_at_once(port: ClusterPort) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": spec}
     port.create(POD, pod)
     port.delete(POD, "p", "default")
-    assert port.get(POD, "p", "default") is None
+    eventually(lambda: port.get(POD, "p", "default") is None, "the pod is gone")
     assert port.list(MACHINE, "default") == []

@@ -9,6 +9,7 @@ import pytest
 from controller.api.resource import CLUSTER_IMAGE, DISK, MACHINE, OPERATION, POD, PVC, Resource
 from controller.assembly import build_loops
 from controller.cpumodels.default import ensure_default
+from controller.runtime.cached import CachedCluster
 from controller.runtime.cluster import Cluster, Object
 from controller.runtime.process import ControllerProcess
 from dvcr.config import Settings
@@ -30,9 +31,10 @@ class Running:
         self.start()
 
     def start(self) -> None:
-        loops = build_loops(self.cluster, self.board, self.registry, MemoryLaunchers(), Settings())
+        cached = CachedCluster(self.cluster)
+        loops = build_loops(cached, self.board, self.registry, MemoryLaunchers(), Settings())
         self._stopping = threading.Event()
-        process = ControllerProcess(self.cluster, loops, workers=2, resync_s=300)
+        process = ControllerProcess(cached, loops, workers=2, resync_s=300)
         self._thread = threading.Thread(target=process.run, args=(self._stopping,))
         self._thread.start()
 

@@ -3,30 +3,37 @@
 import copy
 import itertools
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 from controller.api.kinds import admit
 from controller.api.resource import Resource
 from controller.runtime.errors import AlreadyExistsError, Cause, ClusterError, ConflictError, InvalidError, MissingError
-from controller.runtime.informer import Object
+from controller.runtime.index import Index, Object
 
 Objects = list[Object]
 
 
 class MemoryCluster:
-    """Optimistic locking, generations, the status subresource, finalizers and the owner cascade; `writes` counts."""
+    """Optimistic locking, generations, the status subresource, finalizers and the owner cascade; `writes` counts.
+
+    Objects that are handed out are shared, as a cache shares them: whoever changes one fails the test at the next look.
+    """
 
     def __init__(self) -> None:
         self.writes = 0
         self.refusals: dict[Resource, ClusterError] = {}
         """What patches of a kind are answered with."""
         self._objects: dict[tuple[str, str, str], Object] = {}
+        self._handed_out: dict[str, tuple[Object, Object]] = {}
+        """By uid: each object as it was handed out last, and how it was then."""
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         with self._lock:
-            return copy.deepcopy(self._objects.get((resource.plural, namespace or "", name)))
+            obj = self._objects.get((resource.plural, namespace or "", name))
+            return self._share(obj) if obj is not None else None
 
     def list(
         self, resource: Resource, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
@@ -34,10 +41,13 @@ class MemoryCluster:
         assert label_selector == field_selector == "", "not needed so far"
         with self._lock:
             return [
-                copy.deepcopy(obj)
+                self._share(obj)
                 for (plural, space, _), obj in self._objects.items()
                 if plural == resource.plural and namespace in (None, space)
             ]
+
+    def find(self, index: Index, value: Hashable) -> Objects:
+        return index.pick(self.list(index.resource), value)
 
     def create(self, resource: Resource, obj: Object) -> Object:
         with self._lock:
@@ -121,6 +131,12 @@ class MemoryCluster:
         """Put back an object that is gone, as it was."""
         metadata = obj["metadata"]
         self._objects[resource.plural, metadata.get("namespace", ""), metadata["name"]] = copy.deepcopy(obj)
+
+    def _share(self, obj: Object) -> Object:
+        for shared, was in self._handed_out.values():
+            assert shared == was, "somebody changed an object that the cluster handed out"
+        self._handed_out[obj["metadata"]["uid"]] = obj, copy.deepcopy(obj)
+        return obj
 
     def _current(self, resource: Resource, obj: Object) -> tuple[tuple[str, str, str], Object]:
         metadata = obj["metadata"]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, POD, PVC
+from controller.concerns import deleted
 from controller.disks.claim import FILLED_ANNOTATION
 from controller.images.usage import images_of_claim, images_of_machine
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
@@ -163,19 +164,19 @@ def test_the_machines_that_use_an_image_are_told_until_they_do_not() -> None:
 def test_what_changes_the_users_of_an_image_wakes_it() -> None:
     world = World()
     ready_image(world)
-    cached, of_machine, of_claim = world.cluster.list, images_of_machine(CLUSTER_IMAGE), images_of_claim(CLUSTER_IMAGE)
+    cluster, of_machine, of_claim = world.cluster, images_of_machine(CLUSTER_IMAGE), images_of_claim(CLUSTER_IMAGE)
     world.apply(DISK, "root", DISK_SPEC)
     world.bind("vmd-root")
     machine = {"metadata": {"name": "web", "namespace": "default"}, "spec": MACHINE_SPEC}
     world.cluster.create(MACHINE, machine)
-    assert list(of_machine(("default", "web"), cached)) == [("", "debian")]
-    assert list(of_claim(("default", "vmd-root"), cached)) == [("", "debian")]
-    assert list(images_of_claim(IMAGE)(("default", "vmd-root"), cached)) == []
+    assert list(of_machine(("default", "web"), cluster)) == [("", "debian")]
+    assert list(of_claim(("default", "vmd-root"), cluster)) == [("", "debian")]
+    assert list(images_of_claim(IMAGE)(("default", "vmd-root"), cluster)) == []
     world.settle()
-    assert list(of_machine(("default", "web"), cached)) == [], "it is told already"
+    assert list(of_machine(("default", "web"), cluster)) == [], "it is told already"
     world.cluster.patch(MACHINE, "web", {"metadata": {"finalizers": None}}, "default")
     world.cluster.delete(POD, "vm-web", "default")
     world.cluster.delete(MACHINE, "web", "default")
-    assert list(of_machine(("default", "web"), cached)) == [("", "debian")]
+    assert list(of_machine(("default", "web"), cluster)) == [("", "debian")]
     world.delete(CLUSTER_IMAGE, "debian")
-    assert list(of_claim(("default", "gone"), cached)) == [("", "debian")]
+    assert list(deleted(CLUSTER_IMAGE)(("default", "gone"), cluster)) == [("", "debian")]

@@ -112,3 +112,46 @@ def test_a_broken_connection_is_taken_up_again() -> None:
         server.stream().events.put({"type": "ADDED", "object": pod("a", 11)})
         eventually(lambda: running.names() == {"a"}, "an event after the cut")
         assert server.lists == 1
+
+
+def test_what_was_written_is_known_before_the_watch_tells_of_it_and_never_replaced_by_something_older() -> None:
+    server = Server(pod("a", 1))
+    with Running(server) as running:
+        stream = server.stream()
+        running.informer.note(pod("a", 12) | {"spec": "new"})
+        assert running.informer.get("a", "default") == pod("a", 12) | {"spec": "new"}
+        running.changes.clear()
+        stream.events.put({"type": "MODIFIED", "object": pod("a", 11)})
+        eventually(lambda: running.changes == [("default", "a")], "the watch tells of the version before")
+        assert running.informer.get("a", "default") == pod("a", 12) | {"spec": "new"}
+
+
+def test_what_the_watch_has_passed_by_is_not_brought_back() -> None:
+    server = Server(pod("a", 1))
+    with Running(server) as running:
+        stream = server.stream()
+        stream.events.put({"type": "DELETED", "object": pod("a", 13)})
+        eventually(lambda: running.names() == set(), "a is gone")
+        running.informer.note(pod("a", 12))
+        assert running.names() == set()
+
+
+def test_a_new_list_does_not_know_what_was_written_after_it_and_what_is_deleted_goes() -> None:
+    server = Server(pod("gone", 1))
+    with Running(server) as running:
+        stream = server.stream()
+        running.informer.note(pod("noted", 60))
+        running.informer.note(pod("deleted", 40))
+        running.changes.clear()
+        server.pods, server.version = [], 50
+        stream.events.put({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}})
+        server.stream()
+        assert running.names() == {"noted"}
+        assert sorted(name for _, name in running.changes) == ["deleted", "gone"]
+
+
+def test_managed_fields_are_not_kept() -> None:
+    listed = pod("a", 1)
+    listed["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    with Running(Server(listed)) as running:
+        assert running.informer.get("a", "default") == pod("a", 1)

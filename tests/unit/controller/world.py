@@ -1,5 +1,6 @@
 """A controller's surroundings in memory: cluster, job board, registry, launchers and a clock."""
 
+import copy
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -210,7 +211,8 @@ class World:
         return self.find(resource, name)
 
     def find(self, resource: Resource, name: str) -> Object | None:
-        return self.cluster.get(resource, name, "default" if resource.namespaced else None)
+        """A copy, which the test may change."""
+        return copy.deepcopy(self.cluster.get(resource, name, "default" if resource.namespaced else None))
 
     def get(self, resource: Resource, name: str) -> Object:
         obj = self.find(resource, name)
