@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -91,14 +90,6 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return KeyPair(certificate.public_bytes(serialization.Encoding.PEM), _write_key(key))
-
-    def issued(self, certificate: bytes) -> bool:
-        """Whether the certificate (PEM) was signed by this authority."""
-        try:
-            x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature):
-            return False
-        return True
 
 
 def lifetime_left(certificate: bytes, now: datetime) -> float:

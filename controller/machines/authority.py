@@ -1,6 +1,7 @@
 """The certificate authority of machines' pods, kept in a Secret of the controller's namespace, and what it issues."""
 
 import base64
+import hashlib
 import ssl
 import threading
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from controller.launcher.spec import (
     KEY_FILE,
     machine_identity,
 )
-from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.conditions import Clock, read_time, utc_now, write_time
 from controller.runtime.errors import AlreadyExistsError
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
@@ -48,13 +49,14 @@ class MachineAuthority:
         pair = authority.issue(name, [name], self._clock(), LIFETIME, server=True, client=True)
         return {AUTHORITY_FILE: authority.pair.certificate, CERTIFICATE_FILE: pair.certificate, KEY_FILE: pair.key}
 
-    def is_due(self, secret: Object) -> bool:
-        """Whether the certificate in a pod's Secret is to be replaced."""
-        certificate = (secret.get("data") or {}).get(CERTIFICATE_FILE)
-        if certificate is None:
-            return True
-        pem = base64.b64decode(certificate)
-        return not self._authority().issued(pem) or lifetime_left(pem, self._clock()) < RENEW_BELOW
+    def renewal(self) -> str:
+        """What to note beside a certificate that is issued now: whose it is, and when it is to be replaced."""
+        return f"{self._fingerprint()} {write_time(self._clock() + LIFETIME * (1 - RENEW_BELOW))}"
+
+    def is_due(self, renewal: str) -> bool:
+        """Whether a certificate with this note is to be replaced; an empty note: it is."""
+        fingerprint, _, due = renewal.partition(" ")
+        return fingerprint != self._fingerprint() or read_time(due) <= self._clock()
 
     def client_context(self) -> ssl.SSLContext:
         """TLS as the controller, towards launchers; the same context until its certificate has to be replaced."""
@@ -72,6 +74,9 @@ class MachineAuthority:
         authority = self._authority()
         pair = authority.issue(name, [name], self._clock(), LIFETIME, server=True, client=False)
         return pair, authority.pair.certificate
+
+    def _fingerprint(self) -> str:
+        return hashlib.sha256(self._authority().pair.certificate).hexdigest()[:16]
 
     def _authority(self) -> Authority:
         with self._lock:

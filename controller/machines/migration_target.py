@@ -6,7 +6,7 @@ from controller.api.eviction import STRATEGY_ANNOTATION
 from controller.api.machine import MachineSpec
 from controller.api.pod_claims import additional_claims, released_claims
 from controller.launcher.spec import CONTAINER_NAME
-from controller.machines.pod import APPLIED_ANNOTATION, LABELS_ANNOTATION, applied_spec, placement
+from controller.machines.pod import APPLIED_ANNOTATION, LABELS_ANNOTATION, RENEWAL_ANNOTATION, applied_spec, placement
 from controller.runtime.informer import Object
 
 _HOSTNAME = "kubernetes.io/hostname"
@@ -27,7 +27,7 @@ def build_target(name: str, source: Object, spec: MachineSpec) -> Object:
     annotations = {
         key: value
         for key, value in (metadata.get("annotations") or {}).items()
-        if key in (APPLIED_ANNOTATION, LABELS_ANNOTATION, STRATEGY_ANNOTATION)
+        if key in (APPLIED_ANNOTATION, LABELS_ANNOTATION, STRATEGY_ANNOTATION, RENEWAL_ANNOTATION)
     }
     pod_spec = {
         key: source["spec"][key]

@@ -38,6 +38,8 @@ LABELS_ANNOTATION = f"{GROUP}/machine-labels"
 """The names of the pod's labels that come from its machine, as JSON."""
 GRACE_PERIOD_ANNOTATION = f"{GROUP}/grace-period-seconds"
 """What the launcher was told last."""
+RENEWAL_ANNOTATION = f"{GROUP}/certificate-renewal"
+"""Whose the launcher's certificate is and when it is to be replaced, in MachineAuthority's words."""
 _RESTART_FIELDS = (
     "cpu", "memory", "blockDevices", "provisioning", "bootloader", "osType", "enableParavirtualization",
     "virtualMachineIPAddressClaimName",

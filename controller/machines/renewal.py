@@ -1,9 +1,10 @@
 """New certificates for running machines, in time."""
 
-from controller.api.resource import SECRET
+from controller.api.resource import POD, SECRET
 from controller.machines.authority import MachineAuthority
-from controller.machines.pod import encoded, is_ready
+from controller.machines.pod import RENEWAL_ANNOTATION, encoded, is_ready
 from controller.machines.visit import Flow, Visit
+from controller.runtime.errors import MissingError
 
 
 class Renew:
@@ -13,10 +14,18 @@ class Renew:
         self._authority = authority
 
     def __call__(self, visit: Visit) -> Flow:
-        if visit.pod is not None and is_ready(visit.pod):
-            name, namespace = visit.pod["metadata"]["name"], visit.machine.namespace
-            secret = visit.cluster.get(SECRET, name, namespace)
-            if secret is not None and self._authority.is_due(secret):
-                files = encoded(self._authority.issue(visit.machine.uid))
-                visit.cluster.patch(SECRET, name, {"data": files}, namespace)
+        pod = visit.pod
+        if pod is None or not is_ready(pod):
+            return Flow.ON
+        metadata = pod["metadata"]
+        if not self._authority.is_due((metadata.get("annotations") or {}).get(RENEWAL_ANNOTATION, "")):
+            return Flow.ON
+        annotations = {RENEWAL_ANNOTATION: self._authority.renewal()}
+        files = encoded(self._authority.issue(visit.machine.uid))
+        try:
+            visit.cluster.patch(SECRET, metadata["name"], {"data": files}, metadata["namespace"])
+        except MissingError:
+            return Flow.ON  # the machine is being removed
+        patch = {"metadata": {"uid": metadata["uid"], "annotations": annotations}}
+        visit.pod = visit.cluster.patch(POD, metadata["name"], patch, metadata["namespace"])
         return Flow.ON

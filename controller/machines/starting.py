@@ -8,7 +8,7 @@ from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
 from controller.machines.hotplug import attached_disks
 from controller.machines.launch import Launch, NotReady, Prerequisite
-from controller.machines.pod import build_pod, build_secret, launcher_spec, pod_name
+from controller.machines.pod import RENEWAL_ANNOTATION, build_pod, build_secret, launcher_spec, pod_name
 from controller.machines.processor import processor
 from controller.machines.provisioning import provisioning
 from controller.machines.setup import LauncherSetup
@@ -53,6 +53,7 @@ class MachineStart:
         machine = visit.machine
         metadata, owner = machine.obj["metadata"], machine.owner_reference()
         launcher = launcher_spec(metadata, visit.spec, launch)
+        launch.annotations[RENEWAL_ANNOTATION] = self._authority.renewal()
         secret = build_secret(metadata, owner, launcher, self._authority.issue(machine.uid))
         if self._cluster.get(SECRET, pod_name(machine.name), machine.namespace) is None:
             self._cluster.create(SECRET, secret)

@@ -1,19 +1,25 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509 import load_pem_x509_certificate
+
 from controller.certificates import Authority, covers, lifetime_left
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def test_a_certificate_is_known_by_its_authority_alone() -> None:
+def test_a_certificate_is_signed_by_its_authority_alone() -> None:
     ours, others = Authority.create("ours", NOW), Authority.create("ours", NOW)
 
-    issued = ours.issue("a", ["a"], NOW, DAY, server=True, client=False).certificate
+    issued = load_pem_x509_certificate(
+        Authority(ours.pair).issue("a", ["a"], NOW, DAY, server=True, client=False).certificate
+    )
 
-    assert ours.issued(issued)
-    assert not others.issued(issued)
-    assert Authority(ours.pair).issued(issued)
+    issued.verify_directly_issued_by(load_pem_x509_certificate(ours.pair.certificate))
+    with pytest.raises(InvalidSignature):
+        issued.verify_directly_issued_by(load_pem_x509_certificate(others.pair.certificate))
 
 
 def test_a_certificate_answers_to_its_names_and_addresses() -> None:

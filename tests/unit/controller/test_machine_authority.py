@@ -3,11 +3,10 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.resource import MACHINE, POD, SECRET
+from controller.api.resource import MACHINE, SECRET
 from controller.certificates import covers
 from controller.launcher.spec import machine_identity
 from controller.machines.authority import SECRET_NAME, MachineAuthority
-from controller.machines.pod import encoded
 from dvcr.errors import ConfigError
 from tests.support.memory_cluster import MemoryCluster
 from tests.unit.controller.test_reconcile_story import running_machine
@@ -25,7 +24,7 @@ def test_two_controllers_issue_for_one_authority() -> None:
     files = first.issue("u-1")
 
     assert second.issue("u-2")["ca.crt"] == files["ca.crt"]
-    assert not second.is_due({"data": encoded(files)})
+    assert not second.is_due(first.renewal())
     assert covers(files["tls.crt"], [machine_identity("u-1")])
 
 
@@ -48,12 +47,12 @@ def test_the_secret_of_the_loser_of_a_race_is_the_winners() -> None:
 
 def test_a_certificate_is_due_at_half_its_life_and_when_the_authority_is_another() -> None:
     cluster = MemoryCluster()
-    secret = {"data": encoded(authority_of(cluster).issue("u-1"))}
+    renewal = authority_of(cluster).renewal()
 
-    assert not authority_of(cluster, timedelta(hours=11)).is_due(secret)
-    assert authority_of(cluster, timedelta(hours=13)).is_due(secret)
-    assert authority_of(MemoryCluster()).is_due(secret)
-    assert authority_of(cluster).is_due({"data": {}})
+    assert not authority_of(cluster, timedelta(hours=11)).is_due(renewal)
+    assert authority_of(cluster, timedelta(hours=13)).is_due(renewal)
+    assert authority_of(MemoryCluster()).is_due(renewal)
+    assert authority_of(cluster).is_due("")
 
 
 def test_a_secret_that_holds_no_authority_is_named() -> None:
@@ -78,4 +77,6 @@ def test_the_pod_of_a_running_machine_gets_a_new_certificate_in_time() -> None:
     assert after["ca.crt"] == before["ca.crt"]
     assert after["tls.crt"] != before["tls.crt"]
     assert covers(base64.b64decode(after["tls.crt"]), [machine_identity(uid)])
-    assert world.find(POD, "vm-web") is not None
+    writes = world.cluster.writes
+    world.settle()
+    assert world.cluster.writes == writes, "once is enough"
