@@ -30,19 +30,21 @@ test-kubernetes: setup ## Run the tests of the API on a real kube-apiserver (nee
 	$(BIN)/python -m pytest -m kubernetes tests/conformance tests/integration
 	$(BIN)/python -m pytest --kubernetes $(ON_KUBERNETES)
 
-check: setup ## Format, lint, types, layers, generated pages
+check: setup ## Format, lint, types, layers, generated pages and the generated parts of the chart
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/render_configuration.py --check
+	$(BIN)/python scripts/render_chart.py --check
 
 format: setup ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup ## Write the generated pages anew
+docs: setup ## Write the generated pages, and what the Helm chart has of the code, anew
 	$(BIN)/python scripts/render_configuration.py
+	$(BIN)/python scripts/render_chart.py
 
 lock: setup ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/python -m pip install --quiet uv

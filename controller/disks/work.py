@@ -5,6 +5,7 @@ from typing import Protocol
 import requests
 from pydantic import BaseModel, ValidationError
 
+from controller.api.resource import GROUP
 from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
 from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
@@ -13,6 +14,8 @@ from controller.machines.setup import LauncherSetup
 from controller.runtime.informer import Object
 
 DISK_PATH = "/disks/work/disk.qcow2"
+WORK_LABEL = f"{GROUP}/work"
+"""What such a pod does: by this label network policies know it."""
 MEMORY_BYTES = 512 * 2**20
 """Chunks on their way, and QEMU's tools."""
 _GRACE_PERIOD_S = 5
@@ -77,7 +80,7 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": metadata,
+        "metadata": {**metadata, "labels": {WORK_LABEL: work}},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,

@@ -19,7 +19,8 @@ REGCTL = "github.com/regclient/regclient/cmd/regctl@v0.11.7"
 CTR = "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-OF_TESTS = (VERSITYGW, CRANE, ORAS, REGCTL, CTR, CONTAINERD)
+HELM = "helm.sh/helm/v4/cmd/helm@v4.3.1"
+OF_TESTS = (VERSITYGW, CRANE, ORAS, REGCTL, CTR, CONTAINERD, HELM)
 
 _SCRIPT = Path(__file__).parents[2] / "scripts/go-tool"
 

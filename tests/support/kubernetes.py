@@ -4,9 +4,11 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -44,6 +46,8 @@ def programs() -> Path:
 class KubernetesProcess(ClusterProcess):
     """The control plane over the folder `root`. `kill` and `start` are the API server's; etcd goes on."""
 
+    defines_kinds: bool = True
+    """Whether DVCR's kinds are there from the start."""
     _beside: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False)
     _etcd_url: str = ""
 
@@ -62,7 +66,8 @@ class KubernetesProcess(ClusterProcess):
             self._prepare()
         self._start_api_server()
         if is_new:
-            self._define_kinds()
+            if self.defines_kinds:
+                self.define(crds())
             self._run_beside(
                 programs() / "kube-controller-manager",
                 f"--kubeconfig={self.kubeconfig}",
@@ -144,12 +149,13 @@ class KubernetesProcess(ClusterProcess):
         except requests.ConnectionError:
             return False
 
-    def _define_kinds(self) -> None:
+    def define(self, definitions: Sequence[dict[str, Any]]) -> None:
+        """Have the API server serve the kinds of these CustomResourceDefinitions."""
         session, at = self.session(), f"{self.url}/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for crd in crds():
+        for crd in definitions:
             made = session.post(at, json=crd, timeout=30)
             assert made.ok, made.text
-        for crd in crds():
+        for crd in definitions:
             name = crd["metadata"]["name"]
             eventually(partial(self._is_established, f"{at}/{name}"), f"{name} is established", READY_TIMEOUT_S)
 

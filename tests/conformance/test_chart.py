@@ -1,0 +1,258 @@
+"""The Helm chart without a cluster: what it renders, what it refuses, and that it speaks of settings as they are."""
+
+import base64
+import gzip
+import inspect
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from controller.api.kinds import crds
+from controller.api.resource import VALIDATING_WEBHOOKS
+from controller.consoles.paths import SUBRESOURCES
+from controller.consoles.registration import API_SERVICE_NAME
+from controller.disks.work import WORK_LABEL
+from controller.machines.pod import NAME_LABEL
+from controller.runtime.lease import LeaderLease
+from controller.webhooks.registration import NAME as WEBHOOKS_NAME
+from controller.webhooks.registration import _configuration
+from dvcr.config import ENVIRONMENT_PREFIX, Settings, load_settings
+from tests.support.helm import CHART, MATRIX, NAMESPACE, environment, find, helm, render, try_helm, workloads
+
+MAX_RELEASE_BYTES = 2**20
+"""What Helm keeps of a release is one Secret, and etcd takes no larger object."""
+
+
+@pytest.fixture(scope="module", params=MATRIX, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def rendered(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The chart's objects with values of the matrix."""
+    return render(None, request.param)
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def test_lint_has_nothing_to_say(values: Path) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART, "--values", values)
+
+
+def test_every_variable_is_a_setting(rendered: list[dict[str, Any]]) -> None:
+    for workload in workloads(rendered):
+        for name in environment(workload):
+            if name.startswith(ENVIRONMENT_PREFIX):
+                path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+                assert not isinstance(_default_at(path), BaseModel), name
+
+
+def test_every_setting_is_given_by_config_or_by_the_chart() -> None:
+    named = {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        for values in MATRIX
+        for workload in workloads(render(None, values))
+        for name in environment(workload)
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
+    left_out = {
+        # Of one machine only: its API server, its node, and what nobody has installed there.
+        "cluster", "node", "controller.kubeconfig", "controller.machine_api.external_name",
+        "controller.webhooks.external_name",
+        # Nobody has more than their rights; and a machine's pod mounts its cache at a place of its own.
+        "access.anonymous", "launcher.cache_dir",
+    }  # fmt: skip
+    config = _set_of_paths(_schema_paths())
+
+    for path, _ in _settings(Settings):
+        places = {".".join(path[:end]) for end in range(1, len(path) + 1)}
+        ways = [bool(places & config), bool(places & named), bool(places & left_out)]
+        assert ways.count(True) == 1, f"{'.'.join(path)}: config, chart, left out: {ways}"
+
+
+def test_every_setting_of_config_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: dict[str, Any] = {}
+    for path, default in _settings(Settings):
+        if ".".join(path) in _set_of_paths(_schema_paths()):
+            *sections, key = path
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = _other(path, default)
+    config["storage"] = {"driver": "s3", "s3": config["storage"]["s3"]}
+    text = find(render({"config": config}), "ConfigMap", "dvcr-config")["data"]["dvcr.toml"]
+    file = tmp_path / "dvcr.toml"
+    file.write_text(text)
+    for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
+        monkeypatch.delenv(name)
+
+    settings = load_settings(file).model_dump(mode="json")
+
+    rules = settings["access"].pop("rules")
+    assert rules[1:] == _filled(config["access"].pop("rules"), rules[1:])
+    for path, _ in _settings(Settings):
+        if ".".join(path) in _set_of_paths(_schema_paths()) and path != ("access", "rules"):
+            wanted, found = config, settings
+            for part in path:
+                wanted, found = wanted[part], found[part]
+            assert _filled(wanted, found) == found, ".".join(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"config": {"importer": {"concurency": 3}}}, "additional properties 'concurency' not allowed"),
+        ({"config": {"importer": {"concurrency": "many"}}}, "got string, want integer"),
+        ({"config": {"client": {"password": "x"}}}, "additional properties 'password' not allowed"),
+        ({"worker": {"replica": 3}}, "additional properties 'replica' not allowed"),
+        ({"registry": {"replicas": 2}}, "more than one needs config.storage.driver: s3"),
+        ({"redis": {"enabled": False}}, "name the Secret with the URL of a Redis"),
+        ({"uploader": {"ingress": {"enabled": True}}}, "uploader.ingress.host"),
+        ({"access": {"users": {"controller": "$2y$x"}}}, "controller"),
+        ({"access": {"users": {"alice": "secret"}}}, "does not match pattern"),
+        (
+            {
+                "redis": {"enabled": False, "external": {"existingSecret": "x"}},
+                "worker": {"autoscaling": {"type": "keda"}},
+            },
+            "give worker.autoscaling.triggers",
+        ),
+        (
+            {"registry": {"tls": {"existingSecret": "x", "certManager": {"enabled": True}}}},
+            "either existingSecret or certManager.enabled",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_with_the_reason(values: dict[str, Any], message: str) -> None:
+    done = try_helm("template", "dvcr", CHART, values=values)
+
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_crds_are_those_of_the_code_and_are_kept(rendered: list[dict[str, Any]]) -> None:
+    found = {each["metadata"]["name"]: each for each in rendered if each["kind"] == "CustomResourceDefinition"}
+    if not found:
+        assert len(rendered) < 20  # crds.install: false
+        return
+
+    assert {name: crd["spec"] for name, crd in found.items()} == {c["metadata"]["name"]: c["spec"] for c in crds()}
+    assert all(crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for crd in found.values())
+
+
+def test_names_are_those_that_the_controller_asks_for() -> None:
+    objects = render()
+    service = find(objects, "APIService", API_SERVICE_NAME)["spec"]["service"]
+    webhooks = find(objects, VALIDATING_WEBHOOKS.kind, WEBHOOKS_NAME)["webhooks"]
+    ports = find(objects, "Service", service["name"])["spec"]["ports"]
+    variables = environment(find(objects, "Deployment", "dvcr-controller"))
+
+    assert [each for each in ports if each["port"] == service["port"]]
+    assert variables["DVCR__CONTROLLER__MACHINE_API__SERVICE"]["value"] == service["name"]
+    assert variables["DVCR__CONTROLLER__NAMESPACE"]["value"] == service["namespace"] == NAMESPACE
+    expected = _configuration("")["webhooks"]
+    for ours, theirs in zip(webhooks, expected, strict=True):
+        asked = ours["clientConfig"].pop("service")
+        assert theirs["clientConfig"].pop("url") == asked["path"]
+        assert (asked["name"], asked["namespace"], asked["port"]) == (service["name"], NAMESPACE, 443)
+        assert ours == theirs
+    [role] = [each for each in objects if each["kind"] == "Role"]
+    assert role["rules"][1]["resourceNames"] == [inspect.signature(LeaderLease).parameters["name"].default]
+    edit, view = (find(objects, "ClusterRole", f"dvcr-{name}") for name in ("edit", "view"))
+    reached = [name for role in (view, edit) for name in role["rules"][1]["resources"]]
+    assert sorted(reached) == sorted(f"virtualmachines/{name}" for name in SUBRESOURCES)
+    sources = find(objects, "NetworkPolicy", "dvcr-registry")["spec"]["ingress"][0]["from"]
+    labels = [source["podSelector"]["matchExpressions"][0]["key"] for source in sources[1:]]
+    assert labels == [NAME_LABEL, WORK_LABEL]
+
+
+def test_logins_fit_their_hashes_and_only_they_may_push() -> None:
+    objects = render({"access": {"users": {"alice": "$2y$05$x"}}})
+    secret = find(objects, "Secret", "dvcr-access")["data"]
+    lines = base64.b64decode(secret["htpasswd"]).decode().splitlines()
+    users = dict(line.split(":", 1) for line in lines)
+
+    assert list(users) == ["controller", "worker", "uploader", "alice"]
+    for name in ("controller", "worker", "uploader"):
+        password = base64.b64decode(secret[name])
+        assert len(password) == 40
+        assert bcrypt.checkpw(password, users[name].encode())
+    rules = tomllib.loads(find(objects, "ConfigMap", "dvcr-config")["data"]["dvcr.toml"])["access"]["rules"]
+    assert [rule["users"] for rule in rules] == [["controller", "worker", "uploader"]]
+
+
+def test_helm_can_keep_the_release(rendered: list[dict[str, Any]]) -> None:
+    # Compressed and then base64 twice over; the manifest alone is less than half of what may be.
+    assert len(gzip.compress(json.dumps(rendered).encode())) * 16 / 9 < MAX_RELEASE_BYTES / 2
+
+
+def _settings(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the default of every setting."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from _settings(type(field.default), (*path, name))
+        else:
+            yield (*path, name), field.default
+
+
+def _default_at(path: list[str]) -> Any:
+    model: Any = Settings
+    for name in path[:-1]:
+        model = type(model.model_fields[name].default)
+    return model.model_fields[path[-1]].default
+
+
+def _schema_paths() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    config: dict[str, Any] = schema["properties"]["config"]
+    return config
+
+
+def _set_of_paths(schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[str]:
+    found = set()
+    for name, each in schema["properties"].items():
+        if "properties" in each:
+            found |= _set_of_paths(each, (*path, name))
+        else:
+            found.add(".".join((*path, name)))
+    return found
+
+
+_CHOSEN: dict[str, Any] = {
+    "log.level": "error", "log.style": "json", "storage.driver": "s3", "storage.s3.bucket": "images",
+    "storage.s3.endpoint_url": "https://s3.example.com", "registry.tls.client_certificates": "required",
+    "registry.quotas": {"team/": 2**40, "": 2**50}, "access.groups": {"operators": ["olga"]},
+    "access.rules": [{"repositories": ["a/**"], "actions": ["pull"], "users": ["@operators"]}],
+    "access.issuers": [{"name": "idp", "issuer": "https://i", "audience": "dvcr", "jwks": "https://i/keys"}],
+    "access.external_url": "https://registry.example.com", "importer.source_addresses": "public",
+    "importer.platform": "linux/arm64", "importer.connections": 7, "uploader.tls.client_certificates": "required",
+    "controller.machine_cidrs": ["10.7.0.0/16"], "controller.address_annotations": {"a.example.com/b": '["{address}"]'},
+    "launcher.accelerator": "kvm", "launcher.network": "passt", "launcher.guest_tcp_ports": "22",
+    "launcher.guest_udp_ports": "53", "launcher.guest_denied_networks": ["10.0.0.0/8"],
+}  # fmt: skip
+
+
+def _other(path: tuple[str, ...], default: Any) -> Any:
+    """A valid value that is not the default."""
+    if ".".join(path) in _CHOSEN:
+        return _CHOSEN[".".join(path)]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1
+    if isinstance(default, tuple):
+        return ["other.example.com"]
+    assert isinstance(default, str | Path | None), path
+    assert not isinstance(default, SecretStr)
+    return "/other/place" if not isinstance(default, str) else "other"
+
+
+def _filled(wanted: Any, found: Any) -> Any:
+    """`wanted` with what defaults add inside of lists."""
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        return [_filled(ours, theirs) for ours, theirs in zip(wanted, found, strict=True)]
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return found | {key: _filled(value, found.get(key)) for key, value in wanted.items()}
+    return wanted
