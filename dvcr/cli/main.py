@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +26,21 @@ app = typer.Typer(
 )
 
 
+def _print_version(wished: bool) -> None:
+    if wished:
+        print(f"dvcr {version('dvcr')}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with settings; the environment (DVCR__...) wins over it.")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Load the settings once; commands read them from `context.obj`."""
     if context.resilient_parsing:
