@@ -6,7 +6,7 @@ BIN := .venv/bin
 # say what schemas cannot.
 ON_KUBERNETES := tests/contracts/test_cluster_port.py -k 'not breaks_a_rule'
 
-.PHONY: help setup demo test test-kubernetes e2e check format docs lock conformance bench-machines bench-pipeline bench-registry clean
+.PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-machines bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,6 +23,9 @@ test: setup ## Run all tests (PYTEST='-k name' to choose)
 
 e2e: setup ## Run the main path with a real Debian 12 guest, made by mmdebstrap (as root; 10 minutes)
 	$(BIN)/python -m pytest -m debian tests/e2e/debian
+
+test-image: setup ## Build the container image twice, push, pull and run it (as root; 4 minutes)
+	$(BIN)/python -m pytest -m container tests/conformance
 
 test-kubernetes: setup ## Run the tests of the API on a real kube-apiserver (needs Go 1.26; builds it once, 20 minutes)
 	@echo "Kubernetes' own programs: built once, into .cache/go"
@@ -46,10 +49,15 @@ docs: setup ## Write the generated pages, and what the Helm chart has of the cod
 	$(BIN)/python scripts/render_configuration.py
 	$(BIN)/python scripts/render_chart.py
 
-lock: setup ## Resolve the dependencies anew into requirements.lock
+image: setup ## Build the container image (as root; TAG=name:tag)
+	@scripts/container-image $(TAG)
+
+lock: setup ## Resolve the dependencies anew into requirements.lock, and what the container image needs of them
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements-runtime.lock
 
 conformance: setup ## Run the official OCI conformance program (needs Go) against every storage
 	$(BIN)/python -m tests.conformance.official

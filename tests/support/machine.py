@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from controller.machines.authority import MachineAuthority
 from demo import guest
 from tests.support.memory_cluster import MemoryCluster
 
+LAUNCHER = (sys.executable, "-m", "controller.launcher.main")
 # Boots are counted in a file of the test run; each pod gets a loopback address that no other has.
 _addresses = (f"127.99.{os.getpid() % 250}.{n}" for n in count(1))
 
@@ -52,11 +53,14 @@ def guest_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class LauncherPod:
     """A launcher in a pod folder of its own; leaving the context kills what is left of it."""
 
-    def __init__(self, folder: Path, spec: MachineSpec, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, spec: MachineSpec, settings: Mapping[str, str], command: Sequence[str] = LAUNCHER
+    ) -> None:
         self.root = folder / "root"
         self.address = next_address()
         self._log = folder / "stdout"
         self._settings = settings
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         path = self.root / SPEC_PATH.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +82,7 @@ class LauncherPod:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("DVCR__")}
         environment |= {"DVCR_POD_ROOT": str(self.root), "POD_IP": self.address, **self._settings}
         with self._log.open("wb") as stdout, (self._log.parent / "stderr").open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "controller.launcher.main"], env=environment, stdout=stdout, stderr=stderr
-            )
+            self._process = subprocess.Popen(self._command, env=environment, stdout=stdout, stderr=stderr)
         return self
 
     @property
