@@ -48,6 +48,8 @@ class KubernetesProcess(ClusterProcess):
 
     defines_kinds: bool = True
     """Whether DVCR's kinds are there from the start."""
+    options: tuple[str, ...] = ()
+    """Further ones of kube-apiserver."""
     _beside: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False)
     _etcd_url: str = ""
 
@@ -134,6 +136,7 @@ class KubernetesProcess(ClusterProcess):
                     f"--proxy-client-key-file={key}",
                     "--endpoint-reconciler-type=none",
                     "--allow-privileged=true",
+                    *self.options,
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,0 +1,372 @@
+"""DVCR as the Helm chart installs it, on a real kube-apiserver: with the chart's settings, logins, Services and rights.
+
+No kubelet: the parts are processes of the tests, started from the objects in the API server, and machines' pods stay
+pending. The API server's audit log tells what the controller asked for.
+"""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from pydantic import SecretStr
+
+from controller.api.kinds import KINDS
+from controller.api.resource import (
+    ADDRESS_LEASE,
+    ATTACHMENT,
+    CLUSTER_IMAGE,
+    DISK,
+    IMAGE,
+    MACHINE,
+    OPERATION,
+    POD,
+    PVC,
+    Resource,
+)
+from controller.cpumodels.default import DEFAULT_MODEL
+from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
+from controller.launcher.capability import Capability
+from controller.runtime.cluster import Cluster
+from dvcr.client.registry import RegistryClient
+from dvcr.config import ClientSettings
+from dvcr.errors import RegistryError
+from tests.support import hostile
+from tests.support.file_server import serving
+from tests.support.helm import CHART, NAMESPACE, RELEASE, helm
+from tests.support.installed import InstalledChart
+from tests.support.kubernetes import KubernetesProcess, free_port
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+TEAM = "team"
+CONTROLLER = f"system:serviceaccount:{NAMESPACE}:dvcr-controller"
+SUBRESOURCES = f"/apis/subresources.virtualization.deckhouse.io/v1alpha2/namespaces/{TEAM}/virtualmachines"
+NOT_ASKED_HERE = {
+    # Moves make and remove these, and a move begins with a machine that runs.
+    "create virtualmachineoperations", "delete secrets",
+    # Asked by the API server itself when an owner is named that waits for what it owns: see the options of the fixture.
+    *(f"update {kind.resource.plural}/finalizers" for kind in KINDS),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    server: KubernetesProcess
+    cluster: Cluster
+    installed: InstalledChart
+    registry: str
+
+    def as_user(self, user: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        """kubectl by somebody else than the administrator."""
+        return self.server.try_kubectl("--as", user, "--as-group", "system:authenticated", *arguments, stdin=stdin)
+
+    def phase(self, resource: Resource, name: str) -> str:
+        obj = self.cluster.get(resource, name, TEAM if resource.namespaced else None)
+        return str(((obj or {}).get("status") or {}).get("phase"))
+
+    def asked(self) -> list[dict[str, Any]]:
+        """What the controller asked of the API server."""
+        lines = (self.server.root / "audit.log").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["user"]["username"] == CONTROLLER]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("kubernetes")
+    policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+    (root / "audit-policy.yaml").write_text(yaml.safe_dump(policy))
+    options = (
+        f"--audit-policy-file={root}/audit-policy.yaml",
+        f"--audit-log-path={root}/audit.log",
+        "--enable-aggregator-routing=true",  # to what Services' EndpointSlices name, without a proxy
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+    )
+    server = KubernetesProcess(root, defines_kinds=False, options=options)
+    installed = None
+    try:
+        server.start()
+        ports = {name: free_port() for name in ("registry", "redis", "machineApi", "webhooks", "uploader")}
+        values = {
+            "registry": {"port": ports["registry"]},
+            "uploader": {"port": ports["uploader"]},
+            "controller": {"ports": {"machineApi": ports["machineApi"], "webhooks": ports["webhooks"]}},
+            "config": {
+                "importer": {"source_addresses": "any"},  # the source is on loopback
+                "controller": {"machine_cidrs": ["10.77.0.0/24"], "operation_ttl_s": 0},
+            },
+        }
+        server.kubectl("create", "namespace", NAMESPACE)
+        helm("install", RELEASE, CHART, "-n", NAMESPACE, "--kubeconfig", server.kubeconfig, values=values)
+        server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_endpoints(ports)))
+        cluster = Cluster.connect(server.kubeconfig)
+        services = {
+            f"dvcr-redis.{NAMESPACE}.svc:6379": f"127.0.0.1:{ports['redis']}",
+            f"dvcr-registry.{NAMESPACE}.svc": "127.0.0.1",
+        }
+        (root / "installed").mkdir()
+        installed = InstalledChart(cluster, root / "installed", services)
+        installed.start("Deployment", "dvcr-redis", "--port", str(ports["redis"]), "--bind", "127.0.0.1")
+        installed.start("StatefulSet", "dvcr-registry")
+        installed.start("Deployment", "dvcr-worker")
+        kubeconfig = _kubeconfig_of_controller(server)
+        installed.start("Deployment", "dvcr-controller", DVCR__CONTROLLER__KUBECONFIG=str(kubeconfig))
+        registry = f"http://127.0.0.1:{ports['registry']}"
+        eventually(lambda: _is_ready(registry), "the registry is ready", 60)
+        found = World(server, cluster, installed, registry)
+        eventually(lambda: "reconciling" in installed.log("dvcr-controller").read_text(), "the controller leads", 60)
+        _make_team(server)
+        eventually(lambda: _is_refused(found), "the webhooks are asked", 90)
+        yield found
+    finally:
+        if installed is not None:
+            installed.stop()
+        if server.process is not None:
+            server.stop()
+
+
+def test_from_an_image_to_a_pod_and_back(world: World) -> None:
+    with serving(hostile.disk()) as source:
+        _apply(world, "editor", _image(source.url), _disk(), _machine())
+        eventually(lambda: world.phase(IMAGE, "debian") == "Ready", "the image is Ready", 60)
+    eventually(lambda: world.cluster.get(PVC, "vmd-root", TEAM) is not None, "the disk has a claim", 60)
+    world.server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(_storage(world)))
+    eventually(lambda: world.phase(DISK, "root") == "Ready", "the disk is Ready", 60)
+    eventually(lambda: _pod(world) is not None, "the machine has a pod", 60)
+
+    # What an administrator and the machine's user may do meanwhile.
+    copied = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": "debian", "namespace": TEAM}}
+    _apply(world, "admin", _object(CLUSTER_IMAGE, "copy", {"dataSource": copied}))
+    eventually(lambda: world.phase(CLUSTER_IMAGE, "copy") == "Ready", "the copy is Ready", 60)
+    _apply(world, "editor", _machine(labels={"tier": "web"}, terminationGracePeriodSeconds=7))
+    eventually(lambda: _pod(world)["metadata"]["labels"].get("tier") == "web", "the pod has the machine's label", 30)
+    _apply(world, "editor", _disk(size="20Gi"), _attachment())
+    eventually(lambda: world.phase(ATTACHMENT, "more") == "InProgress", "the attachment waits for its disk", 30)
+    assert "phase is Scheduling" in world.as_user("editor", "get", "--raw", f"{SUBRESOURCES}/web/console").stdout
+    for block in ({"virtualMachineImage": {"name": "debian"}}, {"clusterVirtualMachineImage": {"name": "copy"}}):
+        [name] = block
+        wrong = _machine(blockDevices=[{"type": name[0].upper() + name[1:], **block}])
+        assert "spec.blockDevices[0]" in _rehearse(world, wrong | {"metadata": {"name": "not-bootable"}})
+    _apply(world, "editor", _object(OPERATION, "stop", {"type": "Stop", "virtualMachineName": "web"}))
+    eventually(lambda: _pod(world) is None, "the pod is gone", 60)
+    eventually(lambda: world.cluster.get(OPERATION, "stop", TEAM) is None, "the operation is removed", 60)
+
+    for user, what in (
+        ("editor", "vmbda/more"), ("editor", "vm/web"), ("editor", "vmd/root"), ("admin", "cvmi/copy"),
+        ("editor", "vmi/debian"),
+    ):  # fmt: skip
+        done = world.as_user(user, "delete", "-n", TEAM, what, "--timeout=60s")
+        assert done.returncode == 0, done.stdout
+    eventually(lambda: world.cluster.list(ADDRESS_LEASE) == [], "the machine's address is free again", 60)
+    with pytest.raises(RegistryError) as caught:
+        _client(world, "controller").repository(f"vmi/{TEAM}/debian").manifest("latest")
+    assert caught.value.status == 404
+
+
+def test_users_may_what_their_role_says(world: World) -> None:
+    def can(user: str, verb: str, what: str, *more: str) -> bool:
+        return world.as_user(user, "auth", "can-i", verb, what, *more).stdout.splitlines()[-1] == "yes"
+
+    group = "virtualization.deckhouse.io"
+    at = ("-n", TEAM)
+    for kind in ("virtualmachines", "virtualmachinedisks", "virtualmachineimages", "virtualmachineoperations"):
+        assert can("viewer", "list", f"{kind}.{group}", *at)
+        assert not can("viewer", "create", f"{kind}.{group}", *at)
+        assert can("editor", "create", f"{kind}.{group}", *at)
+        assert can("editor", "delete", f"{kind}.{group}", *at)
+        assert not can("stranger", "list", f"{kind}.{group}", *at)
+        assert not can("editor", "list", f"{kind}.{group}", "-n", "default")
+    for way in ("console", "vnc", "screenshot", "portforward/22"):
+        path = f"{SUBRESOURCES}/none/{way}"
+        assert "(Forbidden)" in world.as_user("viewer", "get", "--raw", path).stdout
+        assert "(NotFound)" in world.as_user("editor", "get", "--raw", path).stdout
+    assert "(NotFound)" in world.as_user("viewer", "get", "--raw", f"{SUBRESOURCES}/none/log").stdout
+    assert "(Forbidden)" in world.as_user("stranger", "get", "--raw", f"{SUBRESOURCES}/none/log").stdout
+    # What all namespaces use is seen by everyone, and changed by administrators of the cluster.
+    assert can("stranger", "list", f"clustervirtualmachineimages.{group}")
+    assert not can("editor", "create", f"clustervirtualmachineimages.{group}")
+    assert can("admin", "create", f"clustervirtualmachineimages.{group}")
+    assert not can("stranger", "list", f"virtualmachineipaddressleases.{group}")
+
+
+def test_without_a_login_nobody_reaches_an_image(world: World) -> None:
+    for method, path in (("GET", "/v2/"), ("POST", "/v2/cvmi/debian/blobs/uploads/"), ("GET", "/v2/_catalog")):
+        assert requests.request(method, world.registry + path, timeout=10).status_code == 401
+    for name in ("controller", "worker", "uploader"):
+        login = (name, world.installed.password(name))
+        assert requests.get(f"{world.registry}/v2/", auth=login, timeout=10).status_code == 200
+        assert requests.get(f"{world.registry}/v2/", auth=(name, "wrong"), timeout=10).status_code == 401
+
+
+def test_the_controller_has_the_rights_that_it_uses_and_no_others(world: World) -> None:
+    """Last: of all that the tests before have made it do."""
+    events = [event for event in world.asked() if event["stage"] == "ResponseComplete" or event["verb"] == "watch"]
+
+    refused = [event["requestURI"] for event in events if event.get("responseStatus", {}).get("code") in (401, 403)]
+    assert refused == []
+    references = [(event["verb"], event["objectRef"]) for event in events if "objectRef" in event]
+    used = {f"{verb} {'/'.join(filter(None, (r['resource'], r.get('subresource'))))}" for verb, r in references}
+    assert sorted(_granted(world) - used) == sorted(NOT_ASKED_HERE)
+    assert used >= {"create pods", "delete pods", "create secrets", "get secrets", "update leases"}
+
+
+def test_nothing_is_written_where_the_container_is_read_only(world: World) -> None:
+    for name in world.installed.processes:
+        assert list(world.installed.work_folder(name).iterdir()) == []
+
+
+def _granted(world: World) -> set[str]:
+    """`VERB RESOURCE` for each that a rule of the chart gives, but for those of others' roles."""
+    roles = yaml.safe_load(world.server.kubectl("get", "clusterrole,role", "-A", "-l",
+        "app.kubernetes.io/component=controller", "-o", "yaml"))["items"]  # fmt: skip
+    rules = [rule for role in roles for rule in role["rules"]]
+    assert not [rule for rule in rules if "*" in json.dumps(rule)]
+    return {f"{verb} {resource}" for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def _apply(world: World, user: str, *objects: dict[str, Any]) -> None:
+    done = world.as_user(user, "apply", "-n", TEAM, "-f", "-", stdin=yaml.safe_dump_all(objects))
+    assert done.returncode == 0, done.stdout
+
+
+def _is_refused(world: World) -> bool:
+    wrong = _disk() | {"metadata": {"name": "wrong"}, "spec": {"persistentVolumeClaim": {"size": "-1Gi"}}}
+    return "spec.persistentVolumeClaim.size" in _rehearse(world, wrong)
+
+
+def _rehearse(world: World, obj: dict[str, Any]) -> str:
+    """What the API server says of the object, which is not made."""
+    options = ("create", "--dry-run=server", "-n", TEAM, "-f", "-")
+    return world.as_user("editor", *options, stdin=yaml.safe_dump(obj)).stdout
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/readyz", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def _client(world: World, name: str) -> RegistryClient:
+    return RegistryClient.from_settings(
+        ClientSettings(url=world.registry, username=name, password=SecretStr(world.installed.password(name)))
+    )
+
+
+def _make_team(server: KubernetesProcess) -> None:
+    server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_node()))
+    server.kubectl("create", "namespace", TEAM)
+    for user, role in (("viewer", "view"), ("editor", "edit")):
+        server.kubectl("create", "rolebinding", user, "-n", TEAM, f"--clusterrole={role}", f"--user={user}")
+    server.kubectl("create", "clusterrolebinding", "admin-of-all", "--clusterrole=admin", "--user=admin")
+    server.kubectl("create", "secret", "generic", "cloud-init", "-n", TEAM, "--from-literal=userData=#cloud-config")
+    server.kubectl("create", "secret", "generic", "source-login", "-n", TEAM, "--from-literal=username=u",
+        "--from-literal=password=p")  # fmt: skip
+
+
+def _kubeconfig_of_controller(server: KubernetesProcess) -> Path:
+    token = server.kubectl("create", "token", "dvcr-controller", "-n", NAMESPACE).strip()
+    config = yaml.safe_load(server.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = server.root / "controller.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _endpoints(ports: dict[str, int]) -> dict[str, Any]:
+    """The controller's process, for its Service: at this machine's address, since loopback is not allowed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        address = probe.getsockname()[0]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "dvcr-controller-of-tests",
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": "dvcr-controller"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [
+            {"name": "machine-api", "port": ports["machineApi"]},
+            {"name": "webhooks", "port": ports["webhooks"]},
+        ],
+    }
+
+
+def _image(url: str) -> dict[str, Any]:
+    http = {"url": url, "secretRef": {"name": "source-login"}}
+    return _object(IMAGE, "debian", {"dataSource": {"type": "HTTP", "http": http}})
+
+
+def _disk(**claim: str) -> dict[str, Any]:
+    source = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": "debian"}}
+    spec = {"persistentVolumeClaim": {"storageClassName": "manual", **claim}, "dataSource": source}
+    return _object(DISK, "root", spec)
+
+
+def _attachment() -> dict[str, Any]:
+    device = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "none"}}
+    return _object(ATTACHMENT, "more", {"virtualMachineName": "web", "blockDevice": device})
+
+
+def _pod(world: World) -> Any:
+    return world.cluster.get(POD, "vm-web", TEAM)
+
+
+def _node() -> dict[str, Any]:
+    """A node that no pod fits, and that tells of its processor as a node's agent would."""
+    told = Capability.of("tcg", ["sse"], {DEFAULT_MODEL: ["sse"]}).model_dump_json()
+    metadata = {"name": "far-away", "annotations": {CAPABILITY_ANNOTATION: told}}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+
+
+def _machine(labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    machine = _object(
+        MACHINE,
+        "web",
+        {
+            "cpu": {"cores": 1},
+            "memory": {"size": "256Mi"},
+            "blockDevices": [{"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "root"}}],
+            "provisioning": {"type": "UserDataSecret", "userDataSecretRef": {"name": "cloud-init"}},
+            **spec,
+        },
+    )
+    machine["metadata"]["labels"] = labels or {}
+    return machine
+
+
+def _storage(world: World) -> list[dict[str, Any]]:
+    """What the disk's claim is bound to."""
+    claim = world.cluster.get(PVC, "vmd-root", TEAM)
+    assert claim is not None
+    volume = {
+        "storageClassName": "manual",
+        "capacity": {"storage": "10Gi"},
+        "accessModes": claim["spec"]["accessModes"],
+        "volumeMode": claim["spec"].get("volumeMode", "Filesystem"),
+        "hostPath": {"path": "/nowhere"},
+    }
+    return [
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "manual"},
+            "provisioner": "example.com/nobody",
+            "allowVolumeExpansion": True,
+        },
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "root"}, "spec": volume},
+    ]
+
+
+def _object(resource: Resource, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec}
