@@ -35,7 +35,8 @@ class Authenticator:
     def user(self, image: Image, authorization: str) -> User | None:
         """The caller with this Authorization header; None for one that is not known (any more)."""
         kind, _, token = authorization.partition(" ")
-        if kind != "Bearer":
+        # RFC 9110, section 11.1: the scheme in any case; the Kubernetes client in a pod writes it small.
+        if kind.lower() != "bearer":
             return None
         if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._admin):
             return User(ADMIN, (MASTERS, "system:authenticated"))

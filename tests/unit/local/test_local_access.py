@@ -118,7 +118,8 @@ def test_a_token_is_good_for_the_account_that_it_was_made_for() -> None:
     authenticator = Authenticator("admin-token", b"k" * 32)
     token, expires = authenticator.issue(account(), timedelta(hours=1))
 
-    assert authenticator.user(image(account()), f"Bearer {token}") == ALICE
+    for scheme in ("Bearer", "bearer"):
+        assert authenticator.user(image(account()), f"{scheme} {token}") == ALICE
     assert expires > datetime.now(UTC)
     assert authenticator.user(image(), f"Bearer {token}") is None, "the account is deleted"
     assert authenticator.user(image(account("u-2")), f"Bearer {token}") is None, "another account of that name"
