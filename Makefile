@@ -25,6 +25,7 @@ e2e: setup ## Run the main path with a real Debian 12 guest, made by mmdebstrap 
 	$(BIN)/python -m pytest -m debian tests/e2e/debian
 
 test-image: setup ## Build the container image twice, push, pull and run it (as root; 4 minutes)
+	@$(BIN)/python -m tests.support.go_tool
 	$(BIN)/python -m pytest -m container tests/conformance
 
 test-kubernetes: setup ## Run the tests of the API on a real kube-apiserver (needs Go 1.26; builds it once, 20 minutes)

@@ -21,7 +21,6 @@ from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
-from dvcr.monitoring import Monitoring
 from importer.dispatcher import Dispatcher
 from importer.kept import sweep
 from importer.recall import RedisChunkIndex
@@ -81,18 +80,14 @@ def run_worker(settings: Settings) -> None:
     board = RedisJobBoard.from_settings(settings.broker)
     dispatcher = Dispatcher(board, settings.importer.scratch_dir, settings.importer.lease_s / 3)
     worker_ready.connect(dispatcher.start, weak=False)
-    ready = threading.Event()
-    worker_ready.connect(lambda **_: ready.set(), weak=False)
-    worker = app.Worker(
+    app.Worker(
         queues=[IMPORT_QUEUE],
         pool="prefork",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
         quiet=True,
-    )
-    with Monitoring(settings.monitoring, ready):
-        worker.start()
+    ).start()
 
 
 @contextmanager

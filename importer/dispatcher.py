@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 
 import structlog
-from prometheus_client import Gauge
 
 from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
@@ -12,7 +11,6 @@ from importer.kept import discard, jobs
 
 _LONGEST_INTERVAL_S = 5.0
 log = structlog.get_logger(__name__)
-IN_LINE = Gauge("dvcr_imports_in_line", "Imports that no worker has taken yet, of all workers together.")
 
 
 class Dispatcher:
@@ -33,7 +31,7 @@ class Dispatcher:
     def look(self) -> None:
         """Once. A Redis that does not answer is logged: the next look finds what this one missed."""
         try:
-            IN_LINE.set(self._board.wake())
+            self._board.wake()
             for job_id in jobs(self._scratch_dir):
                 if self._board.progress(job_id) is None:
                     discard(self._scratch_dir, job_id)

@@ -2,7 +2,13 @@
 
 import pytest
 
-pytest_plugins = ["tests.support.registry", "tests.support.s3_server", "tests.support.redis", "tests.support.cluster"]
+pytest_plugins = [
+    "tests.support.registry",
+    "tests.support.s3_server",
+    "tests.support.redis",
+    "tests.support.cluster",
+    "tests.support.containers",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,9 +4,6 @@ import importlib.util
 import json
 import os
 import stat
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urljoin
@@ -18,8 +15,8 @@ from controller.launcher.spec import MachineState, NetworkStatus, TerminationRea
 from controller.machines.security import USER_ID
 from dvcr.digest import Digest
 from dvcr.jobs.redis import RedisJobBoard
-from tests.conformance.clients import needs, run
-from tests.support.containers import container, container_storage, output
+from tests.conformance.clients import run
+from tests.support.containers import NEEDS, container, output, started
 from tests.support.file_server import serving
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import build_image
@@ -28,94 +25,26 @@ from tests.support.machine import LauncherPod, guest_disk, machine_spec
 from tests.support.redis import RedisServer
 from tests.support.registry import RegistryServer
 
-__all__ = ["container_storage", "guest_disk", "image_server"]
+__all__ = ["guest_disk", "image_server"]
 
-pytestmark = [
-    pytest.mark.container,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mmdebstrap and buildah are used as root"),
-    *(needs(program) for program in ("buildah", "mmdebstrap", "podman", "runc", "skopeo")),
-]
-ROOT = Path(__file__).parents[2]
+pytestmark = NEEDS
 USER = 10001
-# Process 1 of a container ends by SIGTERM only if it wants to.
-END_TIMEOUT_S = 10
 # Which Debian's kernels boot on under UEFI and emulation.
 NEHALEM = {"type": "Model", "model": "Nehalem"}
 
 
 @pytest.fixture(scope="module")
-def builds(container_storage: None, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The ids of two images of this checkout, built at the same time."""
-    folder = tmp_path_factory.mktemp("builds")
-    processes = []
-    for name in ("one", "two"):
-        with (folder / name).open("wb") as log:
-            command = [str(ROOT / "scripts/container-image"), f"dvcr:{name}"]
-            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-    codes = [process.wait() for process in processes]
-    assert codes == [0, 0], (folder / ("one" if codes[0] else "two")).read_text()[-3000:]
-    return [_id_of(f"localhost/dvcr:{name}") for name in ("one", "two")]
-
-
-@pytest.fixture(scope="module")
-def image(builds: list[str], registry_server: RegistryServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The image, by way of our registry."""
-    digest_file = tmp_path_factory.mktemp("push") / "digest"
-    there = f"docker://{registry_server.address}/dvcr/image:one"
-    here = "containers-storage:localhost/pulled:one"
-    run("buildah", "push", "--tls-verify=false", "--digestfile", digest_file, "localhost/dvcr:one", there)
-    raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)
-    assert str(Digest.of(raw.encode())) == digest_file.read_text()
-    run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", there, here)
-    assert _id_of("localhost/pulled:one") == builds[0]
-    return "localhost/pulled:one"
-
-
-def _id_of(image: str) -> str:
-    return run("buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", image).strip()
-
-
-@pytest.fixture(scope="module")
-def files(image: str) -> Path:
+def files(container_image: str) -> Path:
     """The image's root, only to be read."""
-    return Path(run("podman", "image", "mount", image).strip())
+    return Path(run("podman", "image", "mount", container_image).strip())
 
 
-class Role:
-    """A container that runs one of our servers; `said` is the rest of its first line."""
-
-    def __init__(self, process: subprocess.Popen[str], said: str) -> None:
-        self.said = said
-        self._process = process
-
-    def stop(self) -> int:
-        """SIGTERM, as a cluster ends a pod; the exit code, which must come soon."""
-        self._process.terminate()
-        return self._process.wait(END_TIMEOUT_S)
+def test_two_builds_of_a_commit_are_the_same_image(container_builds: list[str]) -> None:
+    assert container_builds[0] == container_builds[1]
 
 
-@contextmanager
-def started(command: list[str], first_line: str) -> Iterator[Role]:
-    """The container, once it has said that."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line.startswith(first_line), line
-            yield Role(process, line.removeprefix(first_line).strip())
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(END_TIMEOUT_S)
-
-
-def test_two_builds_of_a_commit_are_the_same_image(builds: list[str]) -> None:
-    assert builds[0] == builds[1]
-
-
-def test_the_image_says_what_it_is(image: str) -> None:
-    config = json.loads(run("podman", "image", "inspect", image))[0]["Config"]
+def test_the_image_says_what_it_is(container_image: str) -> None:
+    config = json.loads(run("podman", "image", "inspect", container_image))[0]["Config"]
     labels = config["Labels"]
     assert config["User"] == f"{USER}:{USER}"
     assert config["Entrypoint"] == ["dvcr"]
@@ -149,22 +78,22 @@ def test_bytecode_is_there_for_every_module_and_compared_with_no_source(files: P
         assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", module
 
 
-def test_the_version(image: str) -> None:
-    assert output(container(image, "dvcr", "--version")) == f"dvcr {version('dvcr')}\n"
+def test_the_version(container_image: str) -> None:
+    assert output(container(container_image, "dvcr", "--version")) == f"dvcr {version('dvcr')}\n"
 
 
 @pytest.mark.parametrize("role", ["serve", "worker", "uploader", "controller"])
-def test_every_role_is_there(image: str, role: str) -> None:
-    assert f"dvcr {role} " in output(container(image, "dvcr", role, "--help"))
+def test_every_role_is_there(container_image: str, role: str) -> None:
+    assert f"dvcr {role} " in output(container(container_image, "dvcr", role, "--help"))
 
 
-def test_the_registry_serves_from_a_volume_and_ends_at_once(image: str, tmp_path: Path) -> None:
+def test_the_registry_serves_from_a_volume_and_ends_at_once(container_image: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     os.chown(data, USER, USER)
     environment = ["DVCR__STORAGE__FILESYSTEM__ROOT=/var/lib/dvcr"]
     mounts = {data: "/var/lib/dvcr"}
-    serve = container(image, "dvcr", "serve", "--port", "0", environment=environment, mounts=mounts)
+    serve = container(container_image, "dvcr", "serve", "--port", "0", environment=environment, mounts=mounts)
     content = b"kept"
     digest = Digest.of(content)
 
@@ -184,16 +113,8 @@ def test_the_registry_serves_from_a_volume_and_ends_at_once(image: str, tmp_path
     assert owners == {USER}
 
 
-@pytest.fixture
-def open_redis(redis_server: RedisServer) -> RedisServer:
-    """Redis, for any user."""
-    redis_server.socket.parent.chmod(0o755)
-    redis_server.socket.chmod(0o777)
-    return redis_server
-
-
 def test_a_worker_imports_with_qemu_img_in_its_sandbox(
-    image: str, open_redis: RedisServer, registry_server: RegistryServer, tmp_path: Path
+    container_image: str, open_redis: RedisServer, registry_server: RegistryServer, tmp_path: Path
 ) -> None:
     environment = [
         f"DVCR__BROKER__URL={open_redis.url}",
@@ -205,7 +126,9 @@ def test_a_worker_imports_with_qemu_img_in_its_sandbox(
     raw = disk()
     with (
         serving(build_image(tmp_path, raw, "vdi")) as server,
-        started(container(image, "dvcr", "worker", environment=environment, mounts=mounts), "worker ready") as worker,
+        started(
+            container(container_image, "dvcr", "worker", environment=environment, mounts=mounts), "worker ready"
+        ) as worker,
     ):
         world = World(RedisJobBoard.from_settings(open_redis.settings()), registry_server, server)
         job = world.submit("cvmi/vdi", sha256(server.content))
@@ -213,23 +136,27 @@ def test_a_worker_imports_with_qemu_img_in_its_sandbox(
         assert worker.stop() == 0
 
     program = "from converter.qemu_img import sandbox_layers; print(*sandbox_layers())"
-    assert {"landlock", "seccomp"} <= set(output(container(image, "python", "-c", program)).split())
+    assert {"landlock", "seccomp"} <= set(output(container(container_image, "python", "-c", program)).split())
 
 
-def test_an_uploader_ends_at_once(image: str, open_redis: RedisServer, registry_server: RegistryServer) -> None:
+def test_an_uploader_ends_at_once(
+    container_image: str, open_redis: RedisServer, registry_server: RegistryServer
+) -> None:
     environment = [
         f"DVCR__BROKER__URL={open_redis.url}",
         f"DVCR__CLIENT__URL={registry_server.url}",
         "DVCR__UPLOADER__PORT=0",
     ]
     mounts = {open_redis.socket.parent: str(open_redis.socket.parent)}
-    command = container(image, "dvcr", "uploader", environment=environment, mounts=mounts)
+    command = container(container_image, "dvcr", "uploader", environment=environment, mounts=mounts)
     with started(command, "listening on ") as uploader:
         assert requests.get(f"{uploader.said}/healthz", timeout=10).status_code == 200
         assert uploader.stop() == 0
 
 
-def test_a_machine_runs_in_its_pod(image: str, image_server: ImageServer, guest_disk: Path, tmp_path: Path) -> None:
+def test_a_machine_runs_in_its_pod(
+    container_image: str, image_server: ImageServer, guest_disk: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "machine"
     root = folder / "root"
     writable = ("disks", "run", "var/cache/dvcr")
@@ -251,7 +178,7 @@ def test_a_machine_runs_in_its_pod(image: str, image_server: ImageServer, guest_
         "DVCR__LAUNCHER__GUEST_UDP_PORTS": "5353",
     }
     command = container(
-        image,
+        container_image,
         "dvcr-launcher",
         user=USER_ID,
         environment=[*settings, "POD_IP"],

@@ -74,3 +74,11 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
     """An empty Redis."""
     _redis_server.client().flushall()
     return _redis_server
+
+
+@pytest.fixture
+def open_redis(redis_server: RedisServer) -> RedisServer:
+    """Redis, for any user."""
+    redis_server.socket.parent.chmod(0o755)
+    redis_server.socket.chmod(0o777)
+    return redis_server
