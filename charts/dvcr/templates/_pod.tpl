@@ -2,8 +2,9 @@
 What the pods of all components have in common: dict "root" . "component" "worker" "values" .Values.worker.
 */}}
 {{- define "dvcr.podTemplateMetadata" -}}
+# Not the chart's version: a new one alone is no reason to make pods anew.
 labels:
-  {{- include "dvcr.labels" . | nindent 2 }}
+  {{- include "dvcr.selector" . | nindent 2 }}
 annotations:
   # The pods are made anew when what they read at their start has changed.
   checksum/config: {{ include "dvcr.settings" .root | sha256sum }}
