@@ -37,12 +37,14 @@ def controller(
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cached import CachedCluster
     from controller.runtime.cluster import Cluster
+    from controller.runtime.metrics import LEADER
     from controller.runtime.process import ControllerProcess
     from controller.runtime.termination import termination
     from controller.service import Service
     from controller.webhooks.site import WebhookSite
     from dvcr.config import Settings
     from dvcr.jobs.redis import RedisJobBoard
+    from dvcr.monitoring import Monitoring
 
     settings: Settings = context.obj
     cluster = Cluster.connect(settings.controller.kubeconfig)
@@ -57,6 +59,7 @@ def controller(
     stopping = termination()
 
     def ready() -> None:
+        LEADER.set(1)
         ensure_default(cluster)
         typer.echo(f"reconciling {cluster.server}")
 
@@ -64,6 +67,9 @@ def controller(
         stack.enter_context(Service(MachineApiSite(cluster, authority, settings.controller)))
         if settings.controller.webhooks.enabled:
             stack.enter_context(Service(WebhookSite(cluster, authority, settings.controller)))
+        serving = threading.Event()
+        serving.set()
+        stack.enter_context(Monitoring(settings.monitoring, serving))
         if leader_elect:
             _run_as_leader(process, cluster, settings.controller.namespace, stopping, ready)
         else:

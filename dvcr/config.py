@@ -350,6 +350,14 @@ class ControllerSettings(_Section):
     Calico, Kube-OVN and Antrea. Cilium has none."""
 
 
+class MonitoringSettings(_Section):
+    host: str = "127.0.0.1"
+    """Address of `/healthz`, `/readyz` and `/metrics` of `dvcr worker` and `dvcr controller`; the registry and the
+    uploader have them where they listen."""
+    port: int | None = Field(None, ge=0, le=65535)
+    """Port of these; without one there are none."""
+
+
 class MigrationSettings(_Section):
     bandwidth_bytes: int = Field(0, ge=0)
     """Most bytes per second that a machine's memory is sent with when it moves to another node; 0: no limit."""
@@ -439,6 +447,7 @@ class Settings(BaseSettings):
     importer: ImporterSettings = ImporterSettings()
     uploader: UploaderSettings = UploaderSettings()
     controller: ControllerSettings = ControllerSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     migration: MigrationSettings = MigrationSettings()
     cluster: ClusterSettings = ClusterSettings()
     node: NodeSettings = NodeSettings()

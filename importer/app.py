@@ -21,6 +21,7 @@ from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
 from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
+from dvcr.monitoring import Monitoring
 from importer.dispatcher import Dispatcher
 from importer.kept import sweep
 from importer.recall import RedisChunkIndex
@@ -80,14 +81,18 @@ def run_worker(settings: Settings) -> None:
     board = RedisJobBoard.from_settings(settings.broker)
     dispatcher = Dispatcher(board, settings.importer.scratch_dir, settings.importer.lease_s / 3)
     worker_ready.connect(dispatcher.start, weak=False)
-    app.Worker(
+    ready = threading.Event()
+    worker_ready.connect(lambda **_: ready.set(), weak=False)
+    worker = app.Worker(
         queues=[IMPORT_QUEUE],
         pool="prefork",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
         quiet=True,
-    ).start()
+    )
+    with Monitoring(settings.monitoring, ready):
+        worker.start()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import structlog
+from prometheus_client import Gauge
 
 from dvcr.errors import DvcrError
 from dvcr.jobs.board import JobBoard
@@ -11,6 +12,7 @@ from importer.kept import discard, jobs
 
 _LONGEST_INTERVAL_S = 5.0
 log = structlog.get_logger(__name__)
+IN_LINE = Gauge("dvcr_imports_in_line", "Imports that no worker has taken yet, of all workers together.")
 
 
 class Dispatcher:
@@ -31,7 +33,7 @@ class Dispatcher:
     def look(self) -> None:
         """Once. A Redis that does not answer is logged: the next look finds what this one missed."""
         try:
-            self._board.wake()
+            IN_LINE.set(self._board.wake())
             for job_id in jobs(self._scratch_dir):
                 if self._board.progress(job_id) is None:
                     discard(self._scratch_dir, job_id)

@@ -25,7 +25,7 @@ NOT_IN_CONFIG = {
     "access.anonymous", "access.htpasswd_file", "access.token_key_dir", "client.url",
     "client.username", "client.ca_file", "importer.scratch_dir", "uploader.host", "uploader.port",
     "uploader.external_url", "uploader.in_cluster_url", "uploader.tls.certificate_file", "uploader.tls.key_file",
-    "controller.namespace", "controller.launcher_image", "controller.machine_api", "controller.webhooks",
+    "monitoring", "controller.namespace", "controller.launcher_image", "controller.machine_api", "controller.webhooks",
     "launcher.cache_dir",
     # Secrets.
     "storage.s3.access_key_id", "storage.s3.secret_access_key", "client.password", "broker.url",

@@ -1,12 +1,14 @@
 """The loop of one kind: keys come from informers, workers reconcile them."""
 
 import threading
+import time
 from typing import Protocol
 
 import structlog
 
 from controller.runtime.errors import AlreadyExistsError, ConflictError
 from controller.runtime.informer import Key
+from controller.runtime.metrics import QUEUE_DEPTH, RECONCILE_SECONDS
 from controller.runtime.queue import WorkQueue
 from dvcr.errors import DvcrError
 
@@ -29,6 +31,7 @@ class Controller:
         self._name = name
         self._reconciler = reconciler
         self._queue: WorkQueue[Key] = WorkQueue()
+        QUEUE_DEPTH.labels(name).set_function(self._queue.__len__)
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(workers)
         ]
@@ -52,21 +55,27 @@ class Controller:
     def process(self, key: Key) -> None:
         """One pass, with everything that follows from its result."""
         log = _log.bind(controller=self._name, namespace=key[0], name=key[1])
+        result, began = "done", time.monotonic()
         try:
             again_s = self._reconciler.reconcile(key)
         except (ConflictError, AlreadyExistsError) as exc:
+            result = "conflict"
             log.debug("changed meanwhile", error=exc.message)
             self._queue.add_after(key, _CONFLICT_DELAY_S)
         except DvcrError as exc:
+            result = "failed"
             # What will not help by itself waits for a change, or for the next resync.
             delay_s = self._queue.retry(key) if exc.retryable else None
             log.warning("reconcile failed", reason=exc.reason, error=exc.message, retry_s=delay_s)
         except Exception:  # a bug with one object must not end the work on all others
+            result = "crashed"
             log.exception("reconcile crashed", retry_s=round(self._queue.retry(key), 1))
         else:
             self._queue.forget(key)
             if again_s is not None:
                 self._queue.add_after(key, again_s)
+        finally:
+            RECONCILE_SECONDS.labels(self._name, result).observe(time.monotonic() - began)
 
     def _work(self) -> None:
         while (key := self._queue.get()) is not None:

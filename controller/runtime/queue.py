@@ -38,6 +38,11 @@ class WorkQueue(Generic[K]):
         self._closed = False
         self._changed = threading.Condition()
 
+    def __len__(self) -> int:
+        """Keys that no worker has taken yet, without those that are delayed."""
+        with self._changed:
+            return len(self._ready)
+
     def add(self, key: K) -> None:
         """Put the key up, unless it waits already."""
         with self._changed:

@@ -11,6 +11,7 @@ from controller.runtime.conditions import Clock, set_condition, write_time
 from controller.runtime.errors import MissingError
 from controller.runtime.events import record_event
 from controller.runtime.informer import Object
+from controller.runtime.metrics import PHASE_CHANGES
 from controller.runtime.port import ClusterPort
 
 FINALIZER = f"{GROUP}/dvcr"
@@ -104,6 +105,8 @@ class Subject(Generic[S]):
             return
         before = self.obj.get("status") or {}
         self.obj = self._cluster.update_status(self._resource, {**self.obj, "status": wire})
+        if (phase := wire.get("phase")) and phase != before.get("phase"):
+            PHASE_CHANGES.labels(self._resource.kind, phase).inc()
         about = {"apiVersion": self._resource.api_version, "kind": self._resource.kind} | self.obj
         for transition in transitions(before, wire):
             record_event(

@@ -5,6 +5,7 @@ pending. The API server's audit log tells what the controller asked for.
 """
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
+PORTS = ("registry", "redis", "machineApi", "webhooks", "uploader", "controller", "worker")
 TEAM = "team"
 CONTROLLER = f"system:serviceaccount:{NAMESPACE}:dvcr-controller"
 SUBRESOURCES = f"/apis/subresources.virtualization.deckhouse.io/v1alpha2/namespaces/{TEAM}/virtualmachines"
@@ -63,6 +65,7 @@ class World:
     cluster: Cluster
     installed: InstalledChart
     registry: str
+    ports: dict[str, int]
 
     def as_user(self, user: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """kubectl by somebody else than the administrator."""
@@ -93,8 +96,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     installed = None
     try:
         server.start()
-        ports = {name: free_port() for name in ("registry", "redis", "machineApi", "webhooks", "uploader")}
+        ports = {name: free_port() for name in PORTS}
         values = {
+            "monitoring": {"port": ports["controller"]},
             "registry": {"port": ports["registry"]},
             "uploader": {"port": ports["uploader"]},
             "controller": {"ports": {"machineApi": ports["machineApi"], "webhooks": ports["webhooks"]}},
@@ -115,12 +119,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         installed = InstalledChart(cluster, root / "installed", services)
         installed.start("Deployment", "dvcr-redis", "--port", str(ports["redis"]), "--bind", "127.0.0.1")
         installed.start("StatefulSet", "dvcr-registry")
-        installed.start("Deployment", "dvcr-worker")
+        installed.start("Deployment", "dvcr-worker", DVCR__MONITORING__PORT=str(ports["worker"]))
+        installed.start("Deployment", "dvcr-uploader")
         kubeconfig = _kubeconfig_of_controller(server)
         installed.start("Deployment", "dvcr-controller", DVCR__CONTROLLER__KUBECONFIG=str(kubeconfig))
         registry = f"http://127.0.0.1:{ports['registry']}"
         eventually(lambda: _is_ready(registry), "the registry is ready", 60)
-        found = World(server, cluster, installed, registry)
+        found = World(server, cluster, installed, registry, ports)
         eventually(lambda: "reconciling" in installed.log("dvcr-controller").read_text(), "the controller leads", 60)
         _make_team(server)
         eventually(lambda: _is_refused(found), "the webhooks are asked", 90)
@@ -196,6 +201,23 @@ def test_users_may_what_their_role_says(world: World) -> None:
     assert not can("stranger", "list", f"virtualmachineipaddressleases.{group}")
 
 
+def test_alerts_and_dashboard_speak_of_metrics_that_there_are(world: World) -> None:
+    shown = {name: _metrics(world.ports[name]) for name in ("registry", "uploader", "controller", "worker")}
+    kinds = re.findall(r"^# TYPE (dvcr_\w+) (\w+)$", "".join(shown.values()), re.MULTILINE)
+    endings = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+    there = {name + ending for name, kind in kinds for ending in endings[kind]}
+    texts = [(CHART / "files" / name).read_text() for name in ("alerts.yaml", "dashboard.json")]
+    spoken_of = [set(re.findall(r"\bdvcr_\w+", text)) for text in (*texts, (CHART / "values.yaml").read_text())]
+
+    assert spoken_of[0] | spoken_of[1] | spoken_of[2] <= there
+    assert [len(names) > 5 for names in spoken_of[:2]] == [True, True]
+    assert "\ndvcr_controller_leader 1.0\n" in shown["controller"]
+    ready = 'dvcr_controller_phase_changes_total{kind="VirtualMachineImage",phase="Ready"} 1.0'
+    assert ready in shown["controller"]
+    done = r'dvcr_controller_reconcile_seconds_count{kind="VirtualMachine",result="done"} [1-9]'
+    assert re.search(done, shown["controller"])
+
+
 def test_without_a_login_nobody_reaches_an_image(world: World) -> None:
     for method, path in (("GET", "/v2/"), ("POST", "/v2/cvmi/debian/blobs/uploads/"), ("GET", "/v2/_catalog")):
         assert requests.request(method, world.registry + path, timeout=10).status_code == 401
@@ -229,6 +251,11 @@ def _granted(world: World) -> set[str]:
     rules = [rule for role in roles for rule in role["rules"]]
     assert not [rule for rule in rules if "*" in json.dumps(rule)]
     return {f"{verb} {resource}" for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def _metrics(port: int) -> str:
+    assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 200
+    return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
 
 
 def _apply(world: World, user: str, *objects: dict[str, Any]) -> None:

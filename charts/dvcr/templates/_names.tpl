@@ -34,11 +34,6 @@ app.kubernetes.io/component: {{ . }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
-{{- define "dvcr.launcherImage" -}}
-{{- $own := .Values.launcher.image -}}
-{{- printf "%s:%s" (default .Values.image.repository $own.repository) (coalesce $own.tag .Values.image.tag .Chart.AppVersion) -}}
-{{- end -}}
-
 {{- define "dvcr.onS3" -}}
 {{- if eq (dig "storage" "driver" "filesystem" .Values.config) "s3" }}true{{ end -}}
 {{- end -}}

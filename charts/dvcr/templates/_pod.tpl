@@ -101,6 +101,11 @@ resources:
   valueFrom: {secretKeyRef: {name: {{ include "dvcr.redisSecret" .root }}, key: url}}
 {{- end -}}
 
+{{- define "dvcr.monitoringEnvironment" -}}
+- {name: DVCR__MONITORING__HOST, value: "0.0.0.0"}
+- {name: DVCR__MONITORING__PORT, value: {{ .Values.monitoring.port | quote }}}
+{{- end -}}
+
 {{- define "dvcr.trustsAuthority" -}}
 {{- and (ne (include "dvcr.registryTlsSecret" .) "") (or .Values.registry.tls.hasAuthority .Values.registry.tls.certManager.enabled) -}}
 {{- end -}}
@@ -134,11 +139,11 @@ resources:
 
 {{- define "dvcr.httpProbes" -}}
 livenessProbe:
-  httpGet: {path: /healthz, port: http, scheme: {{ ternary "HTTPS" "HTTP" .tls }}}
+  httpGet: {path: /healthz, port: {{ default "http" .port }}, scheme: {{ ternary "HTTPS" "HTTP" .tls }}}
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" .tls }}}
+  httpGet: {path: /readyz, port: {{ default "http" .port }}, scheme: {{ ternary "HTTPS" "HTTP" .tls }}}
   timeoutSeconds: 5
   periodSeconds: 5
 {{- end -}}
