@@ -34,13 +34,14 @@ class Chart:
     """What the chart renders for ports that are free on this machine, and its pods as commands."""
 
     def __init__(self, folder: Path, redis: RedisServer) -> None:
-        self.ports = {name: free_port() for name in ("registry", "uploader", "machineApi")}
+        self.ports = {name: free_port() for name in ("registry", "uploader", "machineApi", "monitoring")}
         volume = {"name": "redis", "hostPath": {"path": str(redis.socket.parent)}}
         mount = {"name": "redis", "mountPath": str(redis.socket.parent)}
         on_redis = {"extraVolumes": [volume], "extraVolumeMounts": [mount]}
         self.objects = render(
             {
                 "config": {"importer": {"source_addresses": "any"}, "registry": {"drain_delay_s": 0}},
+                "monitoring": {"port": self.ports["monitoring"]},
                 "redis": {"enabled": False, "external": {"existingSecret": "redis"}},
                 "registry": {"port": self.ports["registry"]},
                 "uploader": {"port": self.ports["uploader"], **on_redis},
@@ -138,9 +139,9 @@ def test_an_image_goes_through_the_charts_pods(
         roles = {}
         for part, (_, first_line) in PARTS.items():
             on_cluster = part == "controller"
-            command = chart.command(
-                part, container_image, api if on_cluster else [], {account: ACCOUNT} if on_cluster else {}
-            )
+            # Pods have an address each; here they share one.
+            environment = api if on_cluster else ["DVCR__MONITORING__PORT=0"]
+            command = chart.command(part, container_image, environment, {account: ACCOUNT} if on_cluster else {})
             roles[part] = stack.enter_context(started(command, first_line))
         for part in ("registry", "uploader"):
             assert requests.get(f"http://127.0.0.1:{chart.ports[part]}/readyz", timeout=10).status_code == 200
