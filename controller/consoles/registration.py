@@ -4,8 +4,8 @@ import base64
 
 from controller.api.resource import API_SERVICE, SERVICE, VERSION, Resource
 from controller.consoles.paths import GROUP
-from controller.runtime.errors import MissingError
 from controller.runtime.informer import Object
+from controller.runtime.likeness import contains
 from controller.runtime.port import ClusterPort
 
 API_SERVICE_NAME = f"{VERSION}.{GROUP}"
@@ -14,17 +14,16 @@ API_SERVICE_NAME = f"{VERSION}.{GROUP}"
 def register(
     cluster: ClusterPort, namespace: str, service: str, external_name: str, port: int, authority: bytes
 ) -> None:
-    """Have the cluster trust the API's certificate, which `authority` (PEM) has issued; idempotent.
+    """Have the cluster trust the API's certificate, which `authority` (PEM) has issued. Writes only what differs.
 
     With `external_name`, the host at which this process is reached, both objects are made. Without, they belong to
     whoever installed the controller, and only the authority is filled in.
     """
     bundle = base64.b64encode(authority).decode()
     if not external_name:
-        try:
+        installed = cluster.get(API_SERVICE, API_SERVICE_NAME)
+        if installed is not None and installed["spec"].get("caBundle") != bundle:
             cluster.patch(API_SERVICE, API_SERVICE_NAME, {"spec": {"caBundle": bundle}})
-        except MissingError:
-            return
     else:
         _put(cluster, SERVICE, _service(namespace, service, external_name, port))
         _put(cluster, API_SERVICE, _api_service(namespace, service, port, bundle))
@@ -32,9 +31,10 @@ def register(
 
 def _put(cluster: ClusterPort, resource: Resource, obj: Object) -> None:
     name, namespace = obj["metadata"]["name"], obj["metadata"].get("namespace")
-    if cluster.get(resource, name, namespace) is None:
+    found = cluster.get(resource, name, namespace)
+    if found is None:
         cluster.create(resource, obj)
-    else:
+    elif not contains(found["spec"], obj["spec"]):
         cluster.patch(resource, name, {"spec": obj["spec"]}, namespace)
 
 

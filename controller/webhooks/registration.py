@@ -2,11 +2,11 @@
 
 import base64
 from copy import deepcopy
-from typing import Any
 
 from controller.api.kinds import KINDS
 from controller.api.resource import GROUP, VALIDATING_WEBHOOKS, VERSION
 from controller.runtime.informer import Object
+from controller.runtime.likeness import contains
 from controller.runtime.port import ClusterPort
 from controller.webhooks.app import EVICT, VALIDATE
 
@@ -31,7 +31,7 @@ def register(cluster: ClusterPort, base_url: str, authority: bytes) -> None:
         webhook["clientConfig"]["caBundle"] = bundle
     if found is None:
         cluster.create(VALIDATING_WEBHOOKS, wanted)
-    elif not _contains(found["webhooks"], wanted["webhooks"]):
+    elif not contains(found["webhooks"], wanted["webhooks"]):
         cluster.update(VALIDATING_WEBHOOKS, {**found, "webhooks": wanted["webhooks"]})
 
 
@@ -67,12 +67,3 @@ def _configuration(base_url: str) -> Object:
             },
         ],
     }
-
-
-def _contains(found: Any, wanted: Any) -> bool:
-    """Whether `found` is `wanted`, but for what the server has added."""
-    if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(_contains(found.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(_contains, found, wanted))
-    return bool(found == wanted)

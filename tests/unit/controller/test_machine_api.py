@@ -148,3 +148,15 @@ def test_what_somebody_else_installed_only_gets_the_authority() -> None:
     assert announced is not None
     assert announced["spec"] == {"service": {"name": "theirs"}, "caBundle": base64.b64encode(AUTHORITY).decode()}
     assert cluster.get(SERVICE, "api", "dvcr") is None
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1"])
+def test_what_is_announced_already_is_not_written_again(host: str) -> None:
+    cluster = MemoryCluster()
+    cluster.create(API_SERVICE, {"metadata": {"name": API_SERVICE_NAME}, "spec": {}})
+    register(cluster, "dvcr", "console", host, 443, AUTHORITY)
+    writes = cluster.writes
+
+    register(cluster, "dvcr", "console", host, 443, AUTHORITY)
+
+    assert cluster.writes == writes
