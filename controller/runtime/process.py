@@ -40,6 +40,7 @@ class ControllerProcess:
             loop.resource: Controller(loop.resource.kind, loop.reconciler, workers=workers) for loop in self._loops
         }
         self._informers: dict[Resource, Informer] = {}
+        self._synced = False
 
     def run(self, stopping: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
         """Reconcile until `stopping` is set. DvcrError if the caches cannot be filled in time."""
@@ -52,6 +53,7 @@ class ControllerProcess:
                 if not informer.wait_synced(SYNC_TIMEOUT_S):
                     message = f"no list of {resource.plural} from {self._cluster.live.server} within {SYNC_TIMEOUT_S} s"
                     raise DvcrError(message, reason="ClusterUnavailable")
+            self._synced = True
             for controller in self._controllers.values():
                 controller.start()
             on_ready()
@@ -80,7 +82,8 @@ class ControllerProcess:
         def changed(namespace: str, name: str) -> None:
             if own is not None:
                 own.enqueue(namespace, name)
-            for controller, keys_of in concerned:
+            # Before everything is known, every object waits for its first pass anyway.
+            for controller, keys_of in concerned if self._synced else ():
                 for key in keys_of((namespace, name), self._cluster):
                     controller.enqueue(*key)
 

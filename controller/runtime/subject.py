@@ -17,6 +17,10 @@ from controller.runtime.port import ClusterPort
 FINALIZER = f"{GROUP}/dvcr"
 MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
 """Of each kind, the one that says what the phase says; events repeat its message."""
+NOT_RUNNING = "NotRunning"
+"""The reason of conditions that mean nothing for a machine that is off."""
+_HAPPENINGS = ("Migrating", "Resized", "Retrying")
+"""Conditions that are there only once something happened."""
 _FAILED_PHASES = ("Failed", "ImageLost", "PVCLost")
 S = TypeVar("S", bound=ApiModel)
 
@@ -136,7 +140,8 @@ class Transition:
 def transitions(before: Object, after: Object) -> Iterator[Transition]:
     """What the change from one status to the next is worth telling: its phase, and each condition that turned. Pure.
 
-    The main condition says what the phase says, so it is told only where the phase stays.
+    The main condition says what the phase says, so it is told only where the phase stays. The first word of a condition
+    is no turn, unless the condition is there only because something happens; nor is that a machine does not run.
     """
     phase = after.get("phase", "")
     moved = phase != before.get("phase", "")
@@ -145,10 +150,15 @@ def transitions(before: Object, after: Object) -> Iterator[Transition]:
         main: Object = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
         message = after.get("failureMessage") or main.get("message") or f"the phase is now {phase}"
         yield Transition(phase, message, phase in _FAILED_PHASES)
-    old = {condition["type"]: condition for condition in before.get("conditions") or ()}
+    old = {condition["type"]: condition for condition in before.get("conditions") or () if _says_something(condition)}
     for name, condition in conditions.items():
-        known = old.get(name, {})
+        known = old.get(name, {} if name in _HAPPENINGS else condition)
         if (moved and name in MAIN_CONDITIONS) or all(known.get(key) == condition[key] for key in ("status", "reason")):
             continue
-        reason = name if condition["status"] == "True" else condition["reason"]
-        yield Transition(reason, condition.get("message") or f"{name} is now {condition['status']}")
+        if _says_something(condition):
+            reason = name if condition["status"] == "True" else condition["reason"]
+            yield Transition(reason, condition.get("message") or f"{name} is now {condition['status']}")
+
+
+def _says_something(condition: Object) -> bool:
+    return condition["reason"] != NOT_RUNNING or condition["type"] in _HAPPENINGS
