@@ -28,6 +28,8 @@ FindOrigin = Callable[[], Origin | NotThere]
 READY = "Ready"
 WAITING_FOR_UPLOAD = "WaitForUserUpload"
 _POLL_S = 1.0
+_QUEUE_POLL_S = 10.0
+"""How often a job is looked at at least that has been in line for twice as long."""
 _STALE_AFTER = timedelta(seconds=60)
 """A worker that runs a job reports more often than this."""
 _QUEUE_LOST_AFTER = timedelta(minutes=10)
@@ -103,7 +105,8 @@ class ImageImport:
         def find_origin() -> Origin | NotThere:
             return self._origins.find(source, namespace)
 
-        done = self.done(target, status)
+        # The registry is only asked where the board does not know better: thousands may wait in line.
+        done = None if self._is_under_way(target) else self.done(target, status)
         if done is not None:
             return done
         if source.type == SourceType.UPLOAD:
@@ -155,13 +158,21 @@ class ImageImport:
             return self._failed(progress)
         advance_progress(status, progress.percent)
         if progress.state is JobState.QUEUED:
-            return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
+            waited_s = (self._clock() - progress.updated_at).total_seconds()
+            again_s = min(max(_POLL_S, waited_s / 2), _QUEUE_POLL_S)
+            return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker", again_s=again_s)
         if progress.state is JobState.WAITING:
             status.download_speed = None
             return ImportOutcome(ImportState.RUNNING, progress.reason, progress.message)
         status.download_speed = _speed(progress.average_speed, progress.current_speed)
         message = "; ".join(filter(None, (_STAGES[progress.stage], progress.message)))
         return ImportOutcome(ImportState.RUNNING, "Importing", message)
+
+    def _is_under_way(self, target: ImportTarget) -> bool:
+        """Whether a worker has the job, or will, so that there is no artifact yet, or nobody was told of it."""
+        progress = self._board.progress(target.uid)
+        ended = (JobState.SUCCEEDED, JobState.FAILED)
+        return progress is not None and progress.state not in ended and not self._is_due(progress)
 
     def _is_due(self, progress: JobProgress) -> bool:
         """Whether the job is to be sent again: it seems lost, or failed a while ago for a cause that may be gone."""

@@ -13,6 +13,7 @@ from controller.runtime.cached import CachedCluster
 from controller.runtime.cluster import Cluster, Object
 from controller.runtime.process import ControllerProcess
 from dvcr.config import Settings
+from dvcr.jobs.job import JobProgress, JobState
 from tests.support.cluster import ClusterProcess
 from tests.support.jobs import MemoryJobBoard
 from tests.support.waiting import eventually
@@ -88,6 +89,7 @@ def test_the_main_job_and_a_restart_of_everything_in_the_middle(cluster: Cluster
     running.apply(MACHINE, "web", MACHINE_SPEC)
     running.wait_phase(CLUSTER_IMAGE, "debian", "Provisioning")
     running.registry.add("cvmi/debian", image["metadata"]["uid"])
+    running.board.report(image["metadata"]["uid"], JobProgress(state=JobState.SUCCEEDED))
     running.wait_phase(CLUSTER_IMAGE, "debian", "Ready")
     running.bind("vmd-root")
     running.wait_phase(DISK, "root", "Ready")
@@ -117,6 +119,7 @@ def test_an_image_that_was_in_use_goes_when_its_last_disk_does(running: Running)
     running.apply(DISK, "root", DISK_SPEC)
     running.wait_phase(CLUSTER_IMAGE, "debian", "Provisioning")
     running.registry.add("cvmi/debian", image["metadata"]["uid"])
+    running.board.report(image["metadata"]["uid"], JobProgress(state=JobState.SUCCEEDED))
     running.bind("vmd-root")
     running.apply(MACHINE, "web", MACHINE_SPEC)
     running.run_pod("vm-web")

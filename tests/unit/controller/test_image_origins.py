@@ -93,7 +93,7 @@ def test_an_image_of_an_image_waits_until_that_is_ready() -> None:
     uid = world.apply(IMAGE, "base", base)["metadata"]["uid"]
     message = "waits for VirtualMachineImage 'base', which is Provisioning"
     assert waiting(world, CLUSTER_IMAGE, "copy") == ("Pending", "ImageNotReady", message)
-    world.registry.add("vmi/default/base", uid)
+    world.publish("vmi/default/base", uid)
     world.settle()
     job = world.board.submitted[-1]
     assert (job.repository, job.origin) == (
@@ -101,7 +101,7 @@ def test_an_image_of_an_image_waits_until_that_is_ready() -> None:
         ImageOrigin(repository="vmi/default/base", digest="sha256:" + "a" * 64),
     )
     again = {"type": "ClusterVirtualMachineImage", "clusterVirtualMachineImage": {"name": "copy"}}
-    world.registry.add("cvmi/copy", world.get(CLUSTER_IMAGE, "copy")["metadata"]["uid"])
+    world.publish("cvmi/copy", world.get(CLUSTER_IMAGE, "copy")["metadata"]["uid"])
     world.settle()
     world.apply(IMAGE, "third", {"dataSource": again})
     assert world.board.submitted[-1].origin == ImageOrigin(repository="cvmi/copy", digest="sha256:" + "a" * 64)

@@ -70,7 +70,7 @@ def test_only_the_launcher_that_runs_the_machine_knows_its_disks(state: MachineS
 def test_an_image_stays_for_a_disk_that_no_machine_has_used_yet() -> None:
     world = World()
     uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
-    world.registry.add("vmi/default/a", uid)
+    world.publish("vmi/default/a", uid)
     world.settle()
     world.apply(DISK, "own", OWN)
     assert world.delete(IMAGE, "a") is not None
@@ -133,7 +133,7 @@ def test_an_image_stays_while_another_is_made_from_it(resource: Any) -> None:
     world.delete(CLUSTER_IMAGE, "debian")
     name = f"{resource.kind} 'default/copy'" if resource.namespaced else f"{resource.kind} 'copy'"
     assert in_use(world) == f"waits for {name} to be made from it"
-    world.registry.add("vmi/default/copy" if resource.namespaced else "cvmi/copy", uid)
+    world.publish("vmi/default/copy" if resource.namespaced else "cvmi/copy", uid)
     world.settle()
     assert world.find(CLUSTER_IMAGE, "debian") is None
 
@@ -146,7 +146,7 @@ def test_an_image_stays_while_a_golden_image_of_its_disk_is_made() -> None:
     uid = world.apply(IMAGE, "golden", {"dataSource": source})["metadata"]["uid"]
     world.delete(CLUSTER_IMAGE, "debian")
     assert in_use(world) == "waits for VirtualMachineImage 'default/golden' to be made from it"
-    world.registry.add("vmi/default/golden", uid)
+    world.publish("vmi/default/golden", uid)
     world.settle()
     assert world.find(CLUSTER_IMAGE, "debian") is None
 

@@ -31,7 +31,7 @@ def world() -> World:
     """A world with the disk `root`, made of the image `base`."""
     world = World()
     uid = world.apply(CLUSTER_IMAGE, "base", BASE)["metadata"]["uid"]
-    world.registry.add("cvmi/base", uid)
+    world.publish("cvmi/base", uid)
     world.apply(DISK, "root", FROM_BASE)
     world.bind("vmd-root")
     return world
@@ -79,7 +79,7 @@ def test_a_pod_where_the_disk_is_makes_the_image(
     world.settle()
     assert world.status(resource, "golden")["progress"] == "40%"
 
-    world.registry.add(repository, uid)
+    world.publish(repository, uid)
     world.settle()
     status = world.status(resource, "golden")
     assert (status["phase"], status["progress"]) == ("Ready", "100%")
@@ -113,7 +113,7 @@ def test_the_launcher_of_a_running_machine_captures(world: World) -> None:
     world.settle()
     status = world.status(IMAGE, "golden")
     assert (status["phase"], status["progress"]) == ("Provisioning", "40%")
-    world.registry.add("vmi/default/golden", uid)
+    world.publish("vmi/default/golden", uid)
     world.settle()
     assert world.status(IMAGE, "golden")["phase"] == "Ready"
     assert world.launchers.captures == {}
@@ -162,7 +162,7 @@ def test_a_machine_does_not_start_meanwhile(world: World) -> None:
     condition = world.condition(MACHINE, "web", "Running")
     assert (condition["reason"], "VirtualMachineImage 'golden'" in condition["message"]) == ("DiskInUse", True)
     assert world.find(POD, "vm-web") is None
-    world.registry.add("vmi/default/golden", uid)
+    world.publish("vmi/default/golden", uid)
     world.settle()
     pod = pod_of(world)
     if pod is not None:

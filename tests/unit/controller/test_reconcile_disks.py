@@ -68,7 +68,7 @@ def test_a_disk_imports_for_itself() -> None:
     (job,) = world.board.submitted
     assert job.repository == "vmd/default/own"
     assert world.status(DISK, "own")["phase"] == "Provisioning"
-    world.registry.add("vmd/default/own", uid)
+    world.publish("vmd/default/own", uid)
     world.settle()
     world.bind("vmd-own")
     assert world.status(DISK, "own")["phase"] == "Ready"

@@ -73,6 +73,17 @@ def test_a_job_that_says_it_succeeded_is_not_believed() -> None:
     assert (status["phase"], status["progress"]) == ("Provisioning", "99%")
 
 
+def test_an_import_that_has_waited_long_is_looked_at_seldom() -> None:
+    world = World()
+    uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
+    world.board.report(uid, JobProgress(state=JobState.QUEUED, updated_at=world.now))
+    looks_s = []
+    for passes_s in (1, 4, 55):
+        world.pass_time(passes_s)
+        looks_s.append(world.reconcilers[IMAGE].reconcile(("default", "a")))
+    assert looks_s == [1, 2.5, 10]
+
+
 def test_an_import_tells_how_long_it_took() -> None:
     world = World()
     uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]
@@ -89,7 +100,7 @@ def test_an_import_tells_how_long_it_took() -> None:
 def test_a_lost_image_is_noticed_and_healed_when_it_returns() -> None:
     world = World()
     uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]
-    world.registry.add("cvmi/a", uid)
+    world.publish("cvmi/a", uid)
     world.settle()
     stored = world.registry.images.pop(("cvmi/a", uid))
     world.settle()
@@ -103,7 +114,7 @@ def test_a_lost_image_is_noticed_and_healed_when_it_returns() -> None:
 def test_deleting_an_image_leaves_nothing() -> None:
     world = World()
     uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]
-    world.registry.add("cvmi/a", uid)
+    world.publish("cvmi/a", uid)
     world.settle()
     assert world.delete(CLUSTER_IMAGE, "a") is None
     assert world.registry.images == {}
@@ -133,7 +144,7 @@ def test_an_upload_waits_for_the_user_then_is_imported_as_a_blob() -> None:
     assert job.origin.model_dump() == {
         "kind": "blob", "repository": "vmi/default/up", "digest": "sha256:d", "size_bytes": 50, "verified": False,
     }  # fmt: skip
-    world.registry.add("vmi/default/up", uid)
+    world.publish("vmi/default/up", uid)
     world.settle()
     status = world.status(IMAGE, "up")
     assert (status["phase"], "uploadCommand" in status, world.board.ticket(token)) == ("Ready", False, None)

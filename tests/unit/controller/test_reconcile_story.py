@@ -19,7 +19,7 @@ MACHINE_SPEC = {
 
 def ready_image(world: World) -> str:
     uid: str = world.apply(CLUSTER_IMAGE, "debian", IMAGE_SPEC)["metadata"]["uid"]
-    world.registry.add("cvmi/debian", uid)
+    world.publish("cvmi/debian", uid)
     world.board.report(uid, JobProgress(state=JobState.SUCCEEDED, percent=100, started_at=NOW, finished_at=NOW))
     world.settle()
     return uid
@@ -49,7 +49,7 @@ def test_an_image_is_submitted_followed_and_becomes_ready() -> None:
     assert status["downloadSpeed"] == {
         "avg": "2KiB/s", "current": "1KiB/s", "avgBytes": "2048", "currentBytes": "1024",
     }  # fmt: skip
-    world.registry.add("cvmi/debian", uid)
+    world.publish("cvmi/debian", uid)
     world.settle()
     status = world.status(CLUSTER_IMAGE, "debian")
     assert (status["phase"], status["progress"], status["format"], status["cdrom"]) == ("Ready", "100%", "qcow2", False)

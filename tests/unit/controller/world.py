@@ -58,6 +58,7 @@ from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
 from dvcr.config import ClientSettings, MigrationSettings, UploaderSettings
 from dvcr.digest import Digest
+from dvcr.jobs.job import JobProgress, JobState
 from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
 
@@ -236,6 +237,12 @@ class World:
             if self.cluster.writes == before:
                 return
         raise AssertionError("the reconcilers never come to rest")
+
+    def publish(self, repository: str, uid: str, *, cdrom: bool = False) -> None:
+        """As a worker or a launcher does: the artifact first, then the last word on the job, if there is one."""
+        self.registry.add(repository, uid, cdrom=cdrom)
+        if self.board.progress(uid) is not None:
+            self.board.report(uid, JobProgress(state=JobState.SUCCEEDED))
 
     def bind(self, claim: str) -> None:
         """As the provisioner does."""
