@@ -6,7 +6,7 @@ BIN := .venv/bin
 # say what schemas cannot.
 ON_KUBERNETES := tests/contracts/test_cluster_port.py -k 'not breaks_a_rule'
 
-.PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-machines bench-pipeline bench-registry clean
+.PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-controller bench-machines bench-pipeline bench-registry clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -68,6 +68,10 @@ bench-pipeline: setup ## Import 4 GiB in five formats beside what users do today
 
 bench-registry: setup ## Push and pull beside docker-registry and distribution v3 (needs Go); writes bench/results/registry.json
 	$(BIN)/python -m bench.registry
+
+bench-controller: setup ## Apply 3,000 objects on a real kube-apiserver (needs Go), beside kopf; writes bench/results/controller.json
+	@scripts/go-kubernetes $$($(BIN)/python -m tests.support.kubernetes)
+	$(BIN)/python -m bench.controller
 
 bench-machines: setup ## Start machines, copy, read and capture disks beside bare QEMU and qemu-img; writes bench/results/machines.json
 	$(BIN)/python -m bench.machines

@@ -50,6 +50,10 @@ class KubernetesProcess(ClusterProcess):
     """Whether DVCR's kinds are there from the start."""
     options: tuple[str, ...] = ()
     """Further ones of kube-apiserver."""
+    controllers: str = "*"
+    """Which of its controllers kube-controller-manager runs."""
+    users: dict[str, str] = field(default_factory=dict)
+    """Names of more administrators by their tokens."""
     _beside: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False)
     _etcd_url: str = ""
 
@@ -73,6 +77,7 @@ class KubernetesProcess(ClusterProcess):
             self._run_beside(
                 programs() / "kube-controller-manager",
                 f"--kubeconfig={self.kubeconfig}",
+                f"--controllers={self.controllers}",
                 f"--service-account-private-key-file={self.root}/key.pem",
                 f"--root-ca-file={self.ca_file}",
                 "--leader-elect=false",
@@ -96,8 +101,10 @@ class KubernetesProcess(ClusterProcess):
         self.port = self.port or free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self_signed(self.root, "127.0.0.1")
-        (self.root / "tokens.csv").write_text(f"{TOKEN},admin,1,system:masters\n")
-        self.kubeconfig.write_text(yaml.safe_dump(self._configuration()))
+        users = {TOKEN: "admin", **self.users}
+        lines = [f"{token},{user},{user},system:masters\n" for token, user in users.items()]
+        (self.root / "tokens.csv").write_text("".join(lines))
+        self.kubeconfig.write_text(self.configuration(TOKEN))
         self._etcd_url, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self._run_beside(
             go_tool.build(ETCD),
@@ -169,16 +176,18 @@ class KubernetesProcess(ClusterProcess):
     def _has_account(self) -> bool:
         return self.session().get(f"{self.url}/api/v1/namespaces/default/serviceaccounts/default", timeout=10).ok
 
-    def _configuration(self) -> dict[str, object]:
+    def configuration(self, token: str) -> str:
+        """The kubeconfig of a user, by the token."""
         cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
-        return {
+        document = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "tests", "cluster": cluster}],
-            "users": [{"name": "admin", "user": {"token": TOKEN}}],
-            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "admin"}}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
             "current-context": "tests",
         }
+        return yaml.safe_dump(document)
 
     def _run_beside(self, *command: object) -> None:
         with (self.root / "log").open("a") as log:
