@@ -39,6 +39,7 @@ from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.errors import RegistryError
 from tests.support import hostile
+from tests.support.certificates import self_signed
 from tests.support.file_server import serving
 from tests.support.helm import CHART, NAMESPACE, RELEASE, helm
 from tests.support.installed import InstalledChart
@@ -64,8 +65,13 @@ class World:
     server: KubernetesProcess
     cluster: Cluster
     installed: InstalledChart
-    registry: str
+    registry: requests.Session
+    """That trusts the registry's certificate."""
     ports: dict[str, int]
+
+    @property
+    def registry_url(self) -> str:
+        return f"https://127.0.0.1:{self.ports['registry']}"
 
     def as_user(self, user: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """kubectl by somebody else than the administrator."""
@@ -99,7 +105,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ports = {name: free_port() for name in PORTS}
         values = {
             "monitoring": {"port": ports["controller"]},
-            "registry": {"port": ports["registry"]},
+            "registry": {
+                "port": ports["registry"],
+                "tls": {"existingSecret": "registry-tls", "hasAuthority": True},
+            },
             "uploader": {"port": ports["uploader"]},
             "controller": {"ports": {"machineApi": ports["machineApi"], "webhooks": ports["webhooks"]}},
             "config": {
@@ -108,6 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             },
         }
         server.kubectl("create", "namespace", NAMESPACE)
+        authority = _make_certificate(server)
         helm("install", RELEASE, CHART, "-n", NAMESPACE, "--kubeconfig", server.kubeconfig, values=values)
         server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_endpoints(ports)))
         cluster = Cluster.connect(server.kubeconfig)
@@ -123,9 +133,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         installed.start("Deployment", "dvcr-uploader")
         kubeconfig = _kubeconfig_of_controller(server)
         installed.start("Deployment", "dvcr-controller", DVCR__CONTROLLER__KUBECONFIG=str(kubeconfig))
-        registry = f"http://127.0.0.1:{ports['registry']}"
-        eventually(lambda: _is_ready(registry), "the registry is ready", 60)
+        registry = requests.Session()
+        registry.trust_env = False  # where authorities may be named that would win
+        registry.verify = str(authority)
         found = World(server, cluster, installed, registry, ports)
+        eventually(lambda: _is_ready(found), "the registry is ready", 60)
         eventually(lambda: "reconciling" in installed.log("dvcr-controller").read_text(), "the controller leads", 60)
         _make_team(server)
         eventually(lambda: _is_refused(found), "the webhooks are asked", 90)
@@ -145,6 +157,9 @@ def test_from_an_image_to_a_pod_and_back(world: World) -> None:
     world.server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(_storage(world)))
     eventually(lambda: world.phase(DISK, "root") == "Ready", "the disk is Ready", 60)
     eventually(lambda: _pod(world) is not None, "the machine has a pod", 60)
+
+    variables = {each["name"]: each["value"] for each in _pod(world)["spec"]["containers"][0]["env"] if "value" in each}
+    assert variables["DVCR__CLIENT__CA_PEM"] == Path(str(world.registry.verify)).read_text()
 
     # What an administrator and the machine's user may do meanwhile.
     copied = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": "debian", "namespace": TEAM}}
@@ -202,7 +217,8 @@ def test_users_may_what_their_role_says(world: World) -> None:
 
 
 def test_alerts_and_dashboard_speak_of_metrics_that_there_are(world: World) -> None:
-    shown = {name: _metrics(world.ports[name]) for name in ("registry", "uploader", "controller", "worker")}
+    shown = {name: _metrics(f"http://127.0.0.1:{world.ports[name]}") for name in ("uploader", "controller", "worker")}
+    shown["registry"] = world.registry.get(f"{world.registry_url}/metrics", timeout=10).text
     kinds = re.findall(r"^# TYPE (dvcr_\w+) (\w+)$", "".join(shown.values()), re.MULTILINE)
     endings = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
     there = {name + ending for name, kind in kinds for ending in endings[kind]}
@@ -220,11 +236,11 @@ def test_alerts_and_dashboard_speak_of_metrics_that_there_are(world: World) -> N
 
 def test_without_a_login_nobody_reaches_an_image(world: World) -> None:
     for method, path in (("GET", "/v2/"), ("POST", "/v2/cvmi/debian/blobs/uploads/"), ("GET", "/v2/_catalog")):
-        assert requests.request(method, world.registry + path, timeout=10).status_code == 401
+        assert world.registry.request(method, world.registry_url + path, timeout=10).status_code == 401
     for name in ("controller", "worker", "uploader"):
         login = (name, world.installed.password(name))
-        assert requests.get(f"{world.registry}/v2/", auth=login, timeout=10).status_code == 200
-        assert requests.get(f"{world.registry}/v2/", auth=(name, "wrong"), timeout=10).status_code == 401
+        assert world.registry.get(f"{world.registry_url}/v2/", auth=login, timeout=10).status_code == 200
+        assert world.registry.get(f"{world.registry_url}/v2/", auth=(name, "wrong"), timeout=10).status_code == 401
 
 
 def test_the_controller_has_the_rights_that_it_uses_and_no_others(world: World) -> None:
@@ -253,9 +269,9 @@ def _granted(world: World) -> set[str]:
     return {f"{verb} {resource}" for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def _metrics(port: int) -> str:
-    assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 200
-    return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+def _metrics(url: str) -> str:
+    assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+    return requests.get(f"{url}/metrics", timeout=10).text
 
 
 def _apply(world: World, user: str, *objects: dict[str, Any]) -> None:
@@ -274,17 +290,26 @@ def _rehearse(world: World, obj: dict[str, Any]) -> str:
     return world.as_user("editor", *options, stdin=yaml.safe_dump(obj)).stdout
 
 
-def _is_ready(url: str) -> bool:
+def _make_certificate(server: KubernetesProcess) -> Path:
+    """The Secret with the registry's certificate, which is its own authority; the file with it."""
+    (server.root / "registry").mkdir()
+    certificate, key = self_signed(server.root / "registry", "127.0.0.1")
+    server.kubectl("create", "secret", "generic", "registry-tls", "-n", NAMESPACE, f"--from-file=tls.crt={certificate}",
+        f"--from-file=tls.key={key}", f"--from-file=ca.crt={certificate}")  # fmt: skip
+    return certificate
+
+
+def _is_ready(world: World) -> bool:
     try:
-        return requests.get(f"{url}/readyz", timeout=5).ok
-    except requests.ConnectionError:
+        return world.registry.get(f"{world.registry_url}/readyz", timeout=5).ok
+    except requests.RequestException:
         return False
 
 
 def _client(world: World, name: str) -> RegistryClient:
-    return RegistryClient.from_settings(
-        ClientSettings(url=world.registry, username=name, password=SecretStr(world.installed.password(name)))
-    )
+    password = SecretStr(world.installed.password(name))
+    settings = ClientSettings(url=world.registry_url, username=name, password=password)
+    return RegistryClient.from_settings(settings.model_copy(update={"ca_file": Path(str(world.registry.verify))}))
 
 
 def _make_team(server: KubernetesProcess) -> None:
