@@ -34,18 +34,18 @@ class Chart:
     """What the chart renders for ports that are free on this machine, and its pods as commands."""
 
     def __init__(self, folder: Path, redis: RedisServer) -> None:
-        self.ports = {name: free_port() for name in ("registry", "uploader", "machineApi", "monitoring")}
+        self.ports = {name: free_port() for name in ("machineApi", *PARTS)}
         volume = {"name": "redis", "hostPath": {"path": str(redis.socket.parent)}}
         mount = {"name": "redis", "mountPath": str(redis.socket.parent)}
         on_redis = {"extraVolumes": [volume], "extraVolumeMounts": [mount]}
         self.objects = render(
             {
                 "config": {"importer": {"source_addresses": "any"}, "registry": {"drain_delay_s": 0}},
-                "monitoring": {"port": self.ports["monitoring"]},
                 "redis": {"enabled": False, "external": {"existingSecret": "redis"}},
                 "registry": {"port": self.ports["registry"]},
                 "uploader": {"port": self.ports["uploader"], **on_redis},
                 "worker": on_redis,
+                "monitoring": {"port": self.ports["worker"]},
                 "controller": {
                     "ports": {"machineApi": self.ports["machineApi"]},
                     # The embedded cluster checks objects itself.
@@ -133,17 +133,20 @@ def test_an_image_goes_through_the_charts_pods(
     chart = Chart(tmp_path, open_redis)
     account = tmp_path / "account"
     give_account(cluster, chart, account)
-    api = ["KUBERNETES_SERVICE_HOST=127.0.0.1", f"KUBERNETES_SERVICE_PORT={cluster.port}"]
+    # With the port of its own that it has in a network of its own.
+    of_controller = [
+        "KUBERNETES_SERVICE_HOST=127.0.0.1",
+        f"KUBERNETES_SERVICE_PORT={cluster.port}",
+        f"DVCR__MONITORING__PORT={chart.ports['controller']}",
+    ]
 
     with ExitStack() as stack, serving(build_image(tmp_path, disk(), "vdi")) as server:
         roles = {}
         for part, (_, first_line) in PARTS.items():
-            on_cluster = part == "controller"
-            # Pods have an address each; here they share one.
-            environment = api if on_cluster else ["DVCR__MONITORING__PORT=0"]
-            command = chart.command(part, container_image, environment, {account: ACCOUNT} if on_cluster else {})
+            added = (of_controller, {account: ACCOUNT}) if part == "controller" else ([], {})
+            command = chart.command(part, container_image, *added)
             roles[part] = stack.enter_context(started(command, first_line))
-        for part in ("registry", "uploader"):
+        for part in PARTS:
             assert requests.get(f"http://127.0.0.1:{chart.ports[part]}/readyz", timeout=10).status_code == 200
         assert requests.get(f"http://127.0.0.1:{chart.ports['registry']}/v2/", timeout=10).status_code == 401
 
@@ -153,4 +156,4 @@ def test_an_image_goes_through_the_charts_pods(
             return cluster.kubectl("get", "cvmi", "disk", "--output=jsonpath={.status.phase}")
 
         eventually(lambda: phase() == "Ready", "the image is Ready", 60)
-        assert {part: role.stop() for part, role in roles.items()} == dict.fromkeys(PARTS, 0)
+        assert {part: roles[part].stop() for part in reversed(PARTS)} == dict.fromkeys(PARTS, 0)
