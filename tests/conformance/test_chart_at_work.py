@@ -315,6 +315,7 @@ def _client(world: World, name: str) -> RegistryClient:
 def _make_team(server: KubernetesProcess) -> None:
     server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_node()))
     server.kubectl("create", "namespace", TEAM)
+    server.kubectl("label", "namespace", TEAM, "pod-security.kubernetes.io/enforce=baseline")
     for user, role in (("viewer", "view"), ("editor", "edit")):
         server.kubectl("create", "rolebinding", user, "-n", TEAM, f"--clusterrole={role}", f"--user={user}")
     server.kubectl("create", "clusterrolebinding", "admin-of-all", "--clusterrole=admin", "--user=admin")
