@@ -199,8 +199,16 @@ class ClientSettings(_Section):
     """Password for the registry."""
     ca_file: Path | None = None
     """PEM file with the certificate authorities to trust for the registry, instead of the system's."""
+    ca_pem: str = Field("", pattern=r"^$|-----BEGIN CERTIFICATE-----")
+    """The same, the certificates themselves: so the pods of machines get what `ca_file` of the controller holds."""
     timeout_s: float = Field(60, gt=0)
     """Longest silence of the registry in one request."""
+
+    @model_validator(mode="after")
+    def _one_authority(self) -> Self:
+        if self.ca_file is not None and self.ca_pem:
+            raise ValueError("client.ca_file and client.ca_pem say the same; set one of them")
+        return self
 
 
 class BrokerSettings(_Section):

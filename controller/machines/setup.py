@@ -1,4 +1,4 @@
-"""What an installation says about its launchers: their image, their settings, and where they keep chunks. Pure."""
+"""What an installation says about its launchers: their image, their settings, and where they keep chunks."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 from controller.launcher.spec import CACHE_FOLDER
 from controller.runtime.informer import Object
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
+from dvcr.errors import ConfigError
 
 _CACHE_VOLUME = "cache"
 # Files take whole blocks of a file system, folders too: what keeps to its own bound must not pass the volume's, for
@@ -26,8 +27,15 @@ class LauncherSetup:
     """Folder of every node that its pods share for chunks; None: each has one of its own."""
 
     def environment(self) -> list[Object]:
-        """The variables of a launcher's container: where the registry is, and what the settings say about launchers."""
-        registry = self.registry.model_dump(exclude_defaults=True, exclude={"password"}) | {"url": self.registry.url}
+        """The variables of a launcher's container: where the registry is, and what the settings say about launchers.
+
+        Raises ConfigError where `client.ca_file` cannot be read.
+        """
+        left_out = {"password", "ca_file"}
+        registry = self.registry.model_dump(exclude_defaults=True, exclude=left_out) | {"url": self.registry.url}
+        if self.registry.ca_file is not None:
+            # The pod has no such file.
+            registry["ca_pem"] = _content(self.registry.ca_file)
         if self.registry.password:
             registry["password"] = self.registry.password.get_secret_value()
         launcher = self.launcher.model_dump(exclude_defaults=True) | {"cache_dir": CACHE_FOLDER}
@@ -47,6 +55,13 @@ class LauncherSetup:
     def cache_mount(self) -> Object:
         """The mount of the chunk cache in a launcher's container."""
         return {"name": _CACHE_VOLUME, "mountPath": CACHE_FOLDER}
+
+
+def _content(ca_file: Path) -> str:
+    try:
+        return ca_file.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"client.ca_file: cannot read {ca_file}: {exc}") from exc
 
 
 def bounded(content_bytes: int) -> Object:

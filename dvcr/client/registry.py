@@ -34,6 +34,7 @@ class RegistryClient:
                 username=settings.username,
                 password=settings.password.get_secret_value(),
                 ca_file=str(settings.ca_file) if settings.ca_file else None,
+                ca_pem=settings.ca_pem,
                 timeout_s=settings.timeout_s,
             )
         )

@@ -7,7 +7,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Self
+from tempfile import NamedTemporaryFile
+from typing import IO, Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -50,6 +51,7 @@ class Transport:
         username: str = "",
         password: str = "",
         ca_file: str | None = None,
+        ca_pem: str = "",
         insecure_skip_verify: bool = False,
         timeout_s: float = 60,
         retry: RetryPolicy | None = None,
@@ -66,6 +68,10 @@ class Transport:
         if insecure_skip_verify:
             # Whoever asked for this knows; a line on standard error for each request tells nothing new.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        # requests takes files only; this one lives as long as the transport, and those that are made of it.
+        self._certificates = _as_file(ca_pem) if ca_pem else None
+        if self._certificates is not None:
+            ca_file = self._certificates.name
         self._verify: str | bool = False if insecure_skip_verify else ca_file or True
         self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
@@ -277,3 +283,11 @@ def _refusal(where: str, response: requests.Response) -> RegistryError:
     if status in (409, 429, 503) and after.isdecimal():
         return BusyError(text, code=code, status=status, retry_after_s=float(after))
     return RegistryError(text, code=code, status=status, reason="RegistryDenied" if status in (401, 403) else None)
+
+
+def _as_file(text: str) -> IO[str]:
+    """A file with this text, which is removed when nobody has it any more."""
+    file = NamedTemporaryFile("w", prefix="dvcr-ca-", suffix=".pem")  # noqa: SIM115
+    file.write(text)
+    file.flush()
+    return file

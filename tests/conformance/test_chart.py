@@ -226,6 +226,7 @@ _CHOSEN: dict[str, Any] = {
     "registry.quotas": {"team/": 2**40, "": 2**50}, "access.groups": {"operators": ["olga"]},
     "access.rules": [{"repositories": ["a/**"], "actions": ["pull"], "users": ["@operators"]}],
     "access.issuers": [{"name": "idp", "issuer": "https://i", "audience": "dvcr", "jwks": "https://i/keys"}],
+    "client.ca_pem": "-----BEGIN CERTIFICATE-----\n",
     "access.external_url": "https://registry.example.com", "importer.source_addresses": "public",
     "importer.platform": "linux/arm64", "importer.connections": 7, "uploader.tls.client_certificates": "required",
     "controller.machine_cidrs": ["10.7.0.0/16"], "controller.address_annotations": {"a.example.com/b": '["{address}"]'},

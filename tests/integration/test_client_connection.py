@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from dvcr.client.cancellation import Cancellation
 from dvcr.client.registry import RegistryClient
 from dvcr.client.retry import RetryPolicy
 from dvcr.client.transport import Transport
@@ -79,6 +80,12 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_registry_with_a_private_authority(certificate: tuple[Path, Path]) -> None:
     with tls_registry(*certificate) as url:
         RegistryClient.from_settings(ClientSettings(url=url, ca_file=certificate[0])).ping()
+
+
+def test_a_private_authority_that_is_no_file(certificate: tuple[Path, Path]) -> None:
+    with tls_registry(*certificate) as url:
+        settings = ClientSettings(url=url, ca_pem=certificate[0].read_text())
+        RegistryClient.from_settings(settings).on_behalf_of(Cancellation()).ping()
 
 
 def test_an_authority_that_is_not_trusted_names_the_setting(certificate: tuple[Path, Path]) -> None:

@@ -7,7 +7,9 @@ import pytest
 from controller.launcher.spec import CACHE_FOLDER
 from controller.machines.setup import LauncherSetup, bounded
 from dvcr.config import ClientSettings, LauncherSettings, load_settings
+from dvcr.errors import ConfigError
 
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n"
 REGISTRY = ClientSettings(url="http://registry.test")
 
 
@@ -41,6 +43,25 @@ def test_what_is_left_open_stays_open() -> None:
         {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"},
         {"name": "DVCR__LAUNCHER__CACHE_DIR", "value": CACHE_FOLDER},
     ]
+
+
+def test_launchers_get_the_authority_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text(AUTHORITY)
+    registry = ClientSettings(url="https://registry.test", ca_file=file)
+    for entry in LauncherSetup(("dvcr-launcher",), "dvcr", registry).environment():
+        monkeypatch.setenv(entry["name"], entry["value"])
+
+    got = load_settings().client
+
+    assert (got.ca_pem, got.ca_file, got.url) == (AUTHORITY, None, "https://registry.test")
+
+
+def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    registry = ClientSettings(url="https://registry.test", ca_file=tmp_path / "none")
+
+    with pytest.raises(ConfigError, match=r"client.ca_file: cannot read .*none"):
+        LauncherSetup(("dvcr-launcher",), "dvcr", registry).environment()
 
 
 def test_the_cache_is_the_nodes_or_the_pods_own() -> None:
