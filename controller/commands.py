@@ -32,12 +32,14 @@ def controller(
     from controller.assembly import build_loops
     from controller.consoles.site import MachineApiSite
     from controller.cpumodels.default import ensure_default
+    from controller.images.recent import RecentImages
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.authority import MachineAuthority
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cached import CachedCluster
     from controller.runtime.cluster import Cluster
     from controller.runtime.metrics import LEADER
+    from controller.runtime.open_files import allow_many
     from controller.runtime.process import ControllerProcess
     from controller.runtime.termination import termination
     from controller.service import Service
@@ -50,9 +52,10 @@ def controller(
     cluster = Cluster.connect(settings.controller.kubeconfig)
     board = RedisJobBoard.from_settings(settings.broker)
     authority = MachineAuthority(cluster, settings.controller.namespace)
-    launchers = HttpLauncherStatus(authority)
+    launchers = HttpLauncherStatus(authority, allow_many() // 2)
     cached = CachedCluster(cluster)
-    loops = build_loops(cached, board, RemoteImageRegistry(settings.client), launchers, settings)
+    registry = RecentImages(RemoteImageRegistry(settings.client))
+    loops = build_loops(cached, board, registry, launchers, settings)
     process = ControllerProcess(
         cached, loops, workers=settings.controller.workers, resync_s=settings.controller.resync_s
     )

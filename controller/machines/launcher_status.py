@@ -26,7 +26,9 @@ _TIMEOUT_S = 2
 _END_TIMEOUT_S = 10
 _SLOW_TIMEOUT_S = 20
 """For what waits for QEMU."""
-_CONNECTIONS = 64
+_CONNECTIONS = 4096
+"""Launchers whose connections are kept at most: a new one costs ten times what a question on an old one does."""
+_FEW_CONNECTIONS = 64
 
 
 class LauncherError(DvcrError):
@@ -50,8 +52,10 @@ class LauncherStatus(Protocol):
 class HttpLauncherStatus:
     """LauncherStatus, and what moving a machine needs, over HTTPS with the controller's certificate."""
 
-    def __init__(self, authority: MachineAuthority) -> None:
+    def __init__(self, authority: MachineAuthority, max_connections: int = _FEW_CONNECTIONS) -> None:
+        """`max_connections`: what the process may have open for it."""
         self._authority = authority
+        self._connections = min(max_connections, _CONNECTIONS)
         self._pools: tuple[ssl.SSLContext, urllib3.PoolManager] | None = None
 
     def read(self, pod: Object) -> MachineStatus | None:
@@ -124,7 +128,7 @@ class HttpLauncherStatus:
     def _manager(self) -> urllib3.PoolManager:
         context = self._authority.client_context()
         if self._pools is None or self._pools[0] is not context:
-            self._pools = context, urllib3.PoolManager(_CONNECTIONS, ssl_context=context)
+            self._pools = context, urllib3.PoolManager(self._connections, ssl_context=context)
         return self._pools[1]
 
 

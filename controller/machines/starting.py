@@ -13,6 +13,7 @@ from controller.machines.processor import processor
 from controller.machines.provisioning import provisioning
 from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
+from controller.runtime.errors import AlreadyExistsError
 from controller.runtime.informer import Object
 from controller.runtime.port import ClusterPort
 
@@ -55,9 +56,9 @@ class MachineStart:
         launcher = launcher_spec(metadata, visit.spec, launch)
         launch.annotations[RENEWAL_ANNOTATION] = self._authority.renewal()
         secret = build_secret(metadata, owner, launcher, self._authority.issue(machine.uid))
-        if self._cluster.get(SECRET, pod_name(machine.name), machine.namespace) is None:
+        try:
             self._cluster.create(SECRET, secret)
-        else:
+        except AlreadyExistsError:
             patch = {"data": secret["data"], "metadata": {"ownerReferences": [owner]}}
             self._cluster.patch(SECRET, pod_name(machine.name), patch, machine.namespace)
         return self._cluster.create(POD, build_pod(metadata, owner, visit.spec, launch, self._setup))

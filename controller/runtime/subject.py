@@ -140,8 +140,9 @@ class Transition:
 def transitions(before: Object, after: Object) -> Iterator[Transition]:
     """What the change from one status to the next is worth telling: its phase, and each condition that turned. Pure.
 
-    The main condition says what the phase says, so it is told only where the phase stays. The first word of a condition
-    is no turn, unless the condition is there only because something happens; nor is that a machine does not run.
+    The main condition says what the phase says, so it is told only where the phase stays; so are conditions that turn
+    for the better. The first word of a condition is no turn, unless the condition is there only because something
+    happens; nor is that a machine does not run.
     """
     phase = after.get("phase", "")
     moved = phase != before.get("phase", "")
@@ -153,9 +154,10 @@ def transitions(before: Object, after: Object) -> Iterator[Transition]:
     old = {condition["type"]: condition for condition in before.get("conditions") or () if _says_something(condition)}
     for name, condition in conditions.items():
         known = old.get(name, {} if name in _HAPPENINGS else condition)
-        if (moved and name in MAIN_CONDITIONS) or all(known.get(key) == condition[key] for key in ("status", "reason")):
+        if all(known.get(key) == condition[key] for key in ("status", "reason")) or not _says_something(condition):
             continue
-        if _says_something(condition):
+        better = condition["status"] == "True" and name not in _HAPPENINGS
+        if not (moved and (name in MAIN_CONDITIONS or better)):
             reason = name if condition["status"] == "True" else condition["reason"]
             yield Transition(reason, condition.get("message") or f"{name} is now {condition['status']}")
 

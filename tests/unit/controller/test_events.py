@@ -65,6 +65,18 @@ def test_the_first_word_of_a_condition_is_told_only_where_something_happens() ->
     assert list(told) == [Transition("Migrating", "a pod on another node is made")]
 
 
+def test_with_a_new_phase_only_conditions_that_turn_for_the_worse_are_told_too() -> None:
+    lost, found = (
+        condition("BlockDevicesReady", "False", "DiskNotReady"),
+        condition("BlockDevicesReady", "True", "Ready"),
+    )
+    before = {"phase": "Pending", "conditions": [lost]}
+    after = {"phase": "Scheduling", "conditions": [found]}
+
+    assert [told.reason for told in transitions(before, after)] == ["Scheduling"]
+    assert [told.reason for told in transitions(after, before)] == ["Pending", "DiskNotReady"]
+
+
 def test_what_only_says_that_the_machine_is_off_is_not_told() -> None:
     off = {"phase": "Stopped", "conditions": [condition("Migratable", "False", "NotRunning")]}
     on = {"phase": "Stopped", "conditions": [condition("Migratable", "False", "DisksNotShared")]}
