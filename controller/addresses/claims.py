@@ -101,10 +101,7 @@ class ClaimReconciler:
             if usable and usable in self._ranges:
                 self._adopt(claim, spec, lease)
                 return
-        free = (
-            one for one in self._ranges.candidates(claim.uid) if not self._cluster.get(ADDRESS_LEASE, lease_name(one))
-        )
-        address = next(free, None)
+        address = next(filter(self._is_free, self._ranges.candidates(claim.uid)), None)
         if address is not None:
             self._create(claim, spec, address)
         elif len(self._ranges):
