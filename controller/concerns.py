@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
+from controller.api.reference import named_in
 from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, OPERATION, Resource
 from controller.disks.claim import disk_name
 from controller.machines.pod import machine_names
 from controller.runtime.index import Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
 from controller.runtime.process import KeysOf
-
-_BLOCKS = {"virtualMachineDisk": DISK, "virtualMachineImage": IMAGE, "clusterVirtualMachineImage": CLUSTER_IMAGE}
-"""Where data sources and block devices name what they are about."""
 
 
 def disk_of_claim(key: Key, _cluster: ClusterReader) -> Iterable[Key]:
@@ -51,11 +49,7 @@ def _found(index: Index, value: Callable[[Key], Hashable]) -> KeysOf:
 def _references(obj: Object) -> Iterator[tuple[Resource, Key]]:
     namespace, spec = obj["metadata"].get("namespace", ""), obj.get("spec") or {}
     for place in (spec.get("dataSource") or {}, *(spec.get("blockDevices") or ())):
-        for block, resource in _BLOCKS.items():
-            named = place.get(block)
-            if named:
-                # Objects of the cluster name the namespace too.
-                yield resource, (named.get("namespace", namespace) if resource.namespaced else "", named["name"])
+        yield from named_in(place, namespace)
 
 
 def _is_deleted(obj: Object) -> Iterator[bool]:

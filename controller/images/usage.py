@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
 from controller.api.machine import MachinePhase
-from controller.api.resource import CLUSTER_IMAGE, IMAGE, MACHINE, PVC, Resource
+from controller.api.reference import named_in
+from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, PVC, Resource
 from controller.disks.claim import claim_name, disk_name, pinned_image, stands_alone
 from controller.images.existing import image_in
 from controller.runtime.index import Index, Key, Object, key_of
@@ -18,8 +19,6 @@ from dvcr.artifact.store import StoredImage
 
 _OFF = (None, MachinePhase.PENDING, MachinePhase.STOPPED, MachinePhase.FAILED)
 _NAMED_AT_MOST = 10
-_SOURCES = {"virtualMachineImage": IMAGE, "clusterVirtualMachineImage": CLUSTER_IMAGE}
-"""Where data sources and block devices name images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def images_of_machine(resource: Resource) -> Callable[[Key, ClusterReader], Iter
 
     def keys(key: Key, cluster: ClusterReader) -> Iterable[Key]:
         machine = cluster.get(MACHINE, key[1], key[0])
-        used = set(_images_of_machine(machine)) if machine is not None else set()
+        used = set(_named_by_machine(machine)) if machine is not None else set()
         for claim_key in _claims_of_machine(machine) if machine is not None else ():
             claim = cluster.get(PVC, claim_key[1], claim_key[0])
             if claim is not None and not stands_alone(claim):
@@ -104,15 +103,15 @@ def _devices(machine: Object) -> Iterator[Object]:
     yield from (*machine["spec"]["blockDevices"], *attached)
 
 
-def _images_of_machine(machine: Object) -> Iterator[tuple[Resource, Key]]:
+def _named_by_machine(machine: Object) -> Iterator[tuple[Resource, Key]]:
     for device in _devices(machine):
-        yield from _named_images(device, machine["metadata"]["namespace"])
+        yield from named_in(device, machine["metadata"]["namespace"])
 
 
 def _claims_of_machine(machine: Object) -> Iterator[Key]:
-    for device in _devices(machine):
-        if "virtualMachineDisk" in device:
-            yield machine["metadata"]["namespace"], claim_name(device["virtualMachineDisk"]["name"])
+    for resource, (namespace, name) in _named_by_machine(machine):
+        if resource == DISK:
+            yield namespace, claim_name(name)
 
 
 def _pinned(claim: Object) -> Iterator[tuple[Resource, Key]]:
@@ -131,19 +130,8 @@ def _pinned_artifact(claim: Object) -> Iterator[tuple[str, str]]:
 def _origins_of_image(image: Object) -> Iterator[tuple[Resource, Key]]:
     """The image that it is a copy of, or the claim of the disk that it is made of."""
     source = (image.get("spec") or {}).get("dataSource") or {}
-    own = image["metadata"].get("namespace", "")
-    yield from _named_images(source, own)
-    disk = source.get("virtualMachineDisk")
-    if disk is not None:
-        yield PVC, (disk.get("namespace", own), claim_name(disk["name"]))
-
-
-def _named_images(place: Object, namespace: str) -> Iterator[tuple[Resource, Key]]:
-    for block, resource in _SOURCES.items():
-        named = place.get(block)
-        if named:
-            # Objects of the cluster name the namespace too.
-            yield resource, (named.get("namespace", namespace) if resource.namespaced else "", named["name"])
+    for resource, (namespace, name) in named_in(source, image["metadata"].get("namespace", "")):
+        yield (PVC, (namespace, claim_name(name))) if resource == DISK else (resource, (namespace, name))
 
 
 def _told_machines(image: Object) -> Iterator[Key]:
@@ -153,7 +141,7 @@ def _told_machines(image: Object) -> Iterator[Key]:
 
 _IMAGES = (IMAGE, CLUSTER_IMAGE)
 _CLAIMS_BY_IMAGE = Index(PVC, _pinned_artifact)
-_MACHINES_BY_IMAGE = Index(MACHINE, _images_of_machine)
+_MACHINES_BY_IMAGE = Index(MACHINE, _named_by_machine)
 _MACHINES_BY_CLAIM = Index(MACHINE, _claims_of_machine)
 _IMAGES_BY_ORIGIN = {resource: Index(resource, _origins_of_image) for resource in _IMAGES}
 _IMAGES_BY_MACHINE = {resource: Index(resource, _told_machines) for resource in _IMAGES}
