@@ -36,7 +36,8 @@ from bench.processes import CACHE, child, cpu_seconds
 from bench.report import Row, machine, show, write
 from controller.api.resource import DISK, IMAGE, MACHINE, POD, Resource
 from controller.runtime.cluster import Cluster
-from controller.runtime.informer import Informer, Object
+from controller.runtime.index import Object
+from controller.runtime.informer import Informer
 from dvcr.config import as_environment
 from tests.support.kubernetes import VERSION, KubernetesProcess
 from tests.support.redis import RedisServer

@@ -11,7 +11,7 @@ from controller.api.attachment import AttachmentPhase, AttachmentSpec, Attachmen
 from controller.api.data_source import Named
 from controller.api.machine import MAX_BLOCK_DEVICES, BlockDevice, BlockDeviceType
 from controller.machines.pod import applied_spec
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 
 @dataclass(frozen=True)

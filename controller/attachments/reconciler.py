@@ -15,7 +15,7 @@ from controller.machines.launch import NotReady
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import active_pod_name, applied_spec, is_ready
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

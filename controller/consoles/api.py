@@ -21,7 +21,7 @@ from controller.launcher.spec import STATUS_PORT, machine_identity
 from controller.machines.last_output import last_output
 from controller.machines.pod import active_pod_name, machine_uid
 from controller.relay import RefusedError, UnreachableError, Upstream, new_session, pass_on
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.access.errors import CredentialsError
 from dvcr.errors import DvcrError

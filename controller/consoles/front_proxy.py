@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from controller.api.resource import CONFIG_MAP
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.access.certificates import certificate_caller
 from dvcr.access.errors import CredentialsError

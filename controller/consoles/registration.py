@@ -4,7 +4,7 @@ import base64
 
 from controller.api.resource import API_SERVICE, SERVICE, VERSION, Resource
 from controller.consoles.paths import GROUP
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.likeness import contains
 from controller.runtime.port import ClusterPort
 

@@ -8,7 +8,7 @@ from controller.api.cpu_model import CpuModelSpec, CpuModelType
 from controller.api.resource import GROUP
 from controller.launcher.capability import Capability
 from controller.launcher.processor import FEATURES_BASE
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 CAPABILITY_ANNOTATION = f"{GROUP}/processor"
 """On a Node, by its agent: a `Capability` as JSON."""

@@ -6,7 +6,7 @@ from controller.api.resource import CPU_MODEL, MACHINE, NODE
 from controller.cpumodels.nodes import Fit, capability_of, fit, label_of
 from controller.launcher.capability import Capability
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

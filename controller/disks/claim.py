@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from controller.api.quantity import format_bytes, parse_bytes
 from controller.api.resource import GROUP
 from controller.disks.storage_class import VolumeProfile
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 IMAGE_ANNOTATION = f"{GROUP}/image"
 """`repository@digest` of the artifact; absent for a disk that starts empty."""

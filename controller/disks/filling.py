@@ -9,7 +9,7 @@ from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_
 from controller.images.importing import advance_progress
 from controller.launcher.spec import DiskSpec, FillSpec
 from controller.machines.setup import LauncherSetup
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

@@ -1,7 +1,7 @@
 """Where a pod finds the volume of a disk."""
 
 from controller.launcher.spec import DiskSpec
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 
 def disk_folder(disk: DiskSpec) -> str:

@@ -23,7 +23,7 @@ from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.errors import DvcrError

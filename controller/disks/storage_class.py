@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from controller.api.resource import STORAGE_CLASS
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.errors import ResourceError
 

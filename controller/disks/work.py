@@ -11,7 +11,7 @@ from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
 from controller.machines.security import container_security, pod_security
 from controller.machines.setup import LauncherSetup
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 DISK_PATH = "/disks/work/disk.qcow2"
 WORK_LABEL = f"{GROUP}/work"

@@ -24,7 +24,7 @@ from controller.launcher.spec import CaptureSpec, DiskSpec, WorkEnd, WorkStatus
 from controller.machines.devices import disk_device_name
 from controller.machines.pod import is_ready
 from controller.machines.setup import LauncherSetup
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from controller.api.image import ImagePhase
 from controller.api.resource import CLUSTER_IMAGE, IMAGE, Resource
 from controller.images.registry import ImageRegistry
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from dvcr.artifact.store import StoredImage
 

@@ -11,7 +11,7 @@ from controller.api.resource import ADDRESS_ANNOTATION, ADDRESS_CLAIM
 from controller.machines.launch import Launch, NotReady
 from controller.machines.visit import Flow, Visit
 from controller.runtime.conditions import find_condition
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.subject import Subject
 
 ADDRESS_READY = "IPAddressReady"

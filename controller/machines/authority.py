@@ -18,7 +18,7 @@ from controller.launcher.spec import (
 )
 from controller.runtime.conditions import Clock, read_time, utc_now, write_time
 from controller.runtime.errors import AlreadyExistsError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.errors import ConfigError
 

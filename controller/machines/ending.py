@@ -8,7 +8,7 @@ from controller.machines.power import after_termination
 from controller.machines.states import RUNNING
 from controller.machines.visit import Flow, Visit
 from controller.runtime.conditions import read_time
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 _TOLD = {
     TerminationReason.GUEST_SHUTDOWN: "the guest powered itself off",

@@ -28,7 +28,7 @@ from controller.machines.devices import device_name, device_of, resolve_disk, un
 from controller.machines.launch import Device, Launch, NotReady
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.visit import Flow, Visit
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 _UNSETTLED_S = 1.0
 

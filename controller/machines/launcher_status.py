@@ -19,7 +19,7 @@ from controller.launcher.spec import (
 from controller.machines.authority import MachineAuthority
 from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from dvcr.errors import DvcrError
 
 _TIMEOUT_S = 2

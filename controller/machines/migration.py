@@ -24,7 +24,7 @@ from controller.machines.states import MIGRATABLE, MIGRATING
 from controller.machines.visit import Flow, Visit
 from controller.runtime.conditions import read_time, write_time
 from controller.runtime.errors import AlreadyExistsError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.config import MigrationSettings
 

@@ -7,7 +7,7 @@ from controller.api.resource import NODE, PVC
 from controller.launcher.spec import MachineStatus
 from controller.machines.launch import NotReady
 from controller.machines.pod import applied_spec, placement
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 
 READ_WRITE_MANY = "ReadWriteMany"

@@ -7,7 +7,7 @@ from controller.api.machine import MachineSpec
 from controller.api.pod_claims import additional_claims, released_claims
 from controller.launcher.spec import CONTAINER_NAME
 from controller.machines.pod import APPLIED_ANNOTATION, LABELS_ANNOTATION, RENEWAL_ANNOTATION, applied_spec, placement
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 _HOSTNAME = "kubernetes.io/hostname"
 _CONTAINER_FIELDS = (

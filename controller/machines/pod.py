@@ -29,7 +29,7 @@ from controller.machines.processor import on_capable_nodes
 from controller.machines.security import container_security, pod_security
 from controller.machines.setup import LauncherSetup, bounded
 from controller.machines.visit import KILL_MARGIN_S
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 NAME_LABEL = f"vm.{GROUP}/name"
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"

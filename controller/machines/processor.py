@@ -9,7 +9,7 @@ from controller.launcher.spec import Processor
 from controller.machines.launch import Launch, NotReady
 from controller.machines.visit import Visit
 from controller.runtime.conditions import find_condition
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 
 def processor(visit: Visit, launch: Launch) -> NotReady | None:

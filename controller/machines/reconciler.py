@@ -25,7 +25,7 @@ from controller.machines.starting import MachineStart
 from controller.machines.switching import switch_off, switch_on, take_over
 from controller.machines.visit import Flow, Step, Visit
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.informer import Key
+from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

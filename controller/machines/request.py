@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from controller.api.operation import OperationType
 from controller.api.resource import GROUP
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 REQUEST_ANNOTATION = f"{GROUP}/operation"
 MOVES = frozenset({OperationType.MIGRATE, OperationType.EVICT})

@@ -4,7 +4,7 @@ No seccomp profile: QEMU and passt have stricter filters of their own, and the r
 the empty file system that it locks itself into.
 """
 
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 USER_ID = 107
 """The user of QEMU in images of libvirt and KubeVirt: volumes that they wrote can be read."""

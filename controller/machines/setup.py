@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.launcher.spec import CACHE_FOLDER
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
 from dvcr.errors import ConfigError
 

@@ -14,7 +14,7 @@ from controller.machines.provisioning import provisioning
 from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
 from controller.runtime.errors import AlreadyExistsError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 
 

@@ -14,7 +14,7 @@ from controller.machines.starting import MachineStart
 from controller.machines.states import POLL_S, RUNNING
 from controller.machines.visit import Flow, Step, Visit
 from controller.runtime.conditions import find_condition, write_time
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 
 _FORCED_GRACE_S = 1
 _ENDS = frozenset(reason.value for reason in TerminationReason)

@@ -9,7 +9,7 @@ from controller.api.machine import MachineSpec, MachineStatus, Power
 from controller.api.resource import POD, PVC
 from controller.launcher.spec import MachineStatus as LauncherState
 from controller.machines.request import PowerRequest
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

@@ -11,7 +11,7 @@ from controller.machines.request import MOVES, REQUEST_ANNOTATION, PowerRequest,
 from controller.machines.states import MIGRATING, RUNNING
 from controller.operations.table import displaces, refusal, refused_by_policy
 from controller.runtime.conditions import Clock, find_condition, read_time, utc_now
-from controller.runtime.informer import Key, Object
+from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from controller.runtime.errors import AlreadyExistsError, ConflictError
-from controller.runtime.informer import Key
+from controller.runtime.index import Key
 from controller.runtime.metrics import QUEUE_DEPTH, RECONCILE_SECONDS
 from controller.runtime.queue import WorkQueue
 from dvcr.errors import DvcrError

@@ -6,7 +6,7 @@ import structlog
 
 from controller.api.resource import EVENT
 from controller.runtime.errors import AlreadyExistsError, ClusterError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 
 COMPONENT = "dvcr-controller"

@@ -14,8 +14,6 @@ from controller.api.resource import Resource
 from controller.runtime.errors import ClusterError, ExpiredError, error_from
 from controller.runtime.index import Index, IndexedObjects, Key, Object, by_namespace, key_of
 
-__all__ = ["Informer", "Key", "Object", "OnChange", "Source", "WatchStream"]
-
 OnChange = Callable[[str, str], None]
 
 _log = structlog.get_logger(__name__)

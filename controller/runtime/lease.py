@@ -13,7 +13,7 @@ import structlog
 
 from controller.api.resource import LEASE
 from controller.runtime.errors import ClusterError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 
 _log = structlog.get_logger(__name__)

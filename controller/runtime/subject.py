@@ -10,7 +10,7 @@ from controller.api.resource import GROUP, Resource
 from controller.runtime.conditions import Clock, set_condition, write_time
 from controller.runtime.errors import MissingError
 from controller.runtime.events import record_event
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.metrics import PHASE_CHANGES
 from controller.runtime.port import ClusterPort
 

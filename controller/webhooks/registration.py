@@ -5,7 +5,7 @@ from copy import deepcopy
 
 from controller.api.kinds import KINDS
 from controller.api.resource import GROUP, VALIDATING_WEBHOOKS, VERSION
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from controller.runtime.likeness import contains
 from controller.runtime.port import ClusterPort
 from controller.webhooks.app import EVICT, VALIDATE

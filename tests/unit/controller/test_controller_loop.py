@@ -6,7 +6,7 @@ from controller.api.model import Condition
 from controller.runtime.conditions import set_condition
 from controller.runtime.controller import Controller
 from controller.runtime.errors import ConflictError, InvalidError, error_from
-from controller.runtime.informer import Key
+from controller.runtime.index import Key
 from controller.runtime.lease import LeaderLease
 from dvcr.errors import DvcrError
 from tests.support.memory_cluster import MemoryCluster

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from controller.api.resource import POD, Resource
 from controller.runtime.errors import ClusterError
-from controller.runtime.informer import Informer, Key, Object
+from controller.runtime.index import Key, Object
+from controller.runtime.informer import Informer
 from tests.support.waiting import eventually
 
 

@@ -25,7 +25,7 @@ from controller.api.resource import (
 )
 from controller.launcher.spec import MigrationState
 from controller.runtime.errors import AlreadyExistsError, ClusterError, ConflictError
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from tests.support.memory_cluster import MemoryCluster
 from tests.unit.controller.test_reconcile_migrations import RUNNING, begin, moving_world, run_target, sends
 from tests.unit.controller.test_reconcile_story import MACHINE_SPEC, running_machine

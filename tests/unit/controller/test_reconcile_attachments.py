@@ -17,7 +17,7 @@ from controller.api.pod_claims import (
 from controller.api.resource import ATTACHMENT, DISK, MACHINE, OPERATION, POD, PVC, SECRET
 from controller.launcher.spec import DiskSpec, DiskStatus, DiskWishes, MachineState, MachineStatus
 from controller.machines.pod import APPLIED_ANNOTATION, applied_spec
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from tests.unit.controller.world import MemoryLaunchers, World
 
 ADDRESSES = {"web": "127.64.0.2", "db": "127.64.0.3"}

@@ -52,7 +52,7 @@ from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
 from controller.runtime.controller import Reconciler
-from controller.runtime.informer import Object
+from controller.runtime.index import Object
 from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
