@@ -1,5 +1,8 @@
 # mypy: ignore-errors
-"""The operator beside ours: kopf with handlers that do nothing, for `kopf run`. Prints when it has seen all objects."""
+"""The operator beside ours: kopf with handlers that do nothing, for `kopf run`. Prints when it has seen all objects.
+
+Its types are not checked: kopf is only in the environment that the bench makes for it.
+"""
 
 import os
 from itertools import count

@@ -1,5 +1,7 @@
 """All reconcilers, and which changes concern which objects."""
 
+from typing import Protocol
+
 from controller.addresses.claims import ClaimReconciler
 from controller.addresses.concerns import claims_of_lease, claims_of_machine, leases_of_claim, machines_of_claim
 from controller.addresses.leases import LeaseReconciler
@@ -32,7 +34,7 @@ from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.filling import DiskFilling
 from controller.disks.reconciler import DiskReconciler
 from controller.disks.work import HttpWorkProgress
-from controller.images.capture import DiskCapture
+from controller.images.capture import DiskCapture, LauncherCaptures
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
@@ -40,7 +42,6 @@ from controller.images.registry import ImageRegistry
 from controller.images.usage import images_of_claim, images_of_machine
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
-from controller.machines.launcher_status import HttpLauncherStatus
 from controller.machines.migration import Migrate, MigrationLaunchers
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.setup import LauncherSetup
@@ -53,11 +54,15 @@ from dvcr.config import Settings
 from dvcr.jobs.board import JobBoard
 
 
+class Launchers(MigrationLaunchers, LauncherCaptures, Protocol):
+    """All that is asked of the launchers in machines' pods."""
+
+
 def build_loops(
     cluster: ClusterPort,
     board: JobBoard,
     registry: ImageRegistry,
-    launchers: MigrationLaunchers,
+    launchers: Launchers,
     settings: Settings,
 ) -> list[Loop]:
     """One loop for each kind."""
@@ -80,7 +85,7 @@ def build_loops(
     authority = MachineAuthority(cluster, launcher.namespace)
     ranges = AddressRanges(launcher.machine_cidrs)
     address = LeasedAddress(ranges, launcher.address_annotations)
-    captures = DiskCapture(cluster, HttpWorkProgress(), HttpLauncherStatus(authority), setup)
+    captures = DiskCapture(cluster, HttpWorkProgress(), launchers, setup)
     filling = DiskFilling(cluster, HttpWorkProgress(), setup)
     return [
         *(

@@ -68,11 +68,12 @@ def controller(
 
     with ExitStack() as stack:
         stack.enter_context(Service(MachineApiSite(cluster, authority, settings.controller)))
+        webhooks: Service | None = None
         if settings.controller.webhooks.enabled:
-            stack.enter_context(Service(WebhookSite(cluster, authority, settings.controller)))
-        serving = threading.Event()
-        serving.set()
-        stack.enter_context(Monitoring(settings.monitoring, serving))
+            webhooks = stack.enter_context(Service(WebhookSite(cluster, authority, settings.controller)))
+        # The API server asks whoever is ready. The machine API has no say in it: some clusters cannot have that.
+        is_ready = webhooks.listening.is_set if webhooks is not None else lambda: True
+        stack.enter_context(Monitoring(settings.monitoring, is_ready))
         if leader_elect:
             _run_as_leader(process, cluster, settings.controller.namespace, stopping, ready)
         else:

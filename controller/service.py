@@ -63,6 +63,8 @@ class Service:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self.listening = threading.Event()
+        """Set once it takes connections."""
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=site.title, daemon=True)
@@ -91,6 +93,7 @@ class Service:
         listening.sni_callback = self._take_newest
         try:
             await web.TCPSite(runner, self._site.host, self._site.port, ssl_context=listening).start()
+            self.listening.set()
             port = int(runner.addresses[0][1])
             registered = False
             while not self._stopped.is_set():

@@ -1,6 +1,7 @@
 """`/healthz`, `/readyz` and `/metrics` of processes that serve nothing else over HTTP: worker and controller."""
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -15,11 +16,11 @@ _TIMEOUT_S = 10
 class Monitoring:
     """Serves on a thread of its own while it is entered as a context; nothing where the settings name no port.
 
-    `/readyz` is 503 until `ready` is set; `/metrics` is what the process has in prometheus_client's own registry.
-    Raises ConfigError where it cannot listen.
+    `/readyz` is 503 unless `ready`, asked each time, tells that the process is; `/metrics` is what the process has in
+    prometheus_client's own registry. Raises ConfigError where it cannot listen.
     """
 
-    def __init__(self, settings: MonitoringSettings, ready: threading.Event) -> None:
+    def __init__(self, settings: MonitoringSettings, ready: Callable[[], bool]) -> None:
         self._settings = settings
         self._ready = ready
         self._server: ThreadingHTTPServer | None = None
@@ -51,7 +52,7 @@ class Monitoring:
         if path == "/healthz":
             return 200, b"ok\n"
         if path == "/readyz":
-            return (200, b"ok\n") if self._ready.is_set() else (503, b"not ready yet\n")
+            return (200, b"ok\n") if self._ready() else (503, b"not ready yet\n")
         if path == "/metrics":
             return 200, generate_latest()
         return 404, b"not found\n"

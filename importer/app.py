@@ -91,7 +91,7 @@ def run_worker(settings: Settings) -> None:
         without_heartbeat=True,
         quiet=True,
     )
-    with Monitoring(settings.monitoring, ready):
+    with Monitoring(settings.monitoring, ready.is_set):
         worker.start()
 
 

@@ -106,12 +106,13 @@ class ImageImport:
             return self._origins.find(source, namespace)
 
         # The registry is only asked where the board does not know better: thousands may wait in line.
-        done = None if self._is_under_way(target) else self.done(target, status)
+        progress = self._board.progress(target.uid)
+        done = None if self._is_under_way(progress) else self.done(target, status)
         if done is not None:
             return done
         if source.type == SourceType.UPLOAD:
-            return self._follow_upload(target, source, status)
-        return self._follow_job(target, find_origin, source, status)
+            return self._follow_upload(target, source, status, progress)
+        return self._follow_job(target, find_origin, source, status, progress)
 
     def done(self, target: ImportTarget, status: ImportStatus) -> ImportOutcome | None:
         """The outcome, told in `status`, where the artifact exists."""
@@ -136,9 +137,13 @@ class ImageImport:
         self.registry.remove(target.repository, target.uid)
 
     def _follow_job(
-        self, target: ImportTarget, find_origin: FindOrigin, source: DataSource, status: ImportStatus
+        self,
+        target: ImportTarget,
+        find_origin: FindOrigin,
+        source: DataSource,
+        status: ImportStatus,
+        progress: JobProgress | None,
     ) -> ImportOutcome:
-        progress = self._board.progress(target.uid)
         if progress is None or self._is_due(progress):
             origin = find_origin()
             if isinstance(origin, NotThere):
@@ -168,9 +173,8 @@ class ImageImport:
         message = "; ".join(filter(None, (_STAGES[progress.stage], progress.message)))
         return ImportOutcome(ImportState.RUNNING, "Importing", message)
 
-    def _is_under_way(self, target: ImportTarget) -> bool:
+    def _is_under_way(self, progress: JobProgress | None) -> bool:
         """Whether a worker has the job, or will, so that there is no artifact yet, or nobody was told of it."""
-        progress = self._board.progress(target.uid)
         ended = (JobState.SUCCEEDED, JobState.FAILED)
         return progress is not None and progress.state not in ended and not self._is_due(progress)
 
@@ -199,7 +203,9 @@ class ImageImport:
         again_s = (at - self._clock()).total_seconds()
         return ImportOutcome(ImportState.FAILED, progress.reason, message, again_s=max(again_s, _POLL_S))
 
-    def _follow_upload(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> ImportOutcome:
+    def _follow_upload(
+        self, target: ImportTarget, source: DataSource, status: ImportStatus, progress: JobProgress | None
+    ) -> ImportOutcome:
         ticket = self._open_ticket(target, source, status)
         if ticket.state is UploadState.COMPLETE:
             origin = BlobOrigin(
@@ -208,7 +214,7 @@ class ImageImport:
                 size_bytes=ticket.received_bytes,
                 verified=ticket.verified,
             )
-            return self._follow_job(target, lambda: origin, source, status)
+            return self._follow_job(target, lambda: origin, source, status, progress)
         if ticket.state is UploadState.FAILED:
             return ImportOutcome(ImportState.FAILED, ticket.reason, ticket.message, again_s=None)
         idle = timedelta(seconds=self._uploader.idle_timeout_s)

@@ -28,7 +28,6 @@ _SLOW_TIMEOUT_S = 20
 """For what waits for QEMU."""
 _CONNECTIONS = 4096
 """Launchers whose connections are kept at most: a new one costs ten times what a question on an old one does."""
-_FEW_CONNECTIONS = 64
 
 
 class LauncherError(DvcrError):
@@ -52,7 +51,7 @@ class LauncherStatus(Protocol):
 class HttpLauncherStatus:
     """LauncherStatus, and what moving a machine needs, over HTTPS with the controller's certificate."""
 
-    def __init__(self, authority: MachineAuthority, max_connections: int = _FEW_CONNECTIONS) -> None:
+    def __init__(self, authority: MachineAuthority, max_connections: int) -> None:
         """`max_connections`: what the process may have open for it."""
         self._authority = authority
         self._connections = min(max_connections, _CONNECTIONS)

@@ -22,7 +22,7 @@ def get(port: int, path: str) -> requests.Response:
 
 def test_it_is_ready_once_it_is_told() -> None:
     ready = threading.Event()
-    with Monitoring(MonitoringSettings(port=0), ready) as monitoring:
+    with Monitoring(MonitoringSettings(port=0), ready.is_set) as monitoring:
         assert get(monitoring.port, "/healthz").status_code == 200
         assert get(monitoring.port, "/readyz").status_code == 503
         ready.set()
@@ -38,7 +38,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port} \(monitoring.host"),
-            Monitoring(MonitoringSettings(port=port), threading.Event()),
+            Monitoring(MonitoringSettings(port=port), lambda: True),
         ):
             pass
 
