@@ -56,6 +56,9 @@ VALIDATING_WEBHOOKS = Resource(
     namespaced=False,
 )
 LEASE = Resource("coordination.k8s.io", "v1", "Lease", "leases")
+SUBJECT_ACCESS_REVIEW = Resource(
+    "authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", namespaced=False
+)
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "StorageClass", "storageclasses", namespaced=False)
 CRD = Resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from controller.api.admission import refusals
-from controller.api.errors import FieldCause
+from controller.api.errors import FieldCause, ObjectName
 from controller.api.resource import Resource
+from controller.api.rights import missing, rights_needed
+from controller.local.authentication import User
+from controller.local.authorization import Action, is_allowed
 from controller.local.cascade import timestamp
 from controller.local.definition import CRD_RESOURCE, Definition
 from controller.local.schema import check_schema
@@ -59,6 +62,14 @@ def check(image: Image, definition: Definition, obj: dict[str, Any], old: dict[s
         case resource if resource == CRD_RESOURCE:
             return list(_check_crd(obj))
     return []
+
+
+def authorize(image: Image, user: User, about: ObjectName, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
+    """Raises StatusError 403 where a valid object takes something from a namespace where the user may not."""
+    for right in rights_needed(obj, old):
+        action = Action(right.verb, right.group, right.resource, right.namespace, right.name)
+        if not is_allowed(image, user, action):
+            raise missing(about, user.name, right)
 
 
 def _check_crd(obj: dict[str, Any]) -> Iterator[FieldCause]:

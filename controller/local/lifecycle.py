@@ -12,6 +12,7 @@ from typing import Any
 from controller.api import errors
 from controller.api.errors import FieldCause
 from controller.local import admission, cascade, schema
+from controller.local.authentication import User
 from controller.local.definition import Definition
 from controller.local.store import Key, Stored, Transaction
 
@@ -29,6 +30,8 @@ class Target:
     namespace: str
     name: str = ""
     strict: bool = False
+    user: User | None = None
+    """Who asks; None for this process itself, which may do everything."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -210,6 +213,8 @@ def _finish(
         causes = admission.check(tx.image, target.definition, obj, old) if admit else []
     if causes:
         raise errors.invalid(target.about, causes)
+    if admit and target.user is not None:
+        admission.authorize(tx.image, target.user, target.about, obj, old)
 
 
 def _check_name(metadata: dict[str, Any]) -> list[FieldCause]:

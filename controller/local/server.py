@@ -31,8 +31,7 @@ from controller.local.request import (
     object_body,
     rendering,
 )
-from controller.local.review import PATH as PATH_OF_REVIEWS
-from controller.local.review import review
+from controller.local.review import SELF, is_review, review
 from controller.local.selectors import matcher
 from controller.local.store import Key, Store, Stored
 from controller.local.table import partial_metadata, table
@@ -122,15 +121,16 @@ class _Api:
         path = request.path
         if path in ("/healthz", "/readyz", "/livez"):
             return web.Response(text="ok")
-        if path == PATH_OF_REVIEWS and request.method == "POST":
-            answer = review(self._store.image, request[_USER], await object_body(request))
-            return web.json_response(answer, status=201)
         if (place := ResourcePath.parse(path)) is not None:
             user = request[_USER]
             action = _action(request, place)
-            # Whether there is such a thing is for those to know who may see it.
-            if not is_allowed(self._store.image, user, action):
+            asks = request.method == "POST" and is_review(place.group, place.version, place.plural)
+            # Everybody may ask about themselves. Whether there is a thing is for those to know who may see it.
+            if not (asks and place.plural == SELF) and not is_allowed(self._store.image, user, action):
                 raise refusal(user, action)
+            if asks:
+                answer = review(self._store.image, user, place.plural, await object_body(request))
+                return web.json_response(answer, status=201)
             if (service := aggregation.find_service(self._store.image, place.group, place.version)) is not None:
                 return await self._pass_on(request, service)
             return await self._resource(request, place)
@@ -179,7 +179,11 @@ class _Api:
         if definition is None or (path.namespace and not definition.namespaced):
             raise errors.unknown_path()
         target = lifecycle.Target(
-            definition, path.namespace, path.name, strict=request.query.get("fieldValidation") == "Strict"
+            definition,
+            path.namespace,
+            path.name,
+            strict=request.query.get("fieldValidation") == "Strict",
+            user=request[_USER],
         )
         if not path.name:
             match request.method:

@@ -19,6 +19,8 @@ class AdmissionRequest:
     object: dict[str, Any]
     old: dict[str, Any] | None
     dry_run: bool
+    user: dict[str, Any]
+    """Who asks, as authentication.k8s.io/v1 UserInfo."""
 
     @classmethod
     def read(cls, review: Any) -> Self:
@@ -35,6 +37,7 @@ class AdmissionRequest:
                 asked.get("object") or {},
                 asked.get("oldObject") or None,
                 bool(asked.get("dryRun")),
+                asked.get("userInfo") or {},
             )
         except (KeyError, TypeError, AttributeError) as exc:
             raise bad_request(f"the {KIND} cannot be read: {exc!r}") from exc

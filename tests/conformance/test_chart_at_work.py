@@ -219,6 +219,10 @@ def test_users_may_what_their_role_says(world: World) -> None:
     assert not can("editor", "create", f"clustervirtualmachineimages.{group}")
     assert can("admin", "create", f"clustervirtualmachineimages.{group}")
     assert not can("stranger", "list", f"virtualmachineipaddressleases.{group}")
+    # What may be copied into an image of the cluster.
+    for kind in ("virtualmachineimages", "virtualmachinedisks"):
+        asked = (f"{kind}.{group}", "--subresource=source", *at)
+        assert [can(user, "create", *asked) for user in ("viewer", "editor", "admin")] == [False, True, True]
 
 
 def test_alerts_and_dashboard_speak_of_metrics_that_there_are(world: World) -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from controller.api.errors import StatusError
 from controller.api.eviction import MOVE, REQUESTED_ANNOTATION, STRATEGY_ANNOTATION
-from controller.api.resource import CLUSTER_IMAGE, DISK, GROUP, POD, VALIDATING_WEBHOOKS, VERSION
+from controller.api.resource import (
+    CLUSTER_IMAGE,
+    DISK,
+    GROUP,
+    POD,
+    SUBJECT_ACCESS_REVIEW,
+    VALIDATING_WEBHOOKS,
+    VERSION,
+    Resource,
+)
 from controller.webhooks.registration import NAME, register
 from controller.webhooks.review import answer
 from controller.webhooks.rules import Rules
@@ -86,6 +95,64 @@ def test_a_machine_is_compared_with_the_image_that_it_boots_from(
     asked = review("VirtualMachine", "virtualmachines", machine("debian"))
 
     assert answer(asked, rules.validate)["response"]["allowed"] is allowed
+
+
+class Judged(MemoryCluster):
+    """A cluster that allows one user everything, and remembers what it was asked about others."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__()
+        self.allowed = allowed
+        self.asked: list[dict[str, Any]] = []
+
+    def create(self, resource: Resource, obj: dict[str, Any]) -> dict[str, Any]:
+        if resource != SUBJECT_ACCESS_REVIEW:
+            return super().create(resource, obj)
+        self.asked.append(obj["spec"])
+        return {**obj, "status": {"allowed": obj["spec"]["user"] == self.allowed}}
+
+
+def copy_of_disk(namespace: str) -> dict[str, Any]:
+    named = {"name": "root", "namespace": namespace}
+    spec = {"dataSource": {"type": "VirtualMachineDisk", "virtualMachineDisk": named}}
+    return {
+        "apiVersion": CLUSTER_IMAGE.api_version,
+        "kind": CLUSTER_IMAGE.kind,
+        "metadata": {"name": "x"},
+        "spec": spec,
+    }
+
+
+def test_what_is_taken_from_a_namespace_takes_a_right_there() -> None:
+    cluster = Judged("owner")
+    judge = Rules(cluster, lambda: NOW).validate
+    jane = {"username": "jane", "uid": "7", "groups": ["team"], "extra": {"scopes": ["all"]}}
+
+    def asked_by(user: dict[str, Any], old: dict[str, Any] | None = None) -> Any:
+        obj = copy_of_disk("prod")
+        return answer(review(CLUSTER_IMAGE.kind, CLUSTER_IMAGE.plural, obj, old, userInfo=user), judge)["response"]
+
+    refused = asked_by(jane)
+
+    assert (refused["status"]["code"], refused["status"]["reason"]) == (403, "Forbidden")
+    assert refused["status"]["message"] == (
+        f'clustervirtualmachineimages.{GROUP} "x" is forbidden: spec.dataSource.virtualMachineDisk: User "jane" cannot '
+        f'create resource "virtualmachinedisks/source" in API group "{GROUP}" in the namespace "prod"'
+    )
+    attributes = {
+        "verb": "create",
+        "group": GROUP,
+        "resource": "virtualmachinedisks",
+        "subresource": "source",
+        "namespace": "prod",
+        "name": "root",
+    }
+    assert cluster.asked == [
+        {"user": "jane", "uid": "7", "groups": ["team"], "extra": {"scopes": ["all"]}, "resourceAttributes": attributes}
+    ]
+    assert asked_by({"username": "owner"})["allowed"] is True
+    # Who changes a label of it takes nothing.
+    assert asked_by(jane, copy_of_disk("prod"))["allowed"] is True
 
 
 def test_a_machine_of_another_project_is_not_ours_to_judge(rules: Rules) -> None:
