@@ -1,4 +1,4 @@
-"""The resource verbs: `dvcr apply|get|describe|delete|wait|logs`."""
+"""The resource verbs: `dvcr apply|get|describe|delete|wait|logs`, and `dvcr crds`, what resources there are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FileOption = Annotated[str, typer.Option("--filename", "-f", help="YAML file wit
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to `dvcr`."""
-    for verb in (apply, get, describe, delete, wait, logs):
+    for verb in (apply, get, describe, delete, wait, logs, crds):
         app.command(rich_help_panel=_PANEL)(verb)
 
 
@@ -188,6 +188,18 @@ def logs(
     for piece in cluster.logs(pod, namespace, container=container, follow=follow, previous=previous, tail_lines=tail):
         out.write(piece)
         out.flush()
+
+
+def crds() -> None:
+    """Print the CustomResourceDefinitions of this version, for clusters that are not installed by the chart.
+
+    Example: `dvcr crds | kubectl apply --server-side -f -`
+    """
+    import yaml
+
+    from controller.api import kinds
+
+    typer.echo(yaml.safe_dump_all(kinds.crds(), sort_keys=False, width=120), nl=False)
 
 
 def _connect(context: typer.Context, kubeconfig: Path | None) -> tuple[Cluster, Kinds]:
