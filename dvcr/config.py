@@ -188,6 +188,9 @@ class AccessSettings(_Section):
     """Folder of the keys that sign tokens; servers of one registry share it. The first key is made at first start."""
     token_life_s: int = Field(300, ge=10, le=3600)
     """Life of a token. Whoever loses a password keeps a token's rights for so long at most."""
+    pull_token_life_s: int = Field(3600, ge=10, le=86400)
+    """Longest life of a token that is for nothing but pull, where it is asked for (`expires_in`), as controllers do for
+    machines: they renew it after half of it. Others live `token_life_s` at most."""
 
 
 class ClientSettings(_Section):
@@ -197,6 +200,9 @@ class ClientSettings(_Section):
     """User for the registry; empty for none."""
     password: SecretStr = SecretStr("")
     """Password for the registry."""
+    credentials_file: Path | None = None
+    """JSON file with `username` and `password`, or with a token as `registrytoken`, in place of the two settings above;
+    read again whenever they are needed. Pods that the controller makes have one."""
     ca_file: Path | None = None
     """PEM file with the certificate authorities to trust for the registry, instead of the system's."""
     ca_pem: str = Field("", pattern=r"^$|-----BEGIN CERTIFICATE-----")
@@ -208,6 +214,12 @@ class ClientSettings(_Section):
     def _one_authority(self) -> Self:
         if self.ca_file is not None and self.ca_pem:
             raise ValueError("client.ca_file and client.ca_pem say the same; set one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        if self.credentials_file is not None and (self.username or self.password):
+            raise ValueError("client.credentials_file takes the place of client.username and client.password")
         return self
 
 

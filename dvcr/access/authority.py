@@ -55,7 +55,8 @@ class Authority:
             raise ConfigError("access.issuers: every name and every issuer is there once, and no issuer is the service")
         keys = TokenKeys(settings.token_key_dir)
         htpasswd = Htpasswd(settings.htpasswd_file) if settings.htpasswd_file else None
-        return cls(Policy(settings), Tokens(keys, settings.service, settings.token_life_s), keys, htpasswd, issuers)
+        tokens = Tokens(keys, settings.service, settings.token_life_s, pull_life_s=settings.pull_token_life_s)
+        return cls(Policy(settings), tokens, keys, htpasswd, issuers)
 
     def recall(self, credentials: Password | Bearer) -> Caller | None:
         """The caller, if these credentials were found good a moment ago. Quick."""

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jwt
@@ -10,7 +10,7 @@ import jwt
 from dvcr.access.caller import Caller
 from dvcr.access.errors import CredentialsError
 from dvcr.access.keys import TokenKeys
-from dvcr.access.scope import Scope
+from dvcr.access.scope import Action, Scope
 
 ALGORITHM = "EdDSA"
 # How far the clocks of two servers may be apart.
@@ -22,13 +22,30 @@ _REQUIRED = ["iss", "aud", "sub", "iat", "nbf", "exp", "access"]
 class Tokens:
     """Issues and verifies. Issuer and audience are both the service's name: nobody else issues or accepts these."""
 
-    def __init__(self, keys: TokenKeys, service: str, life_s: int, now: Callable[[], float] = time.time) -> None:
-        self.life_s = life_s
+    def __init__(
+        self,
+        keys: TokenKeys,
+        service: str,
+        life_s: int,
+        now: Callable[[], float] = time.time,
+        *,
+        pull_life_s: int = 0,
+    ) -> None:
+        """`pull_life_s`: most that a token which is for nothing but pull lives, if that is more than `life_s`."""
+        self._life_s = life_s
+        self._pull_life_s = max(life_s, pull_life_s)
         self._keys = keys
         self._service = service
         self._now = now
 
-    def issue(self, caller: Caller, scopes: Iterable[Scope]) -> str:
+    def life_s(self, scopes: Collection[Scope], wanted_s: int | None = None) -> int:
+        """How long a token for `scopes` is to live: as long as usual, or as long as is wanted, within bounds."""
+        if wanted_s is None:
+            return self._life_s
+        pulls_only = bool(scopes) and all(s.kind == "repository" and s.actions == {Action.PULL} for s in scopes)
+        return min(wanted_s, self._pull_life_s if pulls_only else self._life_s)
+
+    def issue(self, caller: Caller, scopes: Collection[Scope], wanted_s: int | None = None) -> str:
         """A token with which `caller` may do what is in `scopes`, as long as it lives and the rules allow it."""
         kid, key = self._keys.signing()
         begin = int(self._now())
@@ -38,7 +55,7 @@ class Tokens:
             "sub": caller.user,
             "iat": begin,
             "nbf": begin,
-            "exp": begin + self.life_s,
+            "exp": begin + self.life_s(scopes, wanted_s),
             "jti": secrets.token_hex(8),
             "groups": sorted(caller.groups),
             "access": [{"type": s.kind, "name": s.name, "actions": sorted(s.actions)} for s in scopes],

@@ -1,10 +1,12 @@
 """A registry, as its clients see it (distribution-spec 1.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Self
 from urllib.parse import urlsplit
 
+from dvcr.client.auth import IssuedToken
 from dvcr.client.cancellation import Cancellation
+from dvcr.client.credentials import Source, credentials_in
 from dvcr.client.repository import Repository, listing
 from dvcr.client.retry import TellRetry
 from dvcr.client.transport import Transport
@@ -19,8 +21,11 @@ class RegistryClient:
         self._transport = transport
 
     @classmethod
-    def from_settings(cls, settings: ClientSettings) -> Self:
-        """The registry that the settings name. Nothing is sent yet; ConfigError where a setting cannot be used."""
+    def from_settings(cls, settings: ClientSettings, credentials: Source | None = None) -> Self:
+        """The registry that the settings name, with other `credentials` than theirs if these are given.
+
+        Nothing is sent yet; ConfigError where a setting cannot be used.
+        """
         parts = urlsplit(settings.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ConfigError(f"client.url: {settings.url!r} is not the address of a registry; http(s)://HOST[:PORT]")
@@ -28,9 +33,12 @@ class RegistryClient:
             raise ConfigError("client.url: credentials do not belong here; use client.username and client.password")
         if settings.ca_file is not None and not settings.ca_file.is_file():
             raise ConfigError(f"client.ca_file: there is no file {settings.ca_file}")
+        if credentials is None and settings.credentials_file is not None:
+            credentials = credentials_in(settings.credentials_file)
         return cls(
             Transport(
                 settings.url,
+                credentials=credentials,
                 username=settings.username,
                 password=settings.password.get_secret_value(),
                 ca_file=str(settings.ca_file) if settings.ca_file else None,
@@ -55,6 +63,14 @@ class RegistryClient:
     def repositories(self) -> Iterator[str]:
         """The names of all repositories, page by page (`GET /v2/_catalog`)."""
         return listing(self._transport, "v2/_catalog?n=1000", "repositories", scope="registry:catalog:*")
+
+    def issue_token(self, scopes: Sequence[str], life_s: int) -> IssuedToken | None:
+        """A token for `scopes` (`repository:NAME:pull`) and nothing else, to be shown to the registry by somebody else.
+
+        It lives for `life_s` where the registry grants as much, and is for as much of `scopes` as this client may do.
+        None where the registry issues no tokens: it asks for passwords only, or for nothing. Raises RegistryError.
+        """
+        return self._transport.issue_token(scopes, life_s)
 
     def ping(self) -> None:
         """Return if the registry answers and lets us in; RegistryError otherwise. Asks once, for those who poll."""

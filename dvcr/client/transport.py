@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,8 +15,9 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from dvcr.client.auth import Authenticator, Header
+from dvcr.client.auth import Authenticator, Header, IssuedToken, Query
 from dvcr.client.cancellation import Cancellation, RequestCancelledError, shut_down
+from dvcr.client.credentials import Credentials, Source
 from dvcr.client.retry import BusyError, RetryPolicy, TellRetry
 from dvcr.client.session import RegistrySession, drain
 from dvcr.errors import RegistryError
@@ -50,6 +51,7 @@ class Transport:
         *,
         username: str = "",
         password: str = "",
+        credentials: Source | None = None,
         ca_file: str | None = None,
         ca_pem: str = "",
         insecure_skip_verify: bool = False,
@@ -57,7 +59,8 @@ class Transport:
         retry: RetryPolicy | None = None,
         adapter: HTTPAdapter | None = None,
     ) -> None:
-        """With an `adapter`, that one makes the connections."""
+        """`credentials` are asked for again and again, in place of one user name and password. With an `adapter`, that
+        one makes the connections."""
         self.base_url = base_url.rstrip("/")
         self.retry = retry or RetryPolicy()
         self.session = RegistrySession()
@@ -74,7 +77,8 @@ class Transport:
             ca_file = self._certificates.name
         self._verify: str | bool = False if insecure_skip_verify else ca_file or True
         self._timeout_s = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
-        self._auth = Authenticator(self.base_url, username, password, self._fetch_token)
+        given = Credentials(username, password)
+        self._auth = Authenticator(self.base_url, credentials or (lambda: given), self._fetch_token)
         self._sleep = self.retry.sleep
         self._cancellation: Cancellation | None = None
 
@@ -131,6 +135,16 @@ class Transport:
             following = response.links.get("next", {}).get("url")
             return value, urljoin(response.url, following) if following else None
 
+    def issue_token(self, scopes: Sequence[str], life_s: int) -> IssuedToken | None:
+        """A token for `scopes` and nothing else, for somebody else to show; None where the registry issues none."""
+        url = f"{self.base_url}/v2/"
+        with _translated("GET /v2/", self.base_url), self._send("GET", url, None, None, None, b"") as response:
+            if response.status_code not in (200, 401):
+                raise _refusal("GET /v2/", response)
+            drain(response)
+            challenge = response.headers.get("WWW-Authenticate", "") if response.status_code == 401 else ""
+        return self._auth.issue(challenge, scopes, life_s)
+
     @contextmanager
     def _cancelled_with(self, response: requests.Response) -> Iterator[None]:
         with self._cancellation.waking(partial(shut_down, response)) if self._cancellation else nullcontext():
@@ -161,7 +175,7 @@ class Transport:
         url: str,
         authorization: str | None,
         headers: Mapping[str, str] | None,
-        query: Mapping[str, str] | None,
+        query: Query | None,
         body: bytes,
     ) -> requests.Response:
         return self.session.request(
@@ -176,7 +190,7 @@ class Transport:
             stream=True,
         )
 
-    def _fetch_token(self, realm: str, query: Mapping[str, str], authorization: str | None) -> Mapping[str, object]:
+    def _fetch_token(self, realm: str, query: Query, authorization: str | None) -> Mapping[str, object]:
         where = f"GET {realm}"
 
         def ask() -> Any:

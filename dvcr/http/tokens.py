@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _MAX_FORM_BYTES = 64 * 2**10
 _MAX_FIELDS = 100
+# More is no life of a token, but would be cut to what the settings allow.
+_MAX_LIFE_S = 10**9
 
 
 class TokenEndpoint:
@@ -30,7 +32,7 @@ class TokenEndpoint:
         self._settings = settings
 
     async def get(self, request: web.Request) -> web.Response:
-        """GET: credentials in Authorization, `service` and `scope` in the query."""
+        """GET: credentials in Authorization, `service`, `scope` and `expires_in` in the query."""
         try:
             caller = await self._authentication.caller_of(request)
         except CredentialsError as exc:
@@ -40,10 +42,11 @@ class TokenEndpoint:
         if caller.scopes is not None:
             # Otherwise a token would live for ever, by being exchanged for the next one.
             return self._unauthorized("a token gets no other token: log in with a password or a certificate")
-        return self._answer(caller, request.query.get("service"), request.query.getall("scope", []))
+        query = request.query
+        return self._answer(caller, query.get("service"), query.getall("scope", []), query.get("expires_in"))
 
     async def post(self, request: web.Request) -> web.Response:
-        """POST: a form with `grant_type=password`, `username`, `password`, `service`, `scope`."""
+        """POST: a form with `grant_type=password`, `username`, `password`, `service`, `scope`, `expires_in`."""
         body = await read_all(request, _MAX_FORM_BYTES)
         try:
             form = parse_qs(body.decode(), max_num_fields=_MAX_FIELDS)
@@ -58,20 +61,24 @@ class TokenEndpoint:
             return self._refuse(request, exc)
         except BusyError:
             return busy("too many passwords are being checked")
-        return self._answer(caller, form.get("service", [None])[0], form.get("scope", []))
+        service, life = (form.get(name, [None])[0] for name in ("service", "expires_in"))
+        return self._answer(caller, service, form.get("scope", []), life)
 
-    def _answer(self, caller: Caller, service: str | None, wanted: list[str]) -> web.Response:
+    def _answer(self, caller: Caller, service: str | None, wanted: list[str], life: str | None) -> web.Response:
         if service not in (None, "", self._settings.service):
             raise BadRequestError(f"tokens are for service {self._settings.service!r} here")
+        if life is not None and not (life.isdecimal() and 0 < int(life) <= _MAX_LIFE_S):
+            raise BadRequestError("expires_in is the number of seconds that the token is to live")
+        wanted_s = int(life) if life is not None else None
         policy, tokens = self._authentication.authority.policy, self._authentication.authority.tokens
         if not caller.user and not policy.knows_anonymous:
             return self._unauthorized("say who you are: log in to the registry")
         granted = [scope for text in parse_scopes(wanted) if (scope := policy.granted(caller, text)) is not None]
-        token = tokens.issue(caller, granted)
+        token = tokens.issue(caller, granted, wanted_s)
         answer = {
             "token": token,
             "access_token": token,
-            "expires_in": tokens.life_s,
+            "expires_in": tokens.life_s(granted, wanted_s),
             "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "scope": " ".join(map(str, granted)),
         }

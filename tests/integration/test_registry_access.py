@@ -18,6 +18,12 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from dvcr.access.caller import Caller
+from dvcr.access.keys import TokenKeys
+from dvcr.access.scope import Action, repository_scope
+from dvcr.access.tokens import Tokens
+from dvcr.client.cancellation import Cancellation
+from dvcr.client.credentials import Credentials
 from dvcr.client.registry import RegistryClient
 from dvcr.client.repository import Repository
 from dvcr.config import ClientSettings
@@ -163,6 +169,75 @@ def test_oauth_form(url: str) -> None:
     assert requests.post(f"{url}/token", data=form | {"grant_type": "refresh_token"}).status_code == 400
     assert requests.post(f"{url}/token", data=b"\xff" * 1000).status_code == 400
     assert requests.post(f"{url}/token", data=b"x" * 10**6).status_code == 413
+
+
+def test_a_pull_token_may_live_longer_where_it_is_asked_for(url: str) -> None:
+    def life(scope: str, **parameters: str) -> int:
+        answer = requests.get(f"{url}/token", params={"scope": scope, **parameters}, auth=ALICE)
+        assert answer.status_code == 200, answer.text
+        claims = jwt.decode(answer.json()["token"], options={"verify_signature": False})
+        assert claims["exp"] - claims["iat"] == answer.json()["expires_in"]
+        return int(answer.json()["expires_in"])
+
+    assert life("repository:team/a:pull") == 300
+    assert life("repository:team/a:pull", expires_in="1200") == 1200
+    assert life("repository:team/a:pull", expires_in="999999") == 3600
+    assert life("repository:team/a:pull,push", expires_in="999999") == 300
+    form = {"grant_type": "password", "username": ALICE[0], "password": ALICE[1], "scope": "repository:team/a:pull"}
+    assert requests.post(f"{url}/token", data=form | {"expires_in": "700"}).json()["expires_in"] == 700
+    for wrong in ("0", "-1", "1.5", "soon", "9" * 40):
+        answer = requests.get(f"{url}/token", params={"scope": "", "expires_in": wrong}, auth=ALICE)
+        assert (answer.status_code, "expires_in" in answer.text) == (400, True)
+
+
+def test_a_token_for_somebody_else_is_for_that_alone(url: str, tmp_path: Path) -> None:
+    pushed = push(url, "team/lent", b"chunk", ALICE)
+    push(url, "team/other", b"chunk", ALICE)
+    alice = RegistryClient.from_settings(ClientSettings(url=url, username="alice", password=PASSWORDS["alice"]))
+    issued = alice.issue_token(["repository:team/lent:pull"], 1800)
+    assert issued is not None
+    assert issued.life_s == 1800
+    file = tmp_path / "credentials.json"
+    file.write_bytes(Credentials(token=issued.token).write())
+    lent = RegistryClient.from_settings(ClientSettings(url=url, credentials_file=file))
+
+    lent.ping()
+    assert lent.repository("team/lent").read_blob(Digest.parse(pushed)) == b"chunk"
+    bearer = {"Authorization": f"Bearer {issued.token}"}
+    other = requests.get(f"{url}/v2/team/other/blobs/{pushed}", headers=bearer)
+    assert scope_of(other) == "repository:team/other:pull"
+    begun = requests.post(f"{url}/v2/team/lent/blobs/uploads/", headers=bearer)
+    assert scope_of(begun) == "repository:team/lent:pull,push"
+    assert [a.headers["WWW-Authenticate"].count('error="insufficient_scope"') for a in (other, begun)] == [1, 1]
+    assert requests.delete(f"{url}/v2/team/lent/blobs/{pushed}", headers=bearer).status_code == 403
+    assert (
+        requests.get(f"{url}/token", params={"scope": "repository:team/lent:push"}, headers=bearer).status_code == 401
+    )
+
+
+def test_a_token_that_has_run_out_is_refused_until_there_is_a_new_one(tmp_path: Path) -> None:
+    with guarded_registry(tmp_path) as server:
+        pushed = push(server.url, "team/a", b"chunk", ALICE)
+        scopes = [repository_scope("team/a", Action.PULL)]
+        # By the registry's own key, two minutes before its time.
+        former = Tokens(TokenKeys(tmp_path / "keys"), "dvcr", 60, lambda: time.time() - 120)
+        file = tmp_path / "credentials.json"
+        file.write_bytes(Credentials(token=former.issue(Caller("alice"), scopes)).write())
+        settings = ClientSettings(url=server.url, credentials_file=file)
+        answer = requests.get(
+            f"{server.url}/v2/team/a/blobs/{pushed}",
+            headers={"Authorization": f"Bearer {Credentials.read(file.read_bytes()).token}"},
+        )
+        assert scope_of(answer) == "repository:team/a:pull"
+        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+        def renew(_: str) -> None:
+            now = Tokens(TokenKeys(tmp_path / "keys"), "dvcr", 60)
+            file.write_bytes(Credentials(token=now.issue(Caller("alice"), scopes)).write())
+
+        # Whoever reads meanwhile waits, and goes on.
+        waiting = RegistryClient.from_settings(settings).on_behalf_of(Cancellation(), renew)
+        assert waiting.repository("team/a").read_blob(Digest.parse(pushed)) == b"chunk"
 
 
 def test_a_token_is_not_exchanged_for_the_next_one(url: str) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dvcr.access.caller import Caller
 from dvcr.access.errors import CredentialsError
 from dvcr.access.keys import LOOK_INTERVAL_S, TokenKeys, make_key
-from dvcr.access.scope import Action, repository_scope
+from dvcr.access.scope import CATALOG, Action, repository_scope
 from dvcr.access.tokens import CLOCK_SKEW_S, Tokens
 from dvcr.errors import ConfigError
 from tests.support.tokens import unsigned
@@ -63,6 +63,17 @@ def test_clocks_may_differ_a_little(keys: TokenKeys) -> None:
 def test_expired_and_not_yet_good(keys: TokenKeys, age_s: float) -> None:
     with pytest.raises(CredentialsError):
         tokens(keys).verify(tokens(keys, age_s=age_s).issue(ALICE, []))
+
+
+def test_only_tokens_for_nothing_but_pull_may_live_longer_than_others(keys: TokenKeys) -> None:
+    pull, mount = repository_scope("a/b", Action.PULL), repository_scope("c", Action.PULL)
+    issuing = Tokens(keys, "dvcr", 300, pull_life_s=3600)
+    assert [issuing.life_s([pull, mount], wanted) for wanted in (None, 60, 1800, 10**6)] == [300, 60, 1800, 3600]
+    for scopes in ([SCOPE], [pull, SCOPE], [CATALOG], [repository_scope("a", Action.DELETE)], []):
+        assert [issuing.life_s(scopes, wanted) for wanted in (None, 60, 1800)] == [300, 60, 300]
+    assert Tokens(keys, "dvcr", 900, pull_life_s=600).life_s([pull], 3600) == 900, "less than usual is no bound"
+    _, expires_at = issuing.verify(issuing.issue(ALICE, [pull], 1800))
+    assert expires_at == pytest.approx(time.time() + 1800, abs=2)
 
 
 def test_of_another_service(keys: TokenKeys) -> None:

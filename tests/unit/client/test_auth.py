@@ -2,11 +2,13 @@
 
 import base64
 import json
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 
+from dvcr.client.credentials import Credentials, credentials_in
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest
@@ -149,6 +151,94 @@ def test_a_token_server_that_gives_none(registry: MemoryRegistry, answer: bytes)
     registry.intercept = lambda request: Answer(200, answer) if "auth.test" in (request.url or "") else guard(request)
     with pytest.raises(RegistryError):
         jane(registry).ping()
+
+
+def test_a_token_that_was_given_is_shown_at_once_and_read_anew_each_time(
+    registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    guard = Guard(registry)
+    file = tmp_path / "credentials.json"
+    repository = registry.client(credentials=credentials_in(file)).repository("a/b")
+    guard.valid = {"Bearer first"}
+    file.write_bytes(Credentials(token="first").write())
+    repository.push_blob(DIGEST, DATA)
+
+    guard.valid = {"Bearer second"}
+    file.write_bytes(Credentials(token="second").write())
+    assert repository.read_blob(DIGEST) == DATA
+    assert (guard.unauthorized, guard.asked) == (0, [])
+
+
+def test_a_token_that_is_replaced_meanwhile_is_tried_too(registry: MemoryRegistry) -> None:
+    guard = Guard(registry)
+    guard.valid = {"Bearer second"}
+    tokens = ["first", "second"]
+    repository = registry.client(credentials=lambda: Credentials(token=tokens.pop(0))).repository("a/b")
+    assert not repository.has_blob(DIGEST)
+    assert guard.unauthorized == 1
+
+
+def test_a_token_that_has_run_out_is_waited_for(registry: MemoryRegistry) -> None:
+    guard = Guard(registry)
+    repository = registry.client(attempts=3, credentials=lambda: Credentials(token="old")).repository("a/b")
+    with pytest.raises(RegistryError, match=r"does not accept the token.*repository:a/b:pull,push") as caught:
+        repository.has_blob(DIGEST)
+    assert (caught.value.reason, caught.value.status, caught.value.retryable) == ("RegistryDenied", 401, True)
+    assert (guard.unauthorized, len(registry.sleeps), guard.asked) == (3, 2, [])
+
+
+@pytest.mark.parametrize("content", [None, "", "secret", '["secret"]', '{"registrytoken": 7}'])
+def test_credentials_that_cannot_be_read_are_waited_for(
+    registry: MemoryRegistry, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "credentials.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RegistryError, match=r"cannot read the credentials .*credentials\.json") as caught:
+        registry.client(credentials=credentials_in(file)).ping()
+    assert caught.value.retryable
+    assert "secret" not in str(caught.value)
+    assert registry.asked == []
+
+
+def test_a_password_out_of_a_file_gets_tokens_as_any(registry: MemoryRegistry, tmp_path: Path) -> None:
+    guard = Guard(registry)
+    file = tmp_path / "credentials.json"
+    file.write_bytes(Credentials("jane", "secret").write())
+    settings = ClientSettings(url="http://registry.test", credentials_file=file)
+    registry.client(credentials=credentials_in(file)).repository("a/b").push_blob(DIGEST, DATA)
+    assert guard.credentials == [BASIC]
+    RegistryClient.from_settings(settings)
+    with pytest.raises(ValueError, match="takes the place of"):
+        ClientSettings(username="jane", credentials_file=file)
+
+
+def test_credentials_print_no_secret() -> None:
+    credentials = Credentials("jane", "hidden-1", "hidden-2")
+    assert Credentials.read(credentials.write()) == credentials
+    assert repr(credentials) == "Credentials(username='jane')"
+
+
+def test_a_token_for_somebody_else(registry: MemoryRegistry) -> None:
+    guard = Guard(registry)
+    guard.expires_in = 1800
+    issued = jane(registry).issue_token(["repository:a/b:pull", "repository:c:pull"], 3600)
+    assert issued is not None
+    assert (issued.token, issued.life_s) == ("token1", 1800)
+    assert "token1" not in repr(issued)
+    scopes = ["repository:a/b:pull", "repository:c:pull"]
+    asked = {"service": ["registry.test"], "account": ["jane"], "scope": scopes, "expires_in": ["3600"]}
+    assert (guard.asked, guard.credentials) == ([asked], [BASIC])
+
+
+def test_no_token_from_a_registry_that_has_none_to_give(registry: MemoryRegistry) -> None:
+    assert jane(registry).issue_token(["repository:a/b:pull"], 3600) is None
+    guard = Guard(registry, scheme="Basic")
+    assert jane(registry).issue_token(["repository:a/b:pull"], 3600) is None
+    guard.scheme, guard.challenge = "Bearer", 'Bearer realm="http://auth.test/token"'
+    held = registry.client(credentials=lambda: Credentials(token="held"))
+    assert held.issue_token(["repository:a/b:pull"], 3600) is None
+    assert guard.asked == []
 
 
 def test_nothing_secret_follows_a_redirect_to_another_host(registry: MemoryRegistry) -> None:
