@@ -13,6 +13,7 @@ from controller.api.resource import (
     CLUSTER_IMAGE,
     CPU_MODEL,
     DISK,
+    DISRUPTION_BUDGET,
     IMAGE,
     MACHINE,
     NODE,
@@ -125,6 +126,7 @@ def build_loops(
                 launchers,
                 Migrate(cluster, authority, launchers, settings.migration),
             ),
+            reads=(DISRUPTION_BUDGET,),
             triggers=(
                 (POD, machines_of_pod),
                 (DISK, referring(MACHINE, DISK)),

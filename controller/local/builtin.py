@@ -249,6 +249,22 @@ BUILT_IN: tuple[Definition, ...] = (
         singular="lease",
         columns=(Column("Holder", ".spec.holderIdentity"), _AGE),
     ),
+    # Clients look whether the group is there before they evict pods.
+    Definition(
+        "policy",
+        "v1",
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        short_names=("pdb",),
+        singular="poddisruptionbudget",
+        has_status=True,
+        columns=(
+            Column("Min Available", ".spec.minAvailable"),
+            Column("Max Unavailable", ".spec.maxUnavailable"),
+            Column("Allowed Disruptions", ".status.disruptionsAllowed", "integer"),
+            _AGE,
+        ),
+    ),
     Definition(
         "storage.k8s.io",
         "v1",

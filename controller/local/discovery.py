@@ -45,11 +45,6 @@ def group(served: Iterable[Definition], elsewhere: GroupVersions, name: str) -> 
 def resources(served: Iterable[Definition], name: str, version: str) -> dict[str, Any]:
     """The answer to /apis/<group>/<version> and /api/v1. Raises StatusError 404."""
     of_version = [each for each in served if (each.group, each.version) == (name, version)]
-    if (name, version) == (eviction.GROUP, eviction.VERSION):
-        # kubectl takes a group without resources for a server that is broken; one without verbs it passes over.
-        nothing = {"name": "evictions", "singularName": "", "namespaced": True, "kind": eviction.KIND, "verbs": []}
-        listed = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{name}/{version}"}
-        return {**listed, "resources": [nothing]}
     if not of_version:
         raise unknown_path()
     return {
@@ -112,8 +107,7 @@ def _groups(served: Iterable[Definition], elsewhere: GroupVersions) -> dict[str,
     """The versions of every group but the core's, in their order."""
     found: dict[str, dict[str, None]] = {}
     own = [(each.group, each.version) for each in served if each.group]
-    # The last has no kinds of its own here: clients look whether it is there before they evict pods.
-    for name, version in (*own, *elsewhere, (eviction.GROUP, eviction.VERSION)):
+    for name, version in (*own, *elsewhere):
         found.setdefault(name, {})[version] = None
     return {name: list(versions) for name, versions in found.items()}
 

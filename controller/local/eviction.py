@@ -1,4 +1,8 @@
-"""Evicting pods (policy/v1): deletion, unless the pod says that it is moved instead. No disruption budgets."""
+"""Evicting pods (policy/v1): deletion, unless the pod says that it is moved instead.
+
+Disruption budgets are kept and not heeded: the controller makes them for machines' pods, whose own word comes first
+here, and cannot be away as a webhook can.
+"""
 
 from typing import Any
 

@@ -6,7 +6,14 @@ from controller.api.eviction import STRATEGY_ANNOTATION
 from controller.api.machine import MachineSpec
 from controller.api.pod_claims import additional_claims, released_claims
 from controller.launcher.spec import CONTAINER_NAME
-from controller.machines.pod import APPLIED_ANNOTATION, LABELS_ANNOTATION, RENEWAL_ANNOTATION, applied_spec, placement
+from controller.machines.pod import (
+    APPLIED_ANNOTATION,
+    LABELS_ANNOTATION,
+    MOVE_LABEL,
+    RENEWAL_ANNOTATION,
+    applied_spec,
+    placement,
+)
 from controller.runtime.index import Object
 
 _HOSTNAME = "kubernetes.io/hostname"
@@ -44,7 +51,7 @@ def build_target(name: str, source: Object, spec: MachineSpec) -> Object:
         "metadata": {
             "name": name,
             "namespace": metadata["namespace"],
-            "labels": metadata.get("labels") or {},
+            "labels": {**(metadata.get("labels") or {}), MOVE_LABEL: name.rpartition("-")[2]},
             "annotations": annotations,
             "ownerReferences": metadata["ownerReferences"],
         },

@@ -32,6 +32,8 @@ from controller.machines.visit import KILL_MARGIN_S
 from controller.runtime.index import Object
 
 NAME_LABEL = f"vm.{GROUP}/name"
+MOVE_LABEL = f"vm.{GROUP}/move"
+"""Which move made the pod, as its name tells; a machine's first pod has none."""
 APPLIED_ANNOTATION = f"{GROUP}/applied-spec"
 """What of the machine's spec the pod was made from, as JSON; changes of it need a restart."""
 LABELS_ANNOTATION = f"{GROUP}/machine-labels"
@@ -219,7 +221,8 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
 
 def pod_labels(metadata: Object) -> dict[str, str]:
     """What a pod's labels say of the machine with this metadata: its own labels, and its name."""
-    return {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]}
+    own = {key: value for key, value in (metadata.get("labels") or {}).items() if key != MOVE_LABEL}
+    return {**own, NAME_LABEL: metadata["name"]}
 
 
 def placement(spec: ApiMachineSpec, cpu_model: str) -> Object:

@@ -6,6 +6,7 @@ from controller.machines.address import compare_address
 from controller.machines.authority import MachineAuthority
 from controller.machines.changes import list_changes
 from controller.machines.copied import note_copied
+from controller.machines.disruption_budget import protect
 from controller.machines.ending import clear_up
 from controller.machines.eviction import heed_eviction
 from controller.machines.following import follow
@@ -45,6 +46,7 @@ class MachineReconciler:
         self._cluster = cluster
         self._clock = clock
         self._steps: tuple[Step, ...] = (
+            protect,
             migrate,
             remove,
             clear_up,

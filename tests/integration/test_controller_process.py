@@ -28,12 +28,13 @@ class Running:
         self.cluster = Cluster.connect(server.kubeconfig)
         self.board = MemoryJobBoard()
         self.registry = MemoryImageRegistry()
+        self.launchers = MemoryLaunchers()
         ensure_default(self.cluster)
         self.start()
 
     def start(self) -> None:
         cached = CachedCluster(self.cluster)
-        loops = build_loops(cached, self.board, self.registry, MemoryLaunchers(), Settings())
+        loops = build_loops(cached, self.board, self.registry, self.launchers, Settings())
         self._stopping = threading.Event()
         process = ControllerProcess(cached, loops, workers=2, resync_s=300)
         self._thread = threading.Thread(target=process.run, args=(self._stopping,))
@@ -67,9 +68,9 @@ class Running:
         status = {"status": {"phase": "Bound", "capacity": requests}}
         self.cluster.patch(PVC, claim, status, "default", "status")
 
-    def run_pod(self, pod: str) -> None:
+    def run_pod(self, pod: str, node: str = "node") -> None:
         eventually(lambda: self.get(POD, pod), f"pod {pod}")
-        target = {"apiVersion": "v1", "kind": "Node", "name": "node"}
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
         self.cluster.create_in(POD, pod, "default", "binding", binding)
         ready = {"phase": "Running", "podIP": "127.64.0.9", "conditions": [{"type": "Ready", "status": "True"}]}
