@@ -24,6 +24,7 @@ from controller.launcher.spec import CaptureSpec, DiskSpec, WorkEnd, WorkStatus
 from controller.machines.devices import disk_device_name
 from controller.machines.pod import is_ready
 from controller.machines.setup import LauncherSetup
+from controller.runtime.conditions import waits_for
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -157,7 +158,7 @@ class DiskCapture:
             phase = DiskPhase.TERMINATING
         claim = self._cluster.get(PVC, claim_name(name), namespace)
         if phase != DiskPhase.READY or claim is None or not is_bound(claim):
-            return NotThere("DiskNotReady", f"waits for {label}, which is {phase}", _WAIT_S)
+            return NotThere("DiskNotReady", waits_for(label, phase), _WAIT_S)
         users = [pod for pod in pods_using(self._cluster, claim_name(name), namespace) if not captured_for(pod)]
         machine = users[0] if len(users) == 1 and machine_of(users[0]) and is_ready(users[0]) else None
         if users and (machine is None or "deletionTimestamp" in machine["metadata"]):

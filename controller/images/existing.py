@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from controller.api.image import ImagePhase
 from controller.api.resource import CLUSTER_IMAGE, IMAGE, Resource
 from controller.images.registry import ImageRegistry
+from controller.runtime.conditions import waits_for
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from dvcr.artifact.store import StoredImage
@@ -51,7 +52,7 @@ def find_image(
         return NotThere("ImageNotFound", f"waits for {label}, which does not exist")
     phase = phase_of(image)
     if phase != ImagePhase.READY:
-        return NotThere("ImageNotReady", f"waits for {label}, which is {phase}")
+        return NotThere("ImageNotReady", waits_for(label, phase))
     stored = registry.find(repository_of(resource, name, namespace), image["metadata"]["uid"])
     if stored is None:
         return NotThere("ImageNotReady", f"waits for {label}, whose bytes are not in the registry", again_s=30)

@@ -13,6 +13,7 @@ from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
 from controller.machines.states import BLOCK_DEVICES_READY
 from controller.machines.visit import Visit
+from controller.runtime.conditions import waits_for
 from controller.runtime.port import ClusterPort
 
 _RESOURCES = {
@@ -70,7 +71,7 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
     phase = (disk.get("status") or {}).get("phase", DiskPhase.PENDING)
     claim = cluster.get(PVC, claim_name(device.name), namespace)
     if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None or not is_bound(claim):
-        return NotReady("DiskNotReady", f"waits for {label}, which is {phase}")
+        return NotReady("DiskNotReady", waits_for(label, phase))
     for pod in pods_using(cluster, claim_name(device.name), namespace):
         if machine_of(pod) != machine and not is_over(pod):
             return NotReady("DiskInUse", f"waits until {user_of(pod)} does not use {label} any more")
@@ -101,7 +102,7 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
         return NotReady("ImageNotFound", f"waits for {label}, which does not exist")
     phase = phase_of(image)
     if phase != ImagePhase.READY:
-        return NotReady("ImageNotReady", f"waits for {label}, which is {phase}")
+        return NotReady("ImageNotReady", waits_for(label, phase))
     repository = repository_of(resource, device.name, namespace)
     stored = registry.find(repository, image["metadata"]["uid"])
     if stored is None:

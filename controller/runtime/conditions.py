@@ -7,6 +7,8 @@ from controller.api.model import Condition
 
 Clock = Callable[[], datetime]
 
+_ON_THE_WAY = dict.fromkeys(("Pending", "Provisioning"), "not Ready yet")
+
 
 def utc_now() -> datetime:
     """The wall clock."""
@@ -21,6 +23,15 @@ def write_time(moment: datetime) -> str:
 def read_time(text: str) -> datetime:
     """The inverse of `write_time`; also takes fractions of seconds."""
     return datetime.fromisoformat(text)
+
+
+def waits_for(label: str, phase: str) -> str:
+    """What is said of an object that waits for another one, which tells itself how far it is.
+
+    The same all the way to Ready: a message of its own for each phase of an image would be another write of all that
+    wait for it.
+    """
+    return f"waits for {label}, which is {_ON_THE_WAY.get(phase, phase)}"
 
 
 def find_condition(conditions: list[Condition], condition_type: str) -> Condition | None:

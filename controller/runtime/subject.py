@@ -21,6 +21,8 @@ NOT_RUNNING = "NotRunning"
 """The reason of conditions that mean nothing for a machine that is off."""
 _HAPPENINGS = ("Migrating", "Resized", "Retrying")
 """Conditions that are there only once something happened."""
+_WAITING = ("ImageNotReady", "DiskNotReady", "CPUModelNotReady", "IPAddressNotReady")
+"""Reasons to wait for an object that tells itself how far it is."""
 _FAILED_PHASES = ("Failed", "ImageLost", "PVCLost")
 S = TypeVar("S", bound=ApiModel)
 
@@ -142,13 +144,13 @@ def transitions(before: Object, after: Object) -> Iterator[Transition]:
 
     The main condition says what the phase says, so it is told only where the phase stays; so are conditions that turn
     for the better. The first word of a condition is no turn, unless the condition is there only because something
-    happens; nor is that a machine does not run.
+    happens; nor is that a machine does not run, nor that a new object waits for one that is on its way.
     """
     phase = after.get("phase", "")
     moved = phase != before.get("phase", "")
     conditions = {condition["type"]: condition for condition in after.get("conditions") or ()}
-    if moved:
-        main: Object = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
+    main: Object = next((conditions[name] for name in MAIN_CONDITIONS if name in conditions), {})
+    if moved and (before.get("phase") or main.get("reason") not in _WAITING):
         message = after.get("failureMessage") or main.get("message") or f"the phase is now {phase}"
         yield Transition(phase, message, phase in _FAILED_PHASES)
     old = {condition["type"]: condition for condition in before.get("conditions") or () if _says_something(condition)}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from controller.api.resource import EVENT, MACHINE
 from controller.runtime.events import record_event
 from controller.runtime.subject import Transition, transitions
@@ -88,6 +90,14 @@ def test_a_failed_phase_is_a_warning() -> None:
     after = {"phase": "Failed", "failureMessage": "404", "conditions": [condition("Ready", "False", "NotFound", "x")]}
 
     assert list(transitions({}, after)) == [Transition("Failed", "404", warning=True)]
+
+
+@pytest.mark.parametrize(("reason", "told"), [("ImageNotReady", []), ("ImageNotFound", ["Pending"])])
+def test_a_new_object_tells_what_it_waits_for_unless_that_is_on_its_way(reason: str, told: list[str]) -> None:
+    waiting = {"phase": "Pending", "conditions": [condition("Ready", "False", reason, "waits")]}
+
+    assert [transition.reason for transition in transitions({}, waiting)] == told
+    assert [transition.reason for transition in transitions({"phase": "Ready"}, waiting)] == ["Pending"]
 
 
 def test_a_machine_tells_its_life() -> None:

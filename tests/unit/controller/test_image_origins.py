@@ -91,7 +91,7 @@ def test_an_image_of_an_image_waits_until_that_is_ready() -> None:
     assert waiting(world, CLUSTER_IMAGE, "copy") == ("Pending", "ImageNotFound", message)
     base = {"dataSource": {"type": "HTTP", "http": {"url": "http://x/y.img"}}}
     uid = world.apply(IMAGE, "base", base)["metadata"]["uid"]
-    message = "waits for VirtualMachineImage 'base', which is Provisioning"
+    message = "waits for VirtualMachineImage 'base', which is not Ready yet"
     assert waiting(world, CLUSTER_IMAGE, "copy") == ("Pending", "ImageNotReady", message)
     world.publish("vmi/default/base", uid)
     world.settle()

@@ -176,7 +176,7 @@ def test_what_does_not_exist_or_is_not_ready_is_waited_for(world: World) -> None
     assert reason(world) == ("InProgress", "DiskNotFound")
     world.apply(DISK, "later", {"persistentVolumeClaim": {"size": "1Gi"}})
     assert reason(world) == ("InProgress", "DiskNotReady")
-    assert message(world) == "waits for VirtualMachineDisk 'later', which is Provisioning"
+    assert message(world) == "waits for VirtualMachineDisk 'later', which is not Ready yet"
     world.bind("vmd-later")
     assert reason(world) == ("Attached", "Attached")
 

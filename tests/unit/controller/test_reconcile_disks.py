@@ -42,7 +42,7 @@ def test_a_disk_waits_for_its_image_and_says_so() -> None:
     world.apply(CLUSTER_IMAGE, "debian", {"dataSource": {"type": "HTTP", "http": {"url": "http://x/"}}})
     condition = world.condition(DISK, "root", "Ready")
     assert condition["reason"] == "ImageNotReady"
-    assert condition["message"].endswith("which is Provisioning")
+    assert condition["message"].endswith("which is not Ready yet")
     assert world.find(PVC, "vmd-root") is None
 
 
