@@ -1,17 +1,18 @@
 """`dvcr controller`."""
 
 import socket
-import threading
 import uuid
-from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from controller.runtime.cluster import Cluster
-    from controller.runtime.process import ControllerProcess
+    from controller.runtime.lease import LeaderLease
+
+LEASE_TIMEOUT_S = 4
+"""For each request about the Lease: several fit into the time that a leader has for a renewal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +39,7 @@ def controller(
     from controller.machines.launcher_status import HttpLauncherStatus
     from controller.runtime.cached import CachedCluster
     from controller.runtime.cluster import Cluster
+    from controller.runtime.leadership import lead
     from controller.runtime.metrics import LEADER
     from controller.runtime.open_files import allow_many
     from controller.runtime.process import ControllerProcess
@@ -53,7 +55,8 @@ def controller(
     board = RedisJobBoard.from_settings(settings.broker)
     authority = MachineAuthority(cluster, settings.controller.namespace)
     launchers = HttpLauncherStatus(authority, allow_many() // 2)
-    cached = CachedCluster(cluster)
+    lease = _lease(settings.controller.kubeconfig, settings.controller.namespace) if leader_elect else None
+    cached = CachedCluster(cluster, (lambda: lease.held) if lease is not None else (lambda: True))
     registry = RecentImages(RemoteImageRegistry(settings.client))
     loops = build_loops(cached, board, registry, launchers, settings)
     process = ControllerProcess(
@@ -74,41 +77,15 @@ def controller(
         # The API server asks whoever is ready. The machine API has no say in it: some clusters cannot have that.
         is_ready = webhooks.listening.is_set if webhooks is not None else lambda: True
         stack.enter_context(Monitoring(settings.monitoring, is_ready))
-        if leader_elect:
-            _run_as_leader(process, cluster, settings.controller.namespace, stopping, ready)
+        if lease is not None:
+            lead(lease, process, stopping, ready)
         else:
             process.run(stopping, ready)
 
 
-def _run_as_leader(
-    process: "ControllerProcess",
-    cluster: "Cluster",
-    namespace: str,
-    stopping: threading.Event,
-    ready: Callable[[], None],
-) -> None:
-    """Run once the Lease is ours, until it is lost or `stopping` is set."""
+def _lease(kubeconfig: Path | None, namespace: str) -> "LeaderLease":
+    from controller.runtime.cluster import Cluster
     from controller.runtime.lease import LeaderLease
-    from dvcr.errors import DvcrError
 
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    lease = LeaderLease(cluster, identity, namespace=namespace)
-    if not lease.acquire(stopping):
-        return
-    # The lease is given back only after the last pass has ended.
-    finished, lost = threading.Event(), threading.Event()
-
-    def keep() -> None:
-        if not lease.keep(finished):
-            lost.set()
-            stopping.set()
-
-    keeper = threading.Thread(target=keep, name="lease", daemon=True)
-    keeper.start()
-    try:
-        process.run(stopping, ready)
-    finally:
-        finished.set()
-        keeper.join(10)
-    if lost.is_set():
-        raise DvcrError("lost the right to lead: another controller took over", reason="LeadershipLost")
+    return LeaderLease(Cluster.connect(kubeconfig, timeout_s=LEASE_TIMEOUT_S), identity, namespace=namespace)

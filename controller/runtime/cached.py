@@ -1,9 +1,10 @@
 """A cluster whose kinds that are followed are read from memory."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from controller.api.resource import Resource
 from controller.runtime.cluster import Cluster
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Index, Object
 from controller.runtime.informer import Informer, OnChange
 
@@ -19,9 +20,11 @@ class CachedCluster:
     pass. Thread-safe.
     """
 
-    def __init__(self, live: Cluster) -> None:
+    def __init__(self, live: Cluster, may_write: Callable[[], bool] = lambda: True) -> None:
+        """`may_write` is asked before each write: whoever was held up for long may have lost the right meanwhile."""
         self.live = live
         """The cluster itself."""
+        self._may_write = may_write
         self._informers: dict[Resource, Informer] = {}
 
     def follow(self, resource: Resource, on_change: OnChange | None = None) -> Informer:
@@ -51,13 +54,13 @@ class CachedCluster:
         return informer.find(index, value) if informer else self.live.find(index, value)
 
     def create(self, resource: Resource, obj: Object) -> Object:
-        return self._noted(resource, self.live.create(resource, obj))
+        return self._noted(resource, self._writable.create(resource, obj))
 
     def update(self, resource: Resource, obj: Object) -> Object:
-        return self._noted(resource, self.live.update(resource, obj))
+        return self._noted(resource, self._writable.update(resource, obj))
 
     def update_status(self, resource: Resource, obj: Object) -> Object:
-        return self._noted(resource, self.live.update_status(resource, obj))
+        return self._noted(resource, self._writable.update_status(resource, obj))
 
     def patch(
         self,
@@ -67,7 +70,7 @@ class CachedCluster:
         namespace: str | None = None,
         subresource: str = "",
     ) -> Object:
-        return self._noted(resource, self.live.patch(resource, name, patch, namespace, subresource))
+        return self._noted(resource, self._writable.patch(resource, name, patch, namespace, subresource))
 
     def delete(
         self,
@@ -78,7 +81,13 @@ class CachedCluster:
         grace_period_s: int | None = None,
         uid: str | None = None,
     ) -> None:
-        self.live.delete(resource, name, namespace, grace_period_s=grace_period_s, uid=uid)
+        self._writable.delete(resource, name, namespace, grace_period_s=grace_period_s, uid=uid)
+
+    @property
+    def _writable(self) -> Cluster:
+        if not self._may_write():
+            raise ClusterError("not written: this controller does not lead any more", reason="LeadershipLost")
+        return self.live
 
     def _informer(self, resource: Resource) -> Informer | None:
         informer = self._informers.get(resource)

@@ -1,10 +1,7 @@
 """The Kubernetes API as the controller, the node agent and the `dvcr` verbs use it. Objects are plain dicts."""
 
-import json
 import ssl
-import threading
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +9,8 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes import client, config
+from kubernetes.utils.keepalive import tcp_keepalive_socket_options
+from urllib3.connection import HTTPConnection
 
 from controller.api.resource import Resource
 from controller.runtime.errors import (
@@ -26,6 +25,7 @@ from controller.runtime.errors import (
 )
 from controller.runtime.index import Index, Object
 from controller.runtime.informer import Informer, OnChange
+from controller.runtime.stream import WatchResponse, decoded, pieces
 from dvcr.errors import ConfigError
 
 __all__ = [
@@ -45,8 +45,11 @@ Objects = list[Object]
 Resources = list[Resource]
 
 _CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 30
+_TIMEOUT_S = 30
 _WATCH_S = 300
+_WATCH_MARGIN_S = 15
+_KEEPALIVE = tcp_keepalive_socket_options(idle=30, interval=10, count=3)
+"""A watch on which nothing happens notices within a minute that the server's machine is gone."""
 _PAGE = 500
 _UNAVAILABLE = 503
 _JSON = "application/json"
@@ -73,14 +76,16 @@ class Cluster:
     Every method raises ClusterError (or a subclass) for what the API refuses and for a server that cannot be reached.
     """
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, timeout_s: float = _TIMEOUT_S) -> None:
         self._api = api
+        self._timeout_s = timeout_s
 
     @classmethod
-    def connect(cls, kubeconfig: Path | None = None) -> Self:
+    def connect(cls, kubeconfig: Path | None = None, *, timeout_s: float = _TIMEOUT_S) -> Self:
         """With the given kubeconfig, else the pod's service account, else the user's kubeconfig.
 
-        Raises ConfigError if none of them can be used. Does not contact the server.
+        `timeout_s` is how long the server may be silent before a request counts as failed. Raises ConfigError if no
+        configuration can be used. Does not contact the server.
         """
         configuration = client.Configuration()
         try:
@@ -97,7 +102,8 @@ class Cluster:
         # Each informer holds a connection for its watch, each worker thread uses another.
         configuration.connection_pool_maxsize = 64
         configuration.retries = False
-        return cls(client.ApiClient(configuration))
+        configuration.socket_options = _KEEPALIVE
+        return cls(client.ApiClient(configuration), timeout_s)
 
     @property
     def server(self) -> str:
@@ -231,8 +237,7 @@ class Cluster:
 
     def download(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
         """What `path` answers, whatever it is, in pieces as it arrives."""
-        response = self._open("GET", path, query, accept="*/*", read_timeout_s=None)
-        return _pieces(response, path)
+        return pieces(self._open("GET", path, query, accept="*/*", waits=True), path)
 
     def access(self, path: str) -> "Access":
         """What another client needs for `path`: for websockets, which the official one only has for pods."""
@@ -261,14 +266,18 @@ class Cluster:
     ) -> Object:
         """One request for JSON, for what the methods above do not cover."""
         response = self._open(method, path, query, body, content_type, accept)
-        answer: Object = json.loads(_read(response, path))
-        return answer
+        return decoded(_read(response, path), path)
 
     def list_page(self, resource: Resource, field_selector: str) -> tuple[Objects, str]:
         """For informers: all objects and the version that they are of."""
         return self._pages(resource, None, "", field_selector)
 
-    def watch(self, resource: Resource, resource_version: str, field_selector: str) -> "WatchResponse":
+    def current_version(self, resource: Resource) -> str:
+        """For informers: the version that a list would be of now."""
+        page = self.request("GET", resource.path(), {"limit": "1"})
+        return str(page["metadata"].get("resourceVersion", ""))
+
+    def watch(self, resource: Resource, resource_version: str, field_selector: str) -> WatchResponse:
         """For informers: the events after `resource_version`, for some minutes."""
         query = {
             "watch": "true",
@@ -279,7 +288,13 @@ class Cluster:
         if field_selector:
             query["fieldSelector"] = field_selector
         path = resource.path()
-        return WatchResponse(self._open("GET", path, query, read_timeout_s=_WATCH_S + 15), path)
+        response = self._open("GET", path, query)
+        # It answers at once, but then nothing may happen for long. A connection that serves this answer alone is out of
+        # reach: there silence ends the watch sooner, and another begins.
+        connection = response.connection
+        if isinstance(connection, HTTPConnection) and connection.sock is not None:
+            connection.sock.settimeout(_WATCH_S + _WATCH_MARGIN_S)
+        return WatchResponse(response, path)
 
     def _pages(
         self, resource: Resource, namespace: str | None, label_selector: str, field_selector: str
@@ -289,14 +304,14 @@ class Cluster:
         items: Objects = []
         while True:
             page = self.request("GET", resource.path(namespace), query)
-            for item in page["items"]:
+            for item in page.get("items") or ():
                 # Lists leave these out of their items; everybody else expects them.
                 item.setdefault("apiVersion", resource.api_version)
                 item.setdefault("kind", resource.kind)
                 items.append(item)
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
-                return items, page["metadata"]["resourceVersion"]
+                return items, page["metadata"].get("resourceVersion", "")
 
     def _open(
         self,
@@ -306,56 +321,21 @@ class Cluster:
         body: Any = None,
         content_type: str = _JSON,
         accept: str = _JSON,
-        read_timeout_s: float | None = _READ_TIMEOUT_S,
+        waits: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "dvcr"}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self.server + quote(path) + (f"?{urlencode(query)}" if query else "")
-        timeout = (_CONNECT_TIMEOUT_S, read_timeout_s)
+        timeout = (min(_CONNECT_TIMEOUT_S, self._timeout_s), None if waits else self._timeout_s)
         try:
             answer = self._api.rest_client.request(method, url, headers, body, _request_timeout=timeout)
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise ClusterError(f"cannot reach the Kubernetes API at {self.server}: {exc}") from exc
         response: urllib3.BaseHTTPResponse = answer.response
         if response.status >= 300:
-            raise error_from(response.status, _read(response, path), f"{method} {path}")
+            body, retry_after = _read(response, path), response.headers.get("Retry-After", "")
+            raise error_from(response.status, body, f"{method} {path}", retry_after)
         return response
-
-
-class WatchResponse:
-    """The events of one watch request. Iterate once; ends when the server ends it or `stop` is called."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
-        self._response = response
-        self._path = path
-        self._stopped = threading.Event()
-
-    def __iter__(self) -> Iterator[Object]:
-        rest = b""
-        try:
-            for piece in _pieces(self._response, self._path):
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield json.loads(line)
-        except ClusterError:
-            if not self._stopped.is_set():
-                raise
-
-    def stop(self) -> None:
-        """End the iteration from any thread. Idempotent."""
-        self._stopped.set()
-        with suppress(ValueError, OSError, RuntimeError):  # the stream may have ended already
-            self._response.shutdown()
-
-
-def _pieces(response: urllib3.BaseHTTPResponse, path: str) -> Iterator[bytes]:
-    try:
-        yield from response.stream(2**16)
-    except (urllib3.exceptions.HTTPError, OSError) as exc:
-        raise ClusterError(f"the Kubernetes API broke off {path}: {exc}") from exc
-    finally:
-        response.close()
 
 
 def _read(response: urllib3.BaseHTTPResponse, path: str) -> bytes:

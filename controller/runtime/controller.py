@@ -6,7 +6,7 @@ from typing import Protocol
 
 import structlog
 
-from controller.runtime.errors import AlreadyExistsError, ConflictError
+from controller.runtime.errors import AlreadyExistsError, ClusterError, ConflictError
 from controller.runtime.index import Key
 from controller.runtime.metrics import QUEUE_DEPTH, RECONCILE_SECONDS
 from controller.runtime.queue import WorkQueue
@@ -28,7 +28,7 @@ class Controller:
     """Reconciles the keys it is given, each by one worker at a time; errors back off for each key."""
 
     def __init__(self, name: str, reconciler: Reconciler, *, workers: int) -> None:
-        self._name = name
+        self.name = name
         self._reconciler = reconciler
         self._queue: WorkQueue[Key] = WorkQueue()
         QUEUE_DEPTH.labels(name).set_function(self._queue.__len__)
@@ -45,16 +45,26 @@ class Controller:
         for thread in self._threads:
             thread.start()
 
-    def stop(self, timeout_s: float = 20) -> None:
-        """Let the workers finish their pass and stop."""
+    def stop(self) -> None:
+        """Begin no other pass."""
         self._queue.close()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the passes that are under way; whether they ended in time."""
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(timeout_s)
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether no worker runs."""
+        return not any(thread.is_alive() for thread in self._threads)
 
     def process(self, key: Key) -> None:
         """One pass, with everything that follows from its result."""
-        log = _log.bind(controller=self._name, namespace=key[0], name=key[1])
+        log = _log.bind(controller=self.name, namespace=key[0], name=key[1])
         result, began = "done", time.monotonic()
         try:
             again_s = self._reconciler.reconcile(key)
@@ -65,7 +75,8 @@ class Controller:
         except DvcrError as exc:
             result = "failed"
             # What will not help by itself waits for a change, or for the next resync.
-            delay_s = self._queue.retry(key) if exc.retryable else None
+            asked_s = exc.retry_after_s if isinstance(exc, ClusterError) else 0
+            delay_s = self._queue.retry(key, asked_s) if exc.retryable else None
             log.warning("reconcile failed", reason=exc.reason, error=exc.message, retry_s=delay_s)
         except Exception:  # a bug with one object must not end the work on all others
             result = "crashed"
@@ -75,7 +86,7 @@ class Controller:
             if again_s is not None:
                 self._queue.add_after(key, again_s)
         finally:
-            RECONCILE_SECONDS.labels(self._name, result).observe(time.monotonic() - began)
+            RECONCILE_SECONDS.labels(self.name, result).observe(time.monotonic() - began)
 
     def _work(self) -> None:
         while (key := self._queue.get()) is not None:

@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from dvcr.errors import DvcrError
 
+_LONGEST_RETRY_AFTER_S = 60
+_TOO_LARGE = "ResourceVersionTooLarge"
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -20,9 +23,11 @@ class ClusterError(DvcrError):
 
     default_reason: ClassVar[str] = "ClusterUnavailable"
 
-    def __init__(self, message: str, *, status: int = 0, reason: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int = 0, reason: str | None = None, retry_after_s: float = 0) -> None:
         super().__init__(message, reason=reason, retryable=status in (0, 408, 409, 429) or status >= 500)
         self.status = status
+        self.retry_after_s = retry_after_s
+        """Before that the server does not want to be asked again."""
 
 
 class ConflictError(ClusterError):
@@ -38,7 +43,10 @@ class MissingError(ClusterError):
 
 
 class ExpiredError(ClusterError):
-    """The resource version is too old to go on from (410 Gone): list again."""
+    """The server cannot go on from the resource version: list again.
+
+    It is too old (410 Gone), or the server has never come as far (504 with the cause ResourceVersionTooLarge).
+    """
 
 
 class InvalidError(ClusterError):
@@ -49,27 +57,31 @@ class InvalidError(ClusterError):
         self.causes = causes
 
 
-def error_from(status: int, body: bytes | dict[str, Any], where: str) -> ClusterError:
-    """The error that an answer (a `Status` object, or whatever stands in its place) means."""
+def error_from(status: int, body: bytes | dict[str, Any], where: str, retry_after: str = "") -> ClusterError:
+    """The error that an answer (a `Status` object, or whatever stands in its place) means.
+
+    `retry_after` is the header of that name; its form as a date is not heeded.
+    """
     answer: dict[str, Any] = body if isinstance(body, dict) else _status_object(body)
     message = str(answer.get("message") or f"{where} answered {status}")
     reason = str(answer.get("reason") or "") or None
     if status == 404:
         return MissingError(message, status=status, reason=reason or "NotFound")
-    if status == 410:
+    causes: list[dict[str, Any]] = (answer.get("details") or {}).get("causes") or []
+    if status == 410 or any(cause.get("reason") == _TOO_LARGE for cause in causes):
         return ExpiredError(message, status=status, reason=reason or "Expired")
     if status == 409:
         kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
         return kind(message, status=status, reason=reason or "Conflict")
     if status in (400, 422):
-        causes = (answer.get("details") or {}).get("causes") or ()
         return InvalidError(
             message,
             status=status,
             reason=reason or "Invalid",
             causes=tuple(Cause(str(c.get("field", "")), str(c.get("message", ""))) for c in causes),
         )
-    return ClusterError(message, status=status, reason=reason)
+    retry_after_s = min(int(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdecimal() else 0
+    return ClusterError(message, status=status, reason=reason, retry_after_s=retry_after_s)
 
 
 def _status_object(body: bytes) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 The official `kubernetes.informer` is not used: see docs/decisions/informer.md.
 """
 
-import random
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 import structlog
 
 from controller.api.resource import Resource
+from controller.runtime.backoff import Backoff
 from controller.runtime.errors import ClusterError, ExpiredError, error_from
-from controller.runtime.index import Index, IndexedObjects, Key, Object, by_namespace, key_of
+from controller.runtime.index import Index, IndexedObjects, Object, by_namespace, key_of
 
 OnChange = Callable[[str, str], None]
+
+_SHORT_S = 1.0
+"""A watch that ends sooner, and without an event, is a failure."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +38,10 @@ class Source(Protocol):
 
     def list_page(self, resource: Resource, field_selector: str) -> tuple[list[Object], str]:
         """All objects and the resource version that they are of."""
+        ...
+
+    def current_version(self, resource: Resource) -> str:
+        """The resource version that a list would be of now."""
         ...
 
     def watch(self, resource: Resource, resource_version: str, field_selector: str) -> WatchStream:
@@ -58,8 +66,8 @@ class Informer:
         self._field_selector = field_selector
         self._objects = IndexedObjects()
         self._by_namespace = by_namespace(resource)
-        self._reached = 0
-        """The version up to which everything is known."""
+        self._reached: int | None = None
+        """The version up to which everything is known; None where the kind's versions say nothing."""
         self._lock = threading.Lock()
         self._synced = threading.Event()
         self._stopping = threading.Event()
@@ -112,46 +120,66 @@ class Informer:
         obj["metadata"].pop("managedFields", None)
         with self._lock:
             # What the watch has passed by, it has also told of, and perhaps of what came after it.
-            if _version(obj) > self._reached:
+            if _is_newer(_version(obj), self._reached):
                 self._put(obj)
 
     def _run(self) -> None:
-        failures = 0
-        version = ""
+        log = _log.bind(kind=self._resource.kind)
+        version, backoff = "", Backoff()
         while not self._stopping.is_set():
+            asked_s: float = 0
             try:
-                if not version:
+                if version:
+                    self._check(version)
+                else:
                     version = self._list()
-                    failures = 0
+                began, told = time.monotonic(), False
                 for reached in self._follow(version):
-                    version = reached
-                    failures = 0
-            except ExpiredError:
-                version = ""
+                    version, told = reached, True
+                    backoff.reset()
+                if told or time.monotonic() - began > _SHORT_S:
+                    backoff.reset()
+                    continue
+                why = "the watch ended at once"
+            except ExpiredError as exc:
+                version, why = "", exc.message
             except ClusterError as exc:
-                if self._stopping.is_set():
-                    return
-                failures += 1
-                delay_s = min(30.0, 0.2 * 2 ** min(failures, 10)) * random.uniform(0.5, 1)
-                _log.warning("cannot follow", kind=self._resource.kind, error=exc.message, retry_s=round(delay_s, 1))
-                self._stopping.wait(delay_s)
+                why, asked_s = exc.message, exc.retry_after_s
+            except Exception:  # a bug with one object must not end that the others are followed
+                log.exception("cannot follow")
+                version, why = "", "a bug"
+            if self._stopping.is_set():
+                return
+            delay_s = backoff.next_s(asked_s)
+            log.warning("cannot follow", error=why, retry_s=round(delay_s, 1))
+            self._stopping.wait(delay_s)
+
+    def _check(self, version: str) -> None:
+        """Raises ExpiredError where the server has not come as far, as after the restore of a backup.
+
+        Kubernetes takes up a watch from such a version, and then tells nothing until it is reached again.
+        """
+        current = self._source.current_version(self._resource)
+        if _is_newer(_number(version), _number(current)):
+            raise ExpiredError(f"the server is at version {current}, and was at {version} before")
 
     def _list(self) -> str:
         items, version = self._source.list_page(self._resource, self._field_selector)
         with self._lock:
-            self._reached = int(version)
-            before = self._versions()
-            for key in before.keys() - {key_of(item) for item in items}:
+            before = {key_of(obj): obj for obj in self._objects.all()}
+            went_back = _is_newer(self._reached, _number(version))
+            self._reached = _number(version)
+            for key in before if went_back else before.keys() - {key_of(item) for item in items}:
                 # What was noted after the list was made is not in it.
-                if before[key] <= self._reached:
+                if went_back or not _is_newer(_version(before[key]), self._reached):
                     self._objects.remove(key)
             for item in items:
                 item["metadata"].pop("managedFields", None)
                 self._put(item)
-            after = self._versions()
+            after = {key_of(obj): obj for obj in self._objects.all()}
         self._synced.set()
         for key in before.keys() | after.keys():
-            if before.get(key) != after.get(key):
+            if before.get(key) is not after.get(key):
                 self._on_change(*key)
         return version
 
@@ -169,7 +197,7 @@ class Informer:
                     raise error_from(int(obj.get("code", 500)), obj, f"the watch of {self._resource.plural}")
                 if kind != "BOOKMARK":
                     self._apply(kind, obj)
-                yield obj["metadata"]["resourceVersion"]
+                yield obj["metadata"].get("resourceVersion") or version
         finally:
             watch.stop()
             with self._lock:
@@ -182,19 +210,29 @@ class Informer:
             if kind != "DELETED":
                 obj["metadata"].pop("managedFields", None)
                 self._put(obj)
-            elif _version(self._objects.get(key)) <= self._reached:
+            elif not _is_newer(_version(self._objects.get(key)), self._reached):
                 self._objects.remove(key)
         self._on_change(*key)
 
-    def _versions(self) -> dict[Key, int]:
-        return {key_of(obj): _version(obj) for obj in self._objects.all()}
-
     def _put(self, obj: Object) -> None:
-        """Unless something newer is known."""
-        if _version(self._objects.get(key_of(obj))) < _version(obj):
+        """Unless it is known, or something newer."""
+        known, version = _version(self._objects.get(key_of(obj))), _version(obj)
+        if known is None or version is None or version > known:
             self._objects.put(obj)
 
 
-def _version(obj: Object | None) -> int:
-    """Versions of one kind can be compared: they are the numbers of its changes (Kubernetes 1.35, KEP-5504)."""
-    return int(obj["metadata"]["resourceVersion"]) if obj else 0
+def _version(obj: Object | None) -> int | None:
+    return _number(obj["metadata"].get("resourceVersion", "")) if obj else None
+
+
+def _number(version: str) -> int | None:
+    """Versions of one kind can be compared: they are the numbers of its changes (Kubernetes 1.35, KEP-5504).
+
+    None for those of an aggregated API that says nothing, or something of its own.
+    """
+    return int(version) if version.isascii() and version.isdecimal() else None
+
+
+def _is_newer(version: int | None, than: int | None) -> bool:
+    """Whether it certainly is."""
+    return version is not None and than is not None and version > than

@@ -4,6 +4,8 @@ The official `kubernetes.leaderelection` is not used: see docs/decisions/leader-
 """
 
 import copy
+import math
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,14 +18,22 @@ from controller.runtime.errors import ClusterError
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 
+DURATION_S = 15
+"""For how long nobody else takes the lease once it was renewed."""
+RENEW_DEADLINE_S = 10
+"""How long after the last renewal its holder still leads."""
+RETRY_S = 2.0
+"""Between two attempts to take or renew it."""
+
 _log = structlog.get_logger(__name__)
 
 
 class LeaderLease:
     """The right to lead, held by renewing a Lease.
 
-    Another holder's time is measured from when we last saw its Lease change, by our own monotonic clock: clocks of
-    different machines are never compared.
+    Another holder's time is measured from when we last saw its Lease change, our own from before we sent the renewal,
+    both by our own monotonic clock: clocks of different machines are never compared, and a leader that reaches nobody
+    knows that its time is over before another can know it.
     """
 
     def __init__(
@@ -33,60 +43,63 @@ class LeaderLease:
         *,
         name: str = "dvcr-controller",
         namespace: str = "default",
-        duration_s: float = 15,
-        renew_s: float = 3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`cluster` should give up on a request well before RENEW_DEADLINE_S."""
         self._cluster = cluster
         self._identity = identity
         self._name = name
         self._namespace = namespace
-        self._duration_s = duration_s
-        self._renew_s = renew_s
         self._clock = clock
         self._seen: tuple[str, float] = ("", 0.0)
+        self._deadline = -math.inf
+
+    @property
+    def held(self) -> bool:
+        """Whether we lead, asking nobody."""
+        return self._clock() < self._deadline
 
     def acquire(self, stopping: threading.Event) -> bool:
         """Wait until we lead; False if `stopping` was set first."""
         while not stopping.is_set():
             if self.try_once():
                 return True
-            stopping.wait(self._renew_s)
+            stopping.wait(RETRY_S * random.uniform(1, 1.2))
         return False
 
-    def keep(self, stopping: threading.Event) -> bool:
-        """Renew until `stopping` is set (True, the lease is given back) or the right is lost (False)."""
-        renewed = self._clock()
-        while not stopping.wait(self._renew_s):
-            if self.try_once():
-                renewed = self._clock()
-            elif self._clock() - renewed > self._duration_s * 2 / 3:
+    def keep(self, finished: threading.Event) -> None:
+        """Renew until `finished` is set or the right is lost."""
+        while self.held and not finished.wait(RETRY_S):
+            self.try_once()
+
+    def outlast(self, finished: threading.Event) -> bool:
+        """Wait until the right is lost (True) or `finished` is set (False), whatever requests are under way."""
+        while (left_s := self._deadline - self._clock()) > 0:
+            if finished.wait(min(left_s, RETRY_S)):
                 return False
-        self._release()
         return True
 
     def try_once(self) -> bool:
-        """Take or renew the lease; whether we hold it now."""
+        """Take or renew the lease; whether that was done."""
+        asked = self._clock()
         try:
             lease = self._cluster.get(LEASE, self._name, self._namespace)
             if lease is None:
                 self._cluster.create(LEASE, self._lease(None))
-                return True
-            spec = lease.get("spec") or {}
-            version = lease["metadata"]["resourceVersion"]
-            if self._seen[0] != version:
-                self._seen = (version, self._clock())
-            holder = spec.get("holderIdentity")
-            expired = self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or 0)
-            if holder and holder != self._identity and not expired:
+            elif self._is_others(lease):
+                self._deadline = -math.inf
                 return False
-            self._cluster.update(LEASE, self._lease(lease))
+            else:
+                self._cluster.update(LEASE, self._lease(lease))
         except ClusterError as exc:
             _log.warning("cannot renew the lease", error=exc.message)
             return False
+        self._deadline = asked + RENEW_DEADLINE_S
         return True
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Let another lead at once. Only when all work has ended."""
+        self._deadline = -math.inf
         try:
             lease = self._cluster.get(LEASE, self._name, self._namespace)
             if lease and lease["spec"].get("holderIdentity") == self._identity:
@@ -95,6 +108,14 @@ class LeaderLease:
                 self._cluster.update(LEASE, lease)
         except ClusterError as exc:
             _log.warning("cannot give the lease back", error=exc.message)
+
+    def _is_others(self, lease: Object) -> bool:
+        spec = lease.get("spec") or {}
+        version = lease["metadata"]["resourceVersion"]
+        if self._seen[0] != version:
+            self._seen = (version, self._clock())
+        expired = self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or 0)
+        return spec.get("holderIdentity") not in (None, "", self._identity) and not expired
 
     def _lease(self, current: Object | None) -> Object:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -106,7 +127,7 @@ class LeaderLease:
             "metadata": (current or {}).get("metadata") or {"name": self._name, "namespace": self._namespace},
             "spec": {
                 "holderIdentity": self._identity,
-                "leaseDurationSeconds": int(self._duration_s),
+                "leaseDurationSeconds": DURATION_S,
                 "acquireTime": old.get("acquireTime", now) if ours else now,
                 "renewTime": now,
                 "leaseTransitions": int(old.get("leaseTransitions") or 0) + (0 if ours else 1),

@@ -1,8 +1,11 @@
 """The controller as a whole: informers that name keys, one loop for each kind, resync, and the order of stopping."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+import structlog
 
 from controller.api.resource import Resource
 from controller.runtime.cached import CachedCluster
@@ -12,7 +15,11 @@ from controller.runtime.informer import Informer
 from controller.runtime.port import ClusterReader
 from dvcr.errors import DvcrError
 
+_log = structlog.get_logger(__name__)
+
 SYNC_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 20
+_LOOK_S = 0.05
 
 KeysOf = Callable[[Key, ClusterReader], Iterable[Key]]
 """From the key of a changed object (and what is known of all watched kinds) to the keys that it concerns."""
@@ -49,10 +56,8 @@ class ControllerProcess:
         try:
             for resource in watched:
                 self._informers[resource] = self._cluster.follow(resource, self._listener(resource))
-            for resource, informer in self._informers.items():
-                if not informer.wait_synced(SYNC_TIMEOUT_S):
-                    message = f"no list of {resource.plural} from {self._cluster.live.server} within {SYNC_TIMEOUT_S} s"
-                    raise DvcrError(message, reason="ClusterUnavailable")
+            if not self._wait_synced(stopping):
+                return
             self._synced = True
             for controller in self._controllers.values():
                 controller.start()
@@ -60,10 +65,31 @@ class ControllerProcess:
             while not stopping.wait(self._resync_s):
                 self._resync()
         finally:
-            # A pass that is not over yet reads on.
             for controller in self._controllers.values():
                 controller.stop()
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            for controller in self._controllers.values():
+                if not controller.join(max(0.0, deadline - time.monotonic())):
+                    _log.error("a pass goes on", controller=controller.name, waited_s=STOP_TIMEOUT_S)
+            # Only now: a pass that is not over yet reads on.
             self._cluster.stop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no pass is under way."""
+        return all(controller.idle for controller in self._controllers.values())
+
+    def _wait_synced(self, stopping: threading.Event) -> bool:
+        """Whether everything is known; False where `stopping` was set before it was."""
+        deadline = time.monotonic() + SYNC_TIMEOUT_S
+        while missing := [resource for resource, informer in self._informers.items() if not informer.synced]:
+            if stopping.wait(_LOOK_S):
+                return False
+            if time.monotonic() > deadline:
+                names = ", ".join(sorted(resource.plural for resource in missing))
+                message = f"no list of {names} from {self._cluster.live.server} within {SYNC_TIMEOUT_S} s"
+                raise DvcrError(message, reason="ClusterUnavailable")
+        return True
 
     def _resync(self) -> None:
         for resource, controller in self._controllers.items():

@@ -59,13 +59,13 @@ class WorkQueue(Generic[K]):
             heapq.heappush(self._delayed, (due, self._count, key))
             self._changed.notify()
 
-    def retry(self, key: K) -> float:
-        """Put the key up after its back-off, which doubles each time; the delay in seconds."""
+    def retry(self, key: K, at_least_s: float = 0) -> float:
+        """Put the key up after its back-off, which doubles each time, or later; the delay in seconds."""
         with self._changed:
             failures = self._failures.get(key, 0)
             self._failures[key] = failures + 1
         delay_s: float = min(self._max_backoff_s, self._first_backoff_s * 2.0 ** min(failures, 20))
-        delay_s *= random.uniform(0.8, 1)
+        delay_s = max(delay_s * random.uniform(0.8, 1), at_least_s)
         self.add_after(key, delay_s)
         return delay_s
 

@@ -1,5 +1,7 @@
 """What follows the result of a pass."""
 
+import time
+
 import pytest
 
 from controller.api.model import Condition
@@ -7,9 +9,7 @@ from controller.runtime.conditions import set_condition
 from controller.runtime.controller import Controller
 from controller.runtime.errors import ConflictError, InvalidError, error_from
 from controller.runtime.index import Key
-from controller.runtime.lease import LeaderLease
 from dvcr.errors import DvcrError
-from tests.support.memory_cluster import MemoryCluster
 from tests.support.waiting import eventually
 
 
@@ -46,7 +46,21 @@ def test_a_pass_is_repeated_when_that_may_help(step: BaseException | float | Non
     controller.enqueue("default", "a")
     eventually(lambda: reconciler.passes == passes, f"{passes} passes")
     controller.stop()
+    assert controller.join(5)
     assert reconciler.passes == passes
+
+
+def test_a_server_that_asks_for_time_gets_it() -> None:
+    busy = error_from(429, b"", "GET /x", "1")
+    reconciler = Scripted(busy)
+    controller = Controller("test", reconciler, workers=1)
+    controller.start()
+    began = time.monotonic()
+    controller.enqueue("default", "a")
+    eventually(lambda: reconciler.passes == 2, "another pass")
+    assert time.monotonic() - began >= 1
+    controller.stop()
+    assert controller.join(5)
 
 
 def condition(status: str, reason: str, message: str, time: str) -> Condition:
@@ -62,21 +76,6 @@ def test_a_condition_keeps_its_time_until_it_turns() -> None:
     assert [(c.status, c.last_transition_time) for c in conditions] == [("True", "3")]
 
 
-def test_one_leads_until_its_lease_is_over() -> None:
-    cluster, now = MemoryCluster(), [0.0]
-    first, second = (LeaderLease(cluster, name, clock=lambda: now[0]) for name in ("first", "second"))
-    assert first.try_once()
-    assert not second.try_once()
-    now[0] = 14
-    assert not second.try_once()
-    assert first.try_once()
-    now[0] = 20
-    assert not second.try_once(), "the first has renewed"
-    now[0] = 36
-    assert second.try_once(), "the first is silent for longer than its lease"
-    assert not first.try_once()
-
-
 def test_answers_become_errors() -> None:
     body = (
         b'{"kind":"Status","message":"no","reason":"Invalid","details":{"causes":[{"field":"spec.x","message":"m"}]}}'
@@ -87,3 +86,6 @@ def test_answers_become_errors() -> None:
     assert error_from(503, b"<html>busy</html>", "GET /x").retryable
     assert not error_from(403, b"", "GET /x").retryable
     assert error_from(403, b"", "GET /x").message == "GET /x answered 403"
+    assert error_from(429, b"", "GET /x", "7").retry_after_s == 7
+    assert error_from(429, b"", "GET /x", "86400").retry_after_s == 60
+    assert error_from(503, b"", "GET /x", "Fri, 27 Nov 2026 06:47:41 GMT").retry_after_s == 0

@@ -1,9 +1,11 @@
 """The informer over a scripted server."""
 
 import queue
+import time
 from collections.abc import Iterator
 
 from controller.api.resource import POD, Resource
+from controller.runtime.backoff import Backoff
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.informer import Informer
@@ -33,14 +35,17 @@ class Stream:
 class Server:
     def __init__(self, *pods: Object) -> None:
         self.pods = list(pods)
-        self.version = 10
+        self.version = "10"
         self.lists = 0
         self.watched_from: list[str] = []
         self.streams: queue.Queue[Stream] = queue.Queue()
 
     def list_page(self, resource: Resource, field_selector: str) -> tuple[list[Object], str]:
         self.lists += 1
-        return list(self.pods), str(self.version)
+        return list(self.pods), self.version
+
+    def current_version(self, resource: Resource) -> str:
+        return self.version
 
     def watch(self, resource: Resource, resource_version: str, field_selector: str) -> Stream:
         self.watched_from.append(resource_version)
@@ -49,7 +54,7 @@ class Server:
         return stream
 
     def stream(self) -> Stream:
-        return self.streams.get(timeout=5)
+        return self.streams.get(timeout=10)
 
 
 class Running:
@@ -85,6 +90,7 @@ def test_it_goes_on_from_the_last_version_when_the_watch_ends() -> None:
     with Running(server):
         stream = server.stream()
         stream.events.put({"type": "ADDED", "object": pod("a", 11)})
+        server.version = "40"
         stream.events.put({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "40"}}})
         stream.events.put(None)
         server.stream()
@@ -98,7 +104,7 @@ def test_an_expired_version_lists_anew_and_tells_what_was_missed() -> None:
         stream = server.stream()
         running.changes.clear()
         server.pods = [pod("same", 2), pod("changed", 30), pod("new", 31)]
-        server.version = 50
+        server.version = "50"
         stream.events.put({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}})
         server.stream()
         assert server.watched_from == ["10", "50"]
@@ -144,7 +150,7 @@ def test_a_new_list_does_not_know_what_was_written_after_it_and_what_is_deleted_
         running.informer.note(pod("noted", 60))
         running.informer.note(pod("deleted", 40))
         running.changes.clear()
-        server.pods, server.version = [], 50
+        server.pods, server.version = [], "50"
         stream.events.put({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}})
         server.stream()
         assert running.names() == {"noted"}
@@ -156,3 +162,87 @@ def test_managed_fields_are_not_kept() -> None:
     listed["metadata"]["managedFields"] = [{"manager": "kubectl"}]
     with Running(Server(listed)) as running:
         assert running.informer.get("a", "default") == pod("a", 1)
+
+
+def test_a_server_that_has_gone_back_is_listed_anew_and_what_it_does_not_have_is_forgotten() -> None:
+    """As after the restore of a backup: versions are given out a second time."""
+    server = Server(pod("later", 5), pod("same", 6))
+    server.version = "100"
+    with Running(server) as running:
+        stream = server.stream()
+        stream.events.put({"type": "ADDED", "object": pod("later-still", 101)})
+        eventually(lambda: "later-still" in running.names(), "an event")
+        running.changes.clear()
+        server.pods, server.version = [pod("same", 6) | {"spec": "another"}, pod("new", 7)], "8"
+        stream.events.put(ClusterError("the server stopped"))
+        stream = server.stream()
+        assert server.watched_from == ["100", "8"]
+        assert running.names() == {"same", "new"}
+        assert running.informer.get("same", "default") == pod("same", 6) | {"spec": "another"}
+        assert sorted(name for _, name in running.changes) == ["later", "later-still", "new", "same"]
+        stream.events.put({"type": "ADDED", "object": pod("newer", 9)})
+        eventually(lambda: "newer" in running.names(), "what comes then is followed")
+
+
+def test_a_kind_without_versions_is_followed_by_lists() -> None:
+    """As some aggregated APIs have them."""
+
+    def bare(name: str, spec: str) -> Object:
+        return {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+
+    server = Server(bare("a", "1"), bare("gone", "1"))
+    server.version = ""
+    with Running(server) as running:
+        stream = server.stream()
+        stream.events.put({"type": "MODIFIED", "object": bare("a", "2")})
+        stream.events.put({"type": "ADDED", "object": bare("b", "1")})
+        stream.events.put({"type": "DELETED", "object": bare("gone", "1")})
+        eventually(lambda: running.names() == {"a", "b"}, "the events")
+        assert running.informer.get("a", "default") == bare("a", "2")
+        running.informer.note(bare("noted", "1"))
+        assert running.names() == {"a", "b"}, "nobody can tell whether it is still true"
+        running.changes.clear()
+        server.pods = [bare("a", "3")]
+        stream.events.put(None)
+        server.stream()
+        assert server.watched_from == ["", ""]
+        assert running.informer.list() == [bare("a", "3")]
+        assert sorted(name for _, name in running.changes) == ["a", "b"]
+
+
+def test_what_is_no_event_ends_nothing() -> None:
+    server = Server(pod("a", 1))
+    with Running(server) as running:
+        server.stream().events.put({"type": "ADDED"})
+        server.pods, server.version = [pod("b", 11)], "12"
+        server.stream().events.put({"type": "ADDED", "object": pod("c", 13)})
+        eventually(lambda: running.names() == {"b", "c"}, "it goes on")
+
+
+def test_an_unknown_version_is_the_same_as_one_that_is_too_old() -> None:
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    error = {"kind": "Status", "code": 504, "reason": "Timeout", "details": {"causes": [cause]}}
+    server = Server()
+    with Running(server):
+        server.stream().events.put({"type": "ERROR", "object": error})
+        server.stream()
+        assert server.lists == 2
+
+
+def test_a_watch_that_ends_at_once_is_not_repeated_at_once() -> None:
+    server = Server()
+    with Running(server):
+        begin = time.monotonic()
+        server.stream().events.put(None)
+        server.stream()
+        assert time.monotonic() - begin >= 0.8
+
+
+def test_waiting_grows_to_a_bound_and_is_never_shorter_than_what_was_asked() -> None:
+    backoff = Backoff()
+    delays = [backoff.next_s() for _ in range(8)]
+    for delay_s, first_s in zip(delays, (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30), strict=True):
+        assert first_s <= delay_s <= min(30, 2 * first_s)
+    assert backoff.next_s(45) == 45
+    backoff.reset()
+    assert backoff.next_s() <= 1.6

@@ -1,6 +1,6 @@
 """Stubs for bench/controller.py, all in one process: a node, an import worker, a registry and all machines' launchers.
 
-    python -m bench.fleet KUBECONFIG BROKER_URL NAMESPACE
+    python -m tests.support.fleet KUBECONFIG BROKER_URL NAMESPACE
 
 They answer at once, so that what is measured is the controller: claims are bound, pods run and are ready, imports
 succeed, every launcher tells of a running guest. Prints the registry's address when all of it is there.
