@@ -2,9 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-# Suites that run as they are on the embedded API server and on a real one, where webhooks, which are tested by themselves,
-# say what schemas cannot.
-ON_KUBERNETES := tests/contracts/test_cluster_port.py -k 'not breaks_a_rule'
+# Suites that run as they are on the embedded API server and on a real one.
+ON_KUBERNETES := tests/contracts/test_cluster_port.py
 
 .PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-controller bench-machines bench-pipeline bench-registry clean
 

@@ -3,14 +3,14 @@
 import ipaddress
 import re
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
-from controller.api.data_source import NamedInNamespace, check_name
-from controller.api.model import ApiModel, Condition, FieldError
-
-_LEASE = re.compile(r"ip-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})")
+from controller.api.data_source import NamedInNamespace
+from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
+from controller.api.rules import Rule, fixed
+from controller.api.text import LEASE_NAME, Address, LeaseName
 
 
 class ReclaimPolicy(StrEnum):
@@ -31,8 +31,17 @@ class LeasePhase(StrEnum):
 
 
 class AddressClaimSpec(ApiModel):
-    address: str | None = None
-    lease_name: str | None = None
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        Rule(
+            "!has(self.address) || !has(self.leaseName) || self.leaseName == 'ip-' + self.address.replace('.', '-')",
+            lambda spec: None in (spec.address, spec.lease_name) or address_of(spec.lease_name) == spec.address,
+            "must be the lease of spec.address",
+            "leaseName",
+        ),
+    )
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed("address", "leaseName", hint="make another claim")
+    address: Address | None = None
+    lease_name: LeaseName | None = None
     reclaim_policy: ReclaimPolicy = ReclaimPolicy.DELETE
 
     @property
@@ -68,53 +77,15 @@ def lease_name(address: str) -> str:
 
 def address_of(lease: str) -> str | None:
     """The inverse; None if that is no name of a lease."""
-    match = _LEASE.fullmatch(lease)
-    if match is None:
-        return None
-    try:
-        address = str(ipaddress.IPv4Address(".".join(match.groups())))
-    except ValueError:
-        return None
-    return address
+    return lease.removeprefix("ip-").replace("-", ".") if re.fullmatch(LEASE_NAME, lease) else None
 
 
-def check_address_claim(spec: AddressClaimSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of a claim: an IPv4 address, a lease that is the address's own, and only the policy may change."""
-    errors = []
-    if old is not None:
-        for field in ("address", "leaseName"):
-            if obj["spec"].get(field) != old["spec"].get(field):
-                errors.append(FieldError(f"spec.{field}", "cannot be changed after creation; make another claim"))
-        return errors
-    if spec.address is not None and not _is_address(spec.address):
-        errors.append(FieldError("spec.address", f"{spec.address!r} is no IPv4 address"))
-    if spec.lease_name is not None:
-        of_lease = address_of(spec.lease_name)
-        if of_lease is None:
-            errors.append(
-                FieldError("spec.leaseName", f"{spec.lease_name!r} is no lease; they are called ip-192-0-2-7")
-            )
-        elif not errors and spec.address not in (None, of_lease):
-            errors.append(FieldError("spec.leaseName", f"{spec.lease_name!r} is not the lease of {spec.address}"))
-    return errors
-
-
-def check_address_lease(spec: AddressLeaseSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of a lease: its name is its address."""
-    if old is not None:
-        return []
-    errors = []
-    name = str(obj["metadata"].get("name", ""))
-    if address_of(name) is None:
-        errors.append(FieldError("metadata.name", f"{name!r} names no address; leases are called ip-192-0-2-7"))
-    for key, value in spec.claim_ref.write().items():
-        errors += check_name(value, f"spec.claimRef.{key}")
-    return errors
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True
+LEASE_RULES = (
+    Rule(
+        f'self.metadata.name.matches("^{LEASE_NAME}$")',
+        lambda lease: address_of(lease["metadata"]["name"]) is not None,
+        "must name an address; leases are called ip-192-0-2-7",
+        "metadata.name",
+    ),
+)
+"""Of the whole lease."""

@@ -1,12 +1,14 @@
 """VirtualMachineBlockDeviceAttachment."""
 
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
-from controller.api.data_source import Named, check_name
-from controller.api.model import ApiModel, Condition, FieldError
+from controller.api.data_source import Named
+from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
+from controller.api.rules import OneBlock, fixed
+from controller.api.text import ObjectName
 
 
 class AttachableType(StrEnum):
@@ -14,12 +16,14 @@ class AttachableType(StrEnum):
 
 
 class AttachableDevice(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (OneBlock({AttachableType.DISK: "virtualMachineDisk"}),)
     type: AttachableType
     virtual_machine_disk: Named | None = None
 
 
 class AttachmentSpec(ApiModel):
-    virtual_machine_name: str
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed("blockDevice", hint="make another attachment for another disk")
+    virtual_machine_name: ObjectName
     block_device: AttachableDevice
 
     @property
@@ -43,15 +47,3 @@ class AttachmentStatus(ApiModel):
     failure_message: str | None = None
     conditions: list[Condition] = Field(default_factory=list)
     observed_generation: int | None = None
-
-
-def check_attachment(spec: AttachmentSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of an attachment: the disk stays, the machine may change."""
-    if old is not None and obj["spec"].get("blockDevice") != old["spec"].get("blockDevice"):
-        message = "cannot be changed after creation; make another attachment for another disk"
-        return [FieldError("spec.blockDevice", message)]
-    path = "spec.blockDevice.virtualMachineDisk"
-    errors = check_name(spec.virtual_machine_name, "spec.virtualMachineName")
-    if spec.block_device.virtual_machine_disk is None:
-        return [*errors, FieldError(path, f"required when spec.blockDevice.type is {spec.block_device.type.value}")]
-    return errors + check_name(spec.disk, f"{path}.name")

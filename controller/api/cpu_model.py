@@ -1,15 +1,16 @@
 """VirtualMachineCPUModel."""
 
-import re
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
-from controller.api.model import ApiModel, Condition, FieldError
+from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
+from controller.api.rules import OneBlock, Rule, fixed, name_up_to
+from controller.api.text import ProcessorWord
 
-MAX_NAME_LENGTH = 63
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+CPU_MODEL_RULES = (name_up_to(63, "it becomes part of a label of nodes"),)
+"""Of the whole model."""
 
 
 class CpuModelType(StrEnum):
@@ -26,10 +27,20 @@ class CpuModelPhase(StrEnum):
 
 
 class CpuModelSpec(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        OneBlock({CpuModelType.MODEL: "model", CpuModelType.FEATURES: "features"}),
+        Rule(
+            "!has(self.features) || self.features.size() > 0",
+            lambda spec: spec.features is None or bool(spec.features),
+            "must name at least one",
+            "features",
+        ),
+    )
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed()
     type: CpuModelType
-    model: str | None = None
+    model: ProcessorWord | None = None
     """Of QEMU, such as Nehalem or EPYC-Rome."""
-    features: list[str] | None = None
+    features: list[ProcessorWord] | None = Field(None, max_length=512)
     """Names as QEMU has them, such as aes or avx2."""
 
 
@@ -46,25 +57,3 @@ class CpuModelStatus(ApiModel):
     features: CpuFeatures | None = None
     conditions: list[Condition] = Field(default_factory=list)
     observed_generation: int | None = None
-
-
-def check_cpu_model(spec: CpuModelSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of a CPU model."""
-    if old is not None:
-        return [] if obj["spec"] == old["spec"] else [FieldError("spec", "cannot be changed after creation")]
-    errors = []
-    if len(obj["metadata"].get("name", "")) > MAX_NAME_LENGTH:
-        message = f"must be no longer than {MAX_NAME_LENGTH} characters: it becomes part of a label of nodes"
-        errors.append(FieldError("metadata.name", message))
-    own = {CpuModelType.MODEL: "model", CpuModelType.FEATURES: "features"}.get(spec.type)
-    for field, value in (("model", spec.model), ("features", spec.features)):
-        if field == own and not value:
-            errors.append(FieldError(f"spec.{field}", f"required when spec.type is {spec.type.value}"))
-        if field != own and value is not None:
-            errors.append(FieldError(f"spec.{field}", f"must not be set when spec.type is {spec.type.value}"))
-    named = [("spec.model", spec.model)] if spec.model else []
-    named += [(f"spec.features[{index}]", feature) for index, feature in enumerate(spec.features or [])]
-    for path, word in named:
-        if not _WORD.fullmatch(word):
-            errors.append(FieldError(path, f"{word!r} is no name that QEMU knows; write it like Nehalem or sse4.2"))
-    return errors

@@ -1,12 +1,19 @@
 """VirtualMachineDisk."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from controller.api.data_source import DiskDataSource, check_data_source
+from pydantic import Field
+
+from controller.api.data_source import DiskDataSource
 from controller.api.image import ImportStatus
-from controller.api.model import ApiModel, FieldError, QuantityString
+from controller.api.model import ApiModel, ChangeRule, ModelRule
 from controller.api.quantity import parse_bytes
+from controller.api.rules import Change, Rule, fixed
+from controller.api.text import Size
+
+_SIZE = "persistentVolumeClaim.size"
+_SHRINKS = "must not be less than before: a disk cannot shrink"
 
 
 class DiskPhase(StrEnum):
@@ -22,8 +29,8 @@ class DiskPhase(StrEnum):
 
 
 class DiskClaim(ApiModel):
-    size: QuantityString | None = None
-    storage_class_name: str | None = None
+    size: Size | None = None
+    storage_class_name: str | None = Field(None, max_length=253)
 
 
 class DiskProvisioning(StrEnum):
@@ -35,7 +42,54 @@ class DiskProvisioning(StrEnum):
     """Before it is Ready."""
 
 
+def _size(spec: Any) -> str | int | None:
+    size: str | int | None = spec["persistentVolumeClaim"].get("size")
+    return size
+
+
+def _is_less(new: str | int, old: str | int) -> bool:
+    try:
+        return parse_bytes(new) < parse_bytes(old)
+    except ValueError:
+        return False  # another rule tells
+
+
+def _stays_or_grows(new: Any, old: Any) -> bool:
+    before, after = _size(old), _size(new)
+    return before is None or after is None or not _is_less(after, before)
+
+
+def _holds_what_it_has(new: Any, old: Any) -> bool:
+    """Of a disk that had the size of its image: a size that is given now."""
+    size, capacity = _size(new["spec"]), (old.get("status") or {}).get("capacity")
+    return _size(old["spec"]) is not None or size is None or capacity is None or not _is_less(size, capacity)
+
+
 class DiskSpec(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        Rule(
+            f"has(self.dataSource) || has(self.{_SIZE})",
+            lambda spec: spec.data_source is not None or spec.persistent_volume_claim.size is not None,
+            "required for an empty disk (one without spec.dataSource)",
+            _SIZE,
+        ),
+    )
+    changes: ClassVar[tuple[ChangeRule, ...]] = (
+        *fixed("dataSource", "provisioning", "persistentVolumeClaim.storageClassName"),
+        Change(
+            f"!has(oldSelf.{_SIZE}) || has(self.{_SIZE})",
+            lambda new, old: _size(old) is None or _size(new) is not None,
+            "cannot be removed",
+            _SIZE,
+        ),
+        Change(
+            f"!has(oldSelf.{_SIZE}) || !has(self.{_SIZE}) || !isQuantity(string(self.{_SIZE})) || "
+            f"quantity(string(self.{_SIZE})).compareTo(quantity(string(oldSelf.{_SIZE}))) >= 0",
+            _stays_or_grows,
+            _SHRINKS,
+            _SIZE,
+        ),
+    )
     persistent_volume_claim: DiskClaim
     data_source: DiskDataSource | None = None
     provisioning: DiskProvisioning = DiskProvisioning.LAZY
@@ -43,39 +97,17 @@ class DiskSpec(ApiModel):
 
 class DiskStatus(ImportStatus):
     phase: DiskPhase | None = None
-    capacity: str | None = None
+    capacity: str | None = Field(None, max_length=64)
 
 
-def check_disk(spec: DiskSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of a disk: a size where it is needed, and nothing changes but the size, upwards."""
-    errors = []
-    path = "spec.persistentVolumeClaim.size"
-    size = spec.persistent_volume_claim.size
-    size_bytes = None
-    if size is not None:
-        try:
-            size_bytes = parse_bytes(size)
-        except ValueError as exc:
-            errors.append(FieldError(path, str(exc)))
-        else:
-            if size_bytes == 0:
-                errors.append(FieldError(path, "must be more than 0"))
-    elif spec.data_source is None:
-        errors.append(FieldError(path, "required for an empty disk (one without spec.dataSource)"))
-    if old is None:
-        if spec.data_source:
-            errors += check_data_source(spec.data_source, "spec.dataSource")
-        return errors
-    before = DiskSpec.read(old["spec"])
-    if obj["spec"].get("dataSource") != old["spec"].get("dataSource"):
-        errors.append(FieldError("spec.dataSource", "cannot be changed after creation"))
-    if spec.provisioning is not before.provisioning:
-        errors.append(FieldError("spec.provisioning", "cannot be changed after creation"))
-    if spec.persistent_volume_claim.storage_class_name != before.persistent_volume_claim.storage_class_name:
-        errors.append(FieldError("spec.persistentVolumeClaim.storageClassName", "cannot be changed after creation"))
-    old_size = before.persistent_volume_claim.size or (old.get("status") or {}).get("capacity")
-    if before.persistent_volume_claim.size is not None and size is None:
-        errors.append(FieldError(path, f"cannot be removed; it is {old_size}"))
-    elif old_size is not None and size_bytes is not None and size_bytes < parse_bytes(old_size):
-        errors.append(FieldError(path, f"a disk cannot shrink: {size} is less than {old_size}"))
-    return errors
+DISK_CHANGES = (
+    Change(
+        f"has(oldSelf.spec.{_SIZE}) || !has(self.spec.{_SIZE}) || !isQuantity(string(self.spec.{_SIZE})) || "
+        "!has(oldSelf.status) || !has(oldSelf.status.capacity) || "
+        f"quantity(string(self.spec.{_SIZE})).compareTo(quantity(oldSelf.status.capacity)) >= 0",
+        _holds_what_it_has,
+        _SHRINKS,
+        f"spec.{_SIZE}",
+    ),
+)
+"""Of the whole disk."""

@@ -1,12 +1,13 @@
 """ClusterVirtualMachineImage and VirtualMachineImage."""
 
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
-from controller.api.data_source import ClusterImageDataSource, ImageDataSource, check_data_source
-from controller.api.model import ApiModel, Condition, FieldError
+from controller.api.data_source import ClusterImageDataSource, ImageDataSource
+from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
+from controller.api.rules import Rule, fixed
 
 
 class ImagePhase(StrEnum):
@@ -27,14 +28,24 @@ class Storage(StrEnum):
 
 
 class ImageClaim(ApiModel):
-    storage_class_name: str | None = None
+    storage_class_name: str | None = Field(None, max_length=253)
 
 
 class ClusterImageSpec(ApiModel):
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed()
     data_source: ClusterImageDataSource
 
 
 class ImageSpec(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        Rule(
+            f"!has(self.persistentVolumeClaim) || self.storage == '{Storage.PERSISTENT_VOLUME_CLAIM}'",
+            lambda spec: spec.persistent_volume_claim is None or spec.storage is Storage.PERSISTENT_VOLUME_CLAIM,
+            f"must not be set when spec.storage is {Storage.CONTAINER_REGISTRY}",
+            "persistentVolumeClaim",
+        ),
+    )
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed()
     data_source: ImageDataSource
     storage: Storage = Storage.CONTAINER_REGISTRY
     persistent_volume_claim: ImageClaim | None = None
@@ -90,20 +101,3 @@ class ImageStatus(ImportStatus):
     cdrom: bool | None = None
     size: ImageSize | None = None
     used_in_vms: list[Machine] | None = Field(None, alias="usedInVMs")
-
-
-def check_image(
-    spec: ClusterImageSpec | ImageSpec, obj: dict[str, Any], old: dict[str, Any] | None
-) -> list[FieldError]:
-    """The rules of both image kinds."""
-    if old is not None:
-        return [] if obj["spec"] == old["spec"] else [FieldError("spec", "cannot be changed after creation")]
-    errors = check_data_source(spec.data_source, "spec.dataSource")
-    if (
-        isinstance(spec, ImageSpec)
-        and spec.persistent_volume_claim
-        and spec.storage is not Storage.PERSISTENT_VOLUME_CLAIM
-    ):
-        message = f"must not be set when spec.storage is {spec.storage.value}"
-        errors.append(FieldError("spec.persistentVolumeClaim", message))
-    return errors

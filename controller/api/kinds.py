@@ -1,26 +1,25 @@
 """The table of DVCR's kinds; their CustomResourceDefinitions and admission rules come from it."""
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from controller.api.address import (
+    LEASE_RULES,
     AddressClaimSpec,
     AddressClaimStatus,
     AddressLeaseSpec,
     AddressLeaseStatus,
-    check_address_claim,
-    check_address_lease,
 )
-from controller.api.attachment import AttachmentSpec, AttachmentStatus, check_attachment
-from controller.api.cpu_model import CpuModelSpec, CpuModelStatus, check_cpu_model
-from controller.api.disk import DiskSpec, DiskStatus, check_disk
-from controller.api.image import ClusterImageSpec, ImageSpec, ImageStatus, check_image
-from controller.api.machine import MachineSpec, MachineStatus, check_machine
-from controller.api.model import ApiModel, FieldError, field_errors
-from controller.api.operation import OperationSpec, OperationStatus, check_operation
+from controller.api.attachment import AttachmentSpec, AttachmentStatus
+from controller.api.cpu_model import CPU_MODEL_RULES, CpuModelSpec, CpuModelStatus
+from controller.api.disk import DISK_CHANGES, DiskSpec, DiskStatus
+from controller.api.image import ClusterImageSpec, ImageSpec, ImageStatus
+from controller.api.machine import MACHINE_RULES, MachineSpec, MachineStatus
+from controller.api.model import ApiModel, ChangeRule, FieldError, ModelRule, field_errors
+from controller.api.operation import OperationSpec, OperationStatus
 from controller.api.resource import (
     ADDRESS_CLAIM,
     ADDRESS_LEASE,
@@ -35,6 +34,7 @@ from controller.api.resource import (
     VERSION,
     Resource,
 )
+from controller.api.rules import violations
 from controller.api.schema import structural_schema
 
 __all__ = ["KINDS", "Column", "FieldError", "Kind", "admit", "crds"]
@@ -52,13 +52,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind: its address, its types, its table, and the rules that a schema cannot say."""
+    """A kind: its address, its types, its table, and the rules of the whole object besides those of its spec."""
 
     resource: Resource
     spec: type[ApiModel]
     status: type[ApiModel]
     columns: tuple[Column, ...]
-    check: Callable[[Any, dict[str, Any], dict[str, Any] | None], list[FieldError]]
+    rules: tuple[ModelRule, ...] = ()
+    changes: tuple[ChangeRule, ...] = ()
 
 
 _PHASE = Column("Phase", ".status.phase")
@@ -74,8 +75,8 @@ _IMAGE_COLUMNS = (
 )
 
 KINDS: tuple[Kind, ...] = (
-    Kind(CLUSTER_IMAGE, ClusterImageSpec, ImageStatus, _IMAGE_COLUMNS, check_image),
-    Kind(IMAGE, ImageSpec, ImageStatus, _IMAGE_COLUMNS, check_image),
+    Kind(CLUSTER_IMAGE, ClusterImageSpec, ImageStatus, _IMAGE_COLUMNS),
+    Kind(IMAGE, ImageSpec, ImageStatus, _IMAGE_COLUMNS),
     Kind(
         DISK,
         DiskSpec,
@@ -87,22 +88,21 @@ KINDS: tuple[Kind, ...] = (
             Column("Target PVC", ".status.target.persistentVolumeClaimName", wide=True),
             _AGE,
         ),
-        check_disk,
+        changes=DISK_CHANGES,
     ),
     Kind(
         MACHINE,
         MachineSpec,
         MachineStatus,
         (_PHASE, Column("NodeName", ".status.nodeName"), Column("IPAddress", ".status.ipAddress"), _AGE),
-        check_machine,
+        rules=MACHINE_RULES,
     ),
-    Kind(CPU_MODEL, CpuModelSpec, CpuModelStatus, (_PHASE, _AGE), check_cpu_model),
+    Kind(CPU_MODEL, CpuModelSpec, CpuModelStatus, (_PHASE, _AGE), rules=CPU_MODEL_RULES),
     Kind(
         OPERATION,
         OperationSpec,
         OperationStatus,
         (_PHASE, Column("VMName", ".spec.virtualMachineName"), _AGE),
-        check_operation,
     ),
     Kind(
         ATTACHMENT,
@@ -114,14 +114,12 @@ KINDS: tuple[Kind, ...] = (
             Column("Disk", ".spec.blockDevice.virtualMachineDisk.name", wide=True),
             _AGE,
         ),
-        check_attachment,
     ),
     Kind(
         ADDRESS_CLAIM,
         AddressClaimSpec,
         AddressClaimStatus,
         (_PHASE, Column("Address", ".status.address"), Column("VM", ".status.virtualMachineName"), _AGE),
-        check_address_claim,
     ),
     Kind(
         ADDRESS_LEASE,
@@ -133,7 +131,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Claim", ".spec.claimRef.name"),
             _AGE,
         ),
-        check_address_lease,
+        rules=LEASE_RULES,
     ),
 )
 _BY_KIND = {kind.resource.kind: kind for kind in KINDS}
@@ -147,7 +145,7 @@ def crds() -> list[dict[str, Any]]:
 def admit(obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
     """What is wrong with an object of ours that is to be created (`old` is None) or changed; empty if nothing is.
 
-    Objects of other kinds, and changes that leave the spec alone, are always fine.
+    Objects of other kinds, and parts of the spec that stay as they were, are always fine, as for an API server.
     """
     kind = _BY_KIND.get(obj.get("kind", ""))
     if kind is None or not str(obj.get("apiVersion", "")).startswith(f"{GROUP}/"):
@@ -158,22 +156,32 @@ def admit(obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
         spec = kind.spec.read(obj.get("spec"))
     except ValidationError as exc:
         return field_errors(exc, "spec")
-    return kind.check(spec, obj, old)
+    errors = list(violations(spec, "spec"))
+    if old is None:
+        return errors + [error for rule in kind.rules for error in rule.broken(obj, "")]
+    was, is_ = old["spec"], obj["spec"]
+    changed = {name for name in was.keys() | is_.keys() if was.get(name) != is_.get(name)}
+    forbidden = [error for rule in kind.changes for error in rule.broken(obj, old, "")]
+    forbidden += [error for rule in spec.changes for error in rule.broken(is_, was, "spec")]
+    return forbidden or [error for error in errors if re.split(r"[.\[]", error.field)[1] in changed]
 
 
 def _crd(kind: Kind) -> dict[str, Any]:
     resource = kind.resource
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": structural_schema(kind.spec),
-            "status": structural_schema(kind.status),
+            "status": structural_schema(kind.status, has_rules=False),
         },
     }
+    said = [validation for rule in (*kind.changes, *kind.rules) for validation in rule.validations()]
+    if said:
+        schema["x-kubernetes-validations"] = said
     columns = [
         {"name": column.name, "type": column.type, "jsonPath": column.json_path}
         | ({"priority": 1} if column.wide else {})

@@ -1,16 +1,19 @@
 """VirtualMachine."""
 
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from controller.api.data_source import Named, check_name
-from controller.api.model import ApiModel, Condition, FieldError, Preserved, QuantityString
-from controller.api.quantity import parse_bytes
+from controller.api.data_source import Named, block_of
+from controller.api.model import ApiModel, Condition, FieldError, ModelRule, Preserved
+from controller.api.rules import OneBlock, name_up_to
+from controller.api.text import ObjectName, Size
 
 MAX_BLOCK_DEVICES = 16
-MAX_NAME_LENGTH = 63
+MACHINE_RULES = (name_up_to(63, "it becomes the guest's host name"),)
+"""Of the whole machine."""
 NOT_BOOTABLE = "is read-only and no CD-ROM: put a disk made of it first"
 """What is wrong with such an image as the first block device."""
 
@@ -42,7 +45,7 @@ class Cpu(ApiModel):
 
 
 class Memory(ApiModel):
-    size: QuantityString
+    size: Size
 
 
 class BlockDeviceType(StrEnum):
@@ -52,6 +55,7 @@ class BlockDeviceType(StrEnum):
 
 
 class BlockDevice(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (OneBlock({str(type_): block_of(type_) for type_ in BlockDeviceType}),)
     type: BlockDeviceType
     virtual_machine_disk: Named | None = None
     virtual_machine_image: Named | None = None
@@ -60,7 +64,7 @@ class BlockDevice(ApiModel):
     @property
     def block(self) -> str:
         """The name of the block that belongs to the type."""
-        return self.type.value[0].lower() + self.type.value[1:]
+        return block_of(self.type)
 
     @property
     def name(self) -> str:
@@ -76,6 +80,15 @@ class ProvisioningType(StrEnum):
 
 
 class Provisioning(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        OneBlock(
+            {
+                ProvisioningType.USER_DATA: "userData",
+                ProvisioningType.USER_DATA_SECRET: "userDataSecretRef",
+                ProvisioningType.SYSPREP_SECRET: "sysprepSecretRef",
+            }
+        ),
+    )
     type: ProvisioningType
     user_data: str | None = None
     user_data_secret_ref: Named | None = None
@@ -86,11 +99,28 @@ class Disruptions(ApiModel):
     restart_approval_mode: Literal["Manual", "Automatic"] = "Manual"
 
 
+class OnceEach:
+    """No disk or image is a block device twice."""
+
+    def validations(self) -> list[dict[str, Any]]:
+        cel = "self.blockDevices.all(device, self.blockDevices.exists_one(other, other == device))"
+        return [{"rule": cel, "message": "must not name a disk or image twice", "fieldPath": ".blockDevices"}]
+
+    def broken(self, value: "MachineSpec", path: str) -> Iterator[FieldError]:
+        seen: dict[tuple[str, str], int] = {}
+        for index, device in enumerate(value.block_devices):
+            first = seen.setdefault((device.type, device.name), index)
+            if device.name and first != index:
+                message = f"{device.type} {device.name!r} is {path}.blockDevices[{first}] already"
+                yield FieldError(f"{path}.blockDevices[{index}].{device.block}.name", message)
+
+
 class MachineSpec(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (OnceEach(),)
     run_policy: RunPolicy = RunPolicy.ALWAYS_ON_UNLESS_STOPPED_MANUALLY
     cpu: Cpu
     memory: Memory
-    block_devices: list[BlockDevice]
+    block_devices: list[BlockDevice] = Field(min_length=1, max_length=MAX_BLOCK_DEVICES)
     provisioning: Provisioning | None = None
     bootloader: Literal["BIOS", "EFI", "EFIWithSecureBoot"] = "BIOS"
     os_type: Literal["Generic", "Windows"] = "Generic"
@@ -102,7 +132,7 @@ class MachineSpec(ApiModel):
     tolerations: list[Preserved] | None = None
     topology_spread_constraints: list[Preserved] | None = None
     priority_class_name: str | None = None
-    virtual_machine_ip_address_claim_name: str | None = Field(None, alias="virtualMachineIPAddressClaimName")
+    virtual_machine_ip_address_claim_name: ObjectName | None = Field(None, alias="virtualMachineIPAddressClaimName")
 
 
 class AttachedDevice(ApiModel):
@@ -202,66 +232,3 @@ class MachineStatus(ApiModel):
     active_pod: str | None = None
     """The pod that runs the machine, if it is not the one that it was started in."""
     migration: Migration | None = None
-
-
-def check_machine(spec: MachineSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of a machine, as far as they can be known from it alone."""
-    errors = []
-    name = obj["metadata"].get("name", "")
-    if old is None and len(name) > MAX_NAME_LENGTH:
-        message = f"must be no longer than {MAX_NAME_LENGTH} characters: it becomes the guest's host name"
-        errors.append(FieldError("metadata.name", message))
-    try:
-        if parse_bytes(spec.memory.size) == 0:
-            errors.append(FieldError("spec.memory.size", "must be more than 0"))
-    except ValueError as exc:
-        errors.append(FieldError("spec.memory.size", str(exc)))
-    errors += _check_devices(spec.block_devices)
-    if spec.virtual_machine_ip_address_claim_name is not None:
-        errors += check_name(spec.virtual_machine_ip_address_claim_name, "spec.virtualMachineIPAddressClaimName")
-    if spec.provisioning:
-        errors += _check_provisioning(spec.provisioning)
-    return errors
-
-
-def _check_devices(devices: list[BlockDevice]) -> list[FieldError]:
-    path = "spec.blockDevices"
-    errors = []
-    if not devices:
-        errors.append(FieldError(path, "must name at least one device to boot from"))
-    if len(devices) > MAX_BLOCK_DEVICES:
-        errors.append(FieldError(path, f"must have at most {MAX_BLOCK_DEVICES} devices, not {len(devices)}"))
-    seen: dict[tuple[str, str], int] = {}
-    for index, device in enumerate(devices):
-        here = f"{path}[{index}]"
-        given = set(device.write()) - {"type"}
-        if device.block not in given:
-            errors.append(FieldError(f"{here}.{device.block}", f"required when {here}.type is {device.type.value}"))
-        for block in sorted(given - {device.block}):
-            errors.append(FieldError(f"{here}.{block}", f"must not be set when {here}.type is {device.type.value}"))
-        if given != {device.block}:
-            continue
-        errors += check_name(device.name, f"{here}.{device.block}.name")
-        first = seen.setdefault((device.type, device.name), index)
-        if first != index:
-            message = f"{device.type.value} {device.name!r} is {path}[{first}] already"
-            errors.append(FieldError(f"{here}.{device.block}.name", message))
-    return errors
-
-
-def _check_provisioning(provisioning: Provisioning) -> list[FieldError]:
-    path = "spec.provisioning"
-    own = {
-        ProvisioningType.USER_DATA: "userData",
-        ProvisioningType.USER_DATA_SECRET: "userDataSecretRef",
-        ProvisioningType.SYSPREP_SECRET: "sysprepSecretRef",
-    }[provisioning.type]
-    given = set(provisioning.write()) - {"type"}
-    errors = []
-    if own not in given:
-        errors.append(FieldError(f"{path}.{own}", f"required when {path}.type is {provisioning.type.value}"))
-    for block in sorted(given - {own}):
-        errors.append(FieldError(f"{path}.{block}", f"must not be set when {path}.type is {provisioning.type.value}"))
-    for block in sorted(given & {"userDataSecretRef", "sysprepSecretRef"}):
-        errors += check_name(provisioning.write()[block]["name"], f"{path}.{block}.name")
-    return errors

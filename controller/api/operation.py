@@ -1,12 +1,13 @@
 """VirtualMachineOperation."""
 
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
-from controller.api.data_source import check_name
-from controller.api.model import ApiModel, Condition, FieldError
+from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
+from controller.api.rules import Rule, fixed
+from controller.api.text import ObjectName
 
 
 class OperationType(StrEnum):
@@ -25,8 +26,17 @@ class OperationPhase(StrEnum):
 
 
 class OperationSpec(ApiModel):
+    rules: ClassVar[tuple[ModelRule, ...]] = (
+        Rule(
+            f"!self.force || self.type != '{OperationType.START}'",
+            lambda spec: not spec.force or spec.type is not OperationType.START,
+            "must not be set with spec.type Start: there is nothing to force",
+            "force",
+        ),
+    )
+    changes: ClassVar[tuple[ChangeRule, ...]] = fixed()
     type: OperationType
-    virtual_machine_name: str
+    virtual_machine_name: ObjectName
     force: bool = False
 
 
@@ -36,13 +46,3 @@ class OperationStatus(ApiModel):
     failure_message: str | None = None
     conditions: list[Condition] = Field(default_factory=list)
     observed_generation: int | None = None
-
-
-def check_operation(spec: OperationSpec, obj: dict[str, Any], old: dict[str, Any] | None) -> list[FieldError]:
-    """The rules of an operation."""
-    if old is not None:
-        return [] if obj["spec"] == old["spec"] else [FieldError("spec", "cannot be changed after creation")]
-    errors = check_name(spec.virtual_machine_name, "spec.virtualMachineName")
-    if spec.force and spec.type is OperationType.START:
-        errors.append(FieldError("spec.force", "must not be set with spec.type Start: there is nothing to force"))
-    return errors

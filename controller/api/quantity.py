@@ -7,7 +7,8 @@ from decimal import Decimal
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18} | {
     f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMGTPE", start=1)
 }
-_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<suffix>[KMGTPE]i|[kMGTPE]|[eE][+-]?\d{1,2})?")
+QUANTITY = r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[kMGTPE]|[eE][+-]?[0-9]{1,2})?"
+_QUANTITY = re.compile(QUANTITY)
 
 
 def parse_bytes(quantity: str | int) -> int:

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from controller.api.eviction import MOVE, REQUESTED_ANNOTATION, STRATEGY_ANNOTATION
-from controller.api.resource import DISK, GROUP, MACHINE, POD, VALIDATING_WEBHOOKS
+from controller.api.resource import CLUSTER_IMAGE, GROUP, MACHINE, POD, VALIDATING_WEBHOOKS
 from controller.machines.authority import MachineAuthority
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import InvalidError
@@ -27,6 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProce
     try:
         process.start()
         cluster = Cluster.connect(process.kubeconfig)
+        new_image(cluster, "disk", cdrom=False)
         settings = ControllerSettings(webhooks=WebhookSettings(enabled=True, external_name="127.0.0.1"))
         with Service(WebhookSite(cluster, MachineAuthority(cluster, "default"), settings)):
             eventually(lambda: is_asked(cluster), "the webhooks are asked", 60)
@@ -41,10 +42,22 @@ def cluster(server: KubernetesProcess) -> Cluster:
     return Cluster.connect(server.kubeconfig)
 
 
-def disk(name: str, size: str) -> dict[str, object]:
-    spec = {"persistentVolumeClaim": {"size": size}}
-    metadata = {"name": name, "namespace": "default"}
-    return {"apiVersion": DISK.api_version, "kind": DISK.kind, "metadata": metadata, "spec": spec}
+def machine(image: str) -> dict[str, object]:
+    """A machine that is to boot from an image of the cluster."""
+    devices = [{"type": "ClusterVirtualMachineImage", "clusterVirtualMachineImage": {"name": image}}]
+    return {
+        "apiVersion": MACHINE.api_version,
+        "kind": MACHINE.kind,
+        "metadata": {"name": "probe", "namespace": "default"},
+        "spec": {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "blockDevices": devices},
+    }
+
+
+def new_image(cluster: Cluster, name: str, *, cdrom: bool) -> None:
+    source = {"type": "HTTP", "http": {"url": "https://example.com/image"}}
+    image = {"apiVersion": CLUSTER_IMAGE.api_version, "kind": CLUSTER_IMAGE.kind, "metadata": {"name": name}}
+    made = cluster.create(CLUSTER_IMAGE, {**image, "spec": {"dataSource": source}})
+    cluster.update_status(CLUSTER_IMAGE, {**made, "status": {"phase": "Ready", "cdrom": cdrom}})
 
 
 def is_asked(cluster: Cluster) -> bool:
@@ -52,10 +65,10 @@ def is_asked(cluster: Cluster) -> bool:
     if cluster.get(VALIDATING_WEBHOOKS, NAME) is None:
         return False
     try:
-        cluster.create(DISK, disk("probe", "-1Gi"))
+        cluster.create(MACHINE, machine("disk"))
     except InvalidError:
         return True
-    cluster.delete(DISK, "probe", "default")
+    cluster.delete(MACHINE, "probe", "default")
     return False
 
 
@@ -70,39 +83,21 @@ def new_pod(cluster: Cluster, name: str, strategy: str) -> None:
     cluster.create(POD, {"metadata": metadata, "spec": {"containers": [{"name": "main", "image": "x"}]}})
 
 
-def test_a_change_that_no_schema_forbids_is_refused_with_its_field(cluster: Cluster) -> None:
-    made = cluster.create(DISK, disk("shrunk", "2Gi"))
-    made["spec"]["persistentVolumeClaim"]["size"] = "1Gi"
-
+def test_what_no_schema_forbids_is_refused_with_its_field(cluster: Cluster) -> None:
     with pytest.raises(InvalidError) as caught:
-        cluster.update(DISK, made)
+        cluster.create(MACHINE, machine("disk"))
 
-    assert [cause.field for cause in caught.value.causes] == ["spec.persistentVolumeClaim.size"]
-    assert f'VirtualMachineDisk.{GROUP} "shrunk" is invalid: spec.persistentVolumeClaim.size' in caught.value.message
-    kept = cluster.get(DISK, "shrunk", "default")
-    assert kept is not None
-    assert kept["spec"]["persistentVolumeClaim"]["size"] == "2Gi"
+    assert [cause.field for cause in caught.value.causes] == ["spec.blockDevices[0]"]
+    assert f'VirtualMachine.{GROUP} "probe" is invalid: spec.blockDevices[0]' in caught.value.message
+    assert cluster.get(MACHINE, "probe", "default") is None
 
 
 def test_what_is_right_goes_through(cluster: Cluster) -> None:
-    made = cluster.create(DISK, disk("grown", "1Gi"))
-    made["spec"]["persistentVolumeClaim"]["size"] = "2Gi"
+    new_image(cluster, "installer", cdrom=True)
+    made = cluster.create(MACHINE, machine("installer"))
+    made["spec"]["memory"]["size"] = "2Gi"
 
-    assert cluster.update(DISK, made)["spec"]["persistentVolumeClaim"]["size"] == "2Gi"
-
-
-def test_a_machine_without_devices_is_refused(cluster: Cluster) -> None:
-    machine = {
-        "apiVersion": MACHINE.api_version,
-        "kind": MACHINE.kind,
-        "metadata": {"name": "bare", "namespace": "default"},
-        "spec": {"cpu": {"cores": 1}, "memory": {"size": "1Gi"}, "blockDevices": []},
-    }
-
-    with pytest.raises(InvalidError) as caught:
-        cluster.create(MACHINE, machine)
-
-    assert "spec.blockDevices" in caught.value.message
+    assert cluster.update(MACHINE, made)["spec"]["memory"]["size"] == "2Gi"
 
 
 def test_an_eviction_becomes_a_move(server: KubernetesProcess, cluster: Cluster) -> None:

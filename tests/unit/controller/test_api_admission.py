@@ -92,6 +92,12 @@ def test_metadata_of_an_object_that_is_wrong_by_now_can_still_change() -> None:
     assert fields(IMAGE, broken, old=broken) == []
 
 
+def test_a_part_that_is_wrong_by_now_does_not_keep_the_others_from_changing() -> None:
+    broken = {"type": "HTTP", "http": {"url": "ftp://x"}}
+    old, new = ({"persistentVolumeClaim": {"size": size}, "dataSource": broken} for size in ("1Gi", "2Gi"))
+    assert fields(DISK, new, old=old) == []
+
+
 def test_a_claim_of_an_image_belongs_to_its_storage() -> None:
     spec = {"dataSource": HTTP, "persistentVolumeClaim": {"storageClassName": "fast"}}
     assert fields(IMAGE, spec) == ["spec.persistentVolumeClaim"]
