@@ -92,7 +92,7 @@ def build_loops(
         *(
             Loop(
                 resource,
-                ImageReconciler(cluster, resource, imports, captures),
+                ImageReconciler(cluster, resource, imports, captures, check_s=settings.controller.image_check_s),
                 triggers=(
                     (DISK, referring(resource, DISK)),
                     (IMAGE, referring(resource, IMAGE)),

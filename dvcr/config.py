@@ -342,6 +342,9 @@ class ControllerSettings(_Section):
     """Objects of one kind that are reconciled at the same time."""
     resync_s: float = Field(300, gt=0)
     """Every object is looked at again at least this often."""
+    image_check_s: float = Field(60, gt=0)
+    """An image is looked for in the registry again at least this often, each at a time of its own: one that is gone
+    becomes ImageLost within this time and ten seconds, and Ready again within them when it is back."""
     retry_failed_s: float = Field(600, gt=0)
     """An import that failed for a cause that may go away is started anew after this time."""
     operation_ttl_s: float = Field(86400, ge=0)

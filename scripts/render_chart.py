@@ -23,7 +23,8 @@ NOT_IN_CONFIG = {
     # What the chart's own objects say: where the parts find each other, their paths, ports and certificates.
     "storage.filesystem", "registry.host", "registry.port", "registry.tls.certificate_file", "registry.tls.key_file",
     "access.anonymous", "access.htpasswd_file", "access.token_key_dir", "client.url",
-    "client.username", "client.credentials_file", "client.ca_file", "importer.scratch_dir", "uploader.host", "uploader.port",
+    "client.username", "client.credentials_file", "client.ca_file", "importer.scratch_dir",
+    "uploader.host", "uploader.port",
     "uploader.external_url", "uploader.in_cluster_url", "uploader.tls.certificate_file", "uploader.tls.key_file",
     "monitoring", "controller.namespace", "controller.launcher_image", "controller.machine_api", "controller.webhooks",
     "launcher.cache_dir",

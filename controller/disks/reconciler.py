@@ -20,6 +20,7 @@ from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile
 from controller.disks.usage import pods_using, user_of
 from controller.images.importing import READY, ImageImport
+from controller.images.loss import loss_of_claim
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
@@ -30,6 +31,8 @@ from dvcr.errors import DvcrError
 
 RESIZED = "Resized"
 """The condition of a disk whose growth was refused once."""
+IMAGE_AVAILABLE = "ImageAvailable"
+"""The condition of a disk whose image was lost before it was copied."""
 _SMALLER = "DiskSmallerThanImage"
 _RESIZE_AGAIN_S = 60.0
 
@@ -132,6 +135,7 @@ class DiskReconciler:
             disk.condition(READY, False, "Resizing", message)
             return again_s
         status.capacity = format_bytes(disk_bytes(claim))
+        self._tell_loss(disk, claim)
         if spec.provisioning is DiskProvisioning.EAGER:
             waiting = self._filling.advance(disk, claim)
             if waiting is not None:
@@ -140,6 +144,14 @@ class DiskReconciler:
         status.progress = "100%"
         disk.condition(READY, True, "Ready", "the disk can be used")
         return again_s
+
+    def _tell_loss(self, disk: Subject[DiskStatus], claim: Object) -> None:
+        """Say whether the image that the disk still reads from is lost, or was."""
+        loss = loss_of_claim(self._cluster, claim)
+        if loss is not None:
+            disk.condition(IMAGE_AVAILABLE, False, loss.reason, loss.message)
+        elif find_condition(disk.status.conditions, IMAGE_AVAILABLE) is not None:
+            disk.condition(IMAGE_AVAILABLE, True, "Available", "the image is back, or not needed any more")
 
     def _resize(self, disk: Subject[DiskStatus], spec: DiskSpec, claim: Object) -> tuple[Object, float | None]:
         """Ask for the size of the spec; the claim as it is then, and when to ask again if that was refused."""

@@ -10,6 +10,9 @@ from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from dvcr.artifact.store import StoredImage
 
+IMAGE_LOST = "ImageLost"
+"""The reason of whatever waits for an image whose artifact is gone."""
+
 
 @dataclass(frozen=True)
 class NotThere:
@@ -52,7 +55,8 @@ def find_image(
         return NotThere("ImageNotFound", f"waits for {label}, which does not exist")
     phase = phase_of(image)
     if phase != ImagePhase.READY:
-        return NotThere("ImageNotReady", waits_for(label, phase))
+        reason = IMAGE_LOST if phase == ImagePhase.IMAGE_LOST else "ImageNotReady"
+        return NotThere(reason, waits_for(label, phase))
     stored = registry.find(repository_of(resource, name, namespace), image["metadata"]["uid"])
     if stored is None:
         return NotThere("ImageNotReady", f"waits for {label}, whose bytes are not in the registry", again_s=30)

@@ -9,19 +9,27 @@ from controller.images.registry import ImageRegistry
 from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
 from dvcr.digest import Digest
+from dvcr.errors import RegistryError
 
 FRESH_S = 10.0
+PATIENCE_S = 90.0
+"""Longer than a registry takes to restart, and than the controller lets an image be without a look at it."""
+AWAY_S = 5.0
 MAX_CHUNKS = 2**16
 """Of all images that are remembered together, each of which counts for at least 64: some 30 MB."""
 _LEAST_CHUNKS = 64
 
 
 class RecentImages:
-    """ImageRegistry that remembers for ten seconds what it found. Thread-safe.
+    """ImageRegistry that remembers what it found. Thread-safe.
 
-    An image is looked at in every pass over itself, and by every disk and machine that starts from it: these come in
-    swarms. What is not there is always asked for, so a new image is seen at once; one that somebody else removed is
-    missed ten seconds late.
+    For ten seconds it is the answer: an image is looked at in every pass over itself, and by every disk and machine
+    that starts from it, and these come in swarms. After that the registry is asked whether it still has it, which costs
+    less than reading it anew. What is not there is always asked for, so a new image is seen at once; one that somebody
+    else removed is missed ten seconds late.
+
+    A registry that does not answer is not asked again for five seconds: who waits for it would keep others waiting.
+    What was found less than 90 seconds ago is taken to be there meanwhile, so that its restart concerns nobody.
     """
 
     def __init__(self, registry: ImageRegistry, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,6 +37,8 @@ class RecentImages:
         self._clock = clock
         self._found: OrderedDict[tuple[str, str], tuple[float, StoredImage]] = OrderedDict()
         self._chunks = 0
+        self._away: tuple[float, RegistryError] | None = None
+        """When the registry did not answer, and how."""
         self._lock = threading.Lock()
 
     @property
@@ -38,18 +48,27 @@ class RecentImages:
     def find(self, repository: str, tag: str) -> StoredImage | None:
         key = repository, tag
         with self._lock:
-            at, stored = self._found.get(key, (0.0, None))
-        if stored is not None and self._clock() < at + FRESH_S:
-            return stored
-        stored = self._registry.find(repository, tag)
+            at, known = self._found.get(key, (0.0, None))
+        age_s = self._clock() - at
+        if known is not None and age_s < FRESH_S:
+            return known
+        try:
+            found = self._ask(key, known)
+        except RegistryError as exc:
+            if known is not None and exc.retryable and age_s < PATIENCE_S:
+                return known
+            raise
         with self._lock:
             self._forget(key)
-            if stored is not None:
-                self._found[key] = self._clock(), stored
-                self._chunks += _weight(stored)
+            if found is not None:
+                self._found[key] = self._clock(), found
+                self._chunks += _weight(found)
             while self._chunks > MAX_CHUNKS:
                 self._forget(next(iter(self._found)))
-        return stored
+        return found
+
+    def find_digest(self, repository: str, tag: str) -> Digest | None:
+        return self._registry.find_digest(repository, tag)
 
     def remove(self, repository: str, tag: str) -> None:
         try:
@@ -64,6 +83,19 @@ class RecentImages:
     def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
         self._registry.remove_upload(repository, parts)
 
+    def _ask(self, key: tuple[str, str], known: StoredImage | None) -> StoredImage | None:
+        away = self._away
+        if away is not None and self._clock() < away[0] + AWAY_S:
+            raise _again(away[1])
+        try:
+            if known is not None and self._registry.find_digest(*key) == known.digest:
+                return known
+            return self._registry.find(*key)
+        except RegistryError as exc:
+            if exc.code == "UNAVAILABLE":  # not where one image has its troubles
+                self._away = self._clock(), exc
+            raise
+
     def _forget(self, key: tuple[str, str]) -> None:
         _, stored = self._found.pop(key, (0.0, None))
         if stored is not None:
@@ -72,3 +104,10 @@ class RecentImages:
 
 def _weight(stored: StoredImage) -> int:
     return max(_LEAST_CHUNKS, len(stored.image.chunks))
+
+
+def _again(error: RegistryError) -> RegistryError:
+    """The same for another caller: an error that is raised twice mixes up whose it is."""
+    return RegistryError(
+        error.message, code=error.code, status=error.status, reason=error.reason, retryable=error.retryable
+    )

@@ -1,5 +1,7 @@
 """ClusterVirtualMachineImage and VirtualMachineImage."""
 
+import random
+
 from pydantic import ValidationError
 
 from controller.api.data_source import ImageDataSource, SourceType
@@ -7,16 +9,19 @@ from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageS
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
 from controller.images.capture import DiskCapture
-from controller.images.existing import repository_of
+from controller.images.existing import IMAGE_LOST, repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
-from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 from dvcr.artifact.store import StoredImage
-from dvcr.errors import DvcrError
+from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
+
+REGISTRY_AVAILABLE = "RegistryAvailable"
+"""The condition of an image that could not be looked for once, because the registry did not answer."""
 
 
 class ImageReconciler:
@@ -29,12 +34,16 @@ class ImageReconciler:
         imports: ImageImport,
         captures: DiskCapture,
         clock: Clock = utc_now,
+        *,
+        check_s: float,
     ) -> None:
+        """An image that was Ready once is looked for every `check_s` at least, each at a time of its own."""
         self._cluster = cluster
         self._resource = resource
         self._imports = imports
         self._captures = captures
         self._clock = clock
+        self._check_s = check_s
 
     def reconcile(self, key: Key) -> float | None:
         obj = self._cluster.get(self._resource, key[1], key[0] or None)
@@ -53,9 +62,8 @@ class ImageReconciler:
             return self._bring_forward(image, target)
         except DvcrError as exc:
             # The registry or the broker does not answer: say so, and try again.
-            if image.status.phase is not ImagePhase.READY:
-                image.status.phase = image.status.phase or ImagePhase.PENDING
-                image.condition(READY, False, exc.reason, exc.message)
+            image.status.phase = image.status.phase or ImagePhase.PENDING
+            image.condition(READY, False, exc.reason, exc.message)
             raise
         finally:
             image.save()
@@ -71,8 +79,7 @@ class ImageReconciler:
             message = "images on a PersistentVolumeClaim are not supported yet; use storage: ContainerRegistry"
             image.condition(READY, False, "StorageNotSupported", message)
             return None
-        was_ready = image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST)
-        if was_ready:
+        if image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST):
             return self._check_kept(image, target)
         if spec.data_source.type is SourceType.DISK:
             return self._tell(image, self._capture(image, target, spec.data_source))
@@ -85,15 +92,38 @@ class ImageReconciler:
         self._captures.clear(image, source)
         return done
 
-    def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
-        stored = self._imports.find(target)
+    def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float:
+        # All at once would be a burst at the registry every time.
+        again_s = self._check_s * random.uniform(0.5, 1)
+        try:
+            stored = self._imports.find(target)
+        except RegistryError as exc:
+            self._tell_registry(image, exc)
+            return again_s
+        except (ImageError, IntegrityError) as exc:
+            self._lose(image, exc.reason, f"{exc.message}; push it again, or create the resource again")
+            return again_s
+        self._tell_registry(image, None)
         if stored is not None:
             self._tell_ready(image, stored)
-            return None
+        else:
+            where = f"{target.repository}:{target.uid} is not in the registry any more"
+            self._lose(image, IMAGE_LOST, f"{where}; push it again, or create the resource again")
+        return again_s
+
+    def _lose(self, image: Subject[ImageStatus], reason: str, message: str) -> None:
         image.status.phase = ImagePhase.IMAGE_LOST
-        message = f"{target.repository}:{target.uid} is not in the registry any more; create the resource again"
-        image.condition(READY, False, "ImageLost", message)
-        return None
+        image.condition(READY, False, reason, message)
+
+    def _tell_registry(self, image: Subject[ImageStatus], error: RegistryError | None) -> None:
+        """Say whether the image could be looked for, once it could not: nothing is known to be lost meanwhile."""
+        known = find_condition(image.status.conditions, REGISTRY_AVAILABLE)
+        if error is None:
+            if known is not None:
+                image.condition(REGISTRY_AVAILABLE, True, "Available", "the registry answers again")
+        elif known is None or known.reason != error.reason:  # of its words the first will do
+            message = f"{error.message}; the phase is as it was when the registry answered last"
+            image.condition(REGISTRY_AVAILABLE, False, error.reason, message)
 
     def _tell(self, image: Subject[ImageStatus], outcome: ImportOutcome) -> float | None:
         if outcome.state is ImportState.FAILED:

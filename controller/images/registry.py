@@ -24,6 +24,10 @@ class ImageRegistry(Protocol):
         """The artifact, or None if it does not exist."""
         ...
 
+    def find_digest(self, repository: str, tag: str) -> Digest | None:
+        """The digest of the artifact, or None if it does not exist: a question that costs little, and is asked once."""
+        ...
+
     def remove(self, repository: str, tag: str) -> None:
         """Remove the artifact and the blobs that only it needs. Idempotent."""
         ...
@@ -55,6 +59,9 @@ class RemoteImageRegistry:
             if exc.status == 404:
                 return None
             raise
+
+    def find_digest(self, repository: str, tag: str) -> Digest | None:
+        return self._client.repository(repository).find_digest(tag)
 
     def remove(self, repository: str, tag: str) -> None:
         image = self.find(repository, tag)

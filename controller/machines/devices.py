@@ -1,13 +1,13 @@
 """From the block devices of a machine's spec to disks that a launcher can open."""
 
 from controller.api.disk import DiskPhase
-from controller.api.image import ImagePhase
 from controller.api.machine import NOT_BOOTABLE, AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
 from controller.disks.usage import is_over, machine_of, pods_using, user_of
-from controller.images.existing import phase_of, repository_of
+from controller.images.existing import NotThere, find_image
+from controller.images.loss import loss_of_claim
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
@@ -75,6 +75,9 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
     for pod in pods_using(cluster, claim_name(device.name), namespace):
         if machine_of(pod) != machine and not is_over(pod):
             return NotReady("DiskInUse", f"waits until {user_of(pod)} does not use {label} any more")
+    loss = loss_of_claim(cluster, claim)
+    if loss is not None:
+        return NotReady(loss.reason, f"waits for {label}: {loss.message}")
     image = pinned_image(claim)
     size_bytes = disk_bytes(claim)
     spec = DiskSpec(
@@ -96,21 +99,13 @@ def unresolved_disk(device: BlockDevice) -> Device:
 
 def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device: BlockDevice) -> Device | NotReady:
     resource = _RESOURCES[device.type]
-    label = f"{resource.kind} {device.name!r}"
-    image = cluster.get(resource, device.name, namespace if resource.namespaced else None)
-    if image is None:
-        return NotReady("ImageNotFound", f"waits for {label}, which does not exist")
-    phase = phase_of(image)
-    if phase != ImagePhase.READY:
-        return NotReady("ImageNotReady", waits_for(label, phase))
-    repository = repository_of(resource, device.name, namespace)
-    stored = registry.find(repository, image["metadata"]["uid"])
-    if stored is None:
-        return NotReady("ImageNotReady", f"waits for {label}, whose bytes are not in the registry")
+    stored = find_image(cluster, registry, resource, device.name, namespace if resource.namespaced else None)
+    if isinstance(stored, NotThere):
+        return NotReady(stored.reason, stored.message)
     spec = DiskSpec(
         name=device_name(device),
         kind="image",
-        image=ImageReference(repository=repository, digest=str(stored.digest)),
+        image=ImageReference(repository=stored.repository, digest=str(stored.digest)),
         cdrom=stored.image.cdrom,
     )
     size_bytes = stored.image.virtual_size_bytes

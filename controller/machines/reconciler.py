@@ -15,6 +15,7 @@ from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
 from controller.machines.labels import carry_labels
 from controller.machines.launcher_status import LauncherStatus, Observe
+from controller.machines.lost_images import tell_lost_images
 from controller.machines.migration import is_under_way, tell_migratable
 from controller.machines.network import network_facts
 from controller.machines.pod import active_pod_name, pod_name
@@ -55,6 +56,7 @@ class MachineReconciler:
             carry_labels,
             Observe(launchers),
             note_copied,
+            tell_lost_images,
             guest_facts,
             network_facts,
             tell_migratable,

@@ -19,7 +19,7 @@ MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
 """Of each kind, the one that says what the phase says; events repeat its message."""
 NOT_RUNNING = "NotRunning"
 """The reason of conditions that mean nothing for a machine that is off."""
-_HAPPENINGS = ("Migrating", "Resized", "Retrying")
+_HAPPENINGS = ("Migrating", "Resized", "Retrying", "RegistryAvailable", "ImageAvailable")
 """Conditions that are there only once something happened."""
 _WAITING = ("ImageNotReady", "DiskNotReady", "CPUModelNotReady", "IPAddressNotReady")
 """Reasons to wait for an object that tells itself how far it is."""

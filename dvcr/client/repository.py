@@ -204,6 +204,16 @@ class Repository:
         digest.verify(body)
         return Manifest(media_type, digest, body)
 
+    def find_digest(self, tag: str) -> Digest | None:
+        """The digest of the manifest under a tag; None if there is none. Asks once, for those who ask again anyway."""
+        headers = {"Accept": _ACCEPT}
+        url = self._manifest(tag)
+        with self._transport.request("HEAD", url, scope=self._pull, headers=headers, expect=(200, 404)) as response:
+            if response.status_code == 404:
+                return None
+            announced = _announced(response.headers.get("Docker-Content-Digest"))
+        return announced or self.manifest(tag).digest
+
     @retried
     def put_manifest(self, reference: str | Digest, body: bytes, media_type: str) -> Digest:
         """Store a manifest under a tag, or under its digest; returns the digest. Idempotent."""

@@ -179,3 +179,13 @@ def test_every_tag_and_repository_is_listed(client: RegistryClient, repository: 
         repository.put_manifest(tag, manifest_over(b"{}"), IMAGE_MANIFEST)
     assert repository.tags() == tags
     assert repository.name in list(client.repositories())
+
+
+def test_the_digest_under_a_tag(repository: Repository) -> None:
+    assert repository.find_digest("latest") is None
+    digest, config = unique()
+    repository.push_blob(digest, config)
+    manifest = repository.put_manifest("latest", manifest_over(config), IMAGE_MANIFEST)
+    assert repository.find_digest("latest") == manifest
+    repository.delete_manifest(manifest)
+    assert repository.find_digest("latest") is None

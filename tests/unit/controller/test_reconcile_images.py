@@ -97,20 +97,6 @@ def test_an_import_tells_how_long_it_took() -> None:
     assert (status["importDuration"], status["cdrom"], status["format"]) == ("1m44s", True, "iso")
 
 
-def test_a_lost_image_is_noticed_and_healed_when_it_returns() -> None:
-    world = World()
-    uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]
-    world.publish("cvmi/a", uid)
-    world.settle()
-    stored = world.registry.images.pop(("cvmi/a", uid))
-    world.settle()
-    assert world.status(CLUSTER_IMAGE, "a")["phase"] == "ImageLost"
-    assert world.condition(CLUSTER_IMAGE, "a", "Ready")["reason"] == "ImageLost"
-    world.registry.images["cvmi/a", uid] = stored
-    world.settle()
-    assert world.status(CLUSTER_IMAGE, "a")["phase"] == "Ready"
-
-
 def test_deleting_an_image_leaves_nothing() -> None:
     world = World()
     uid = world.apply(CLUSTER_IMAGE, "a", HTTP)["metadata"]["uid"]

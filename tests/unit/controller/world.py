@@ -58,6 +58,7 @@ from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
 from dvcr.config import ClientSettings, MigrationSettings, UploaderSettings
 from dvcr.digest import Digest
+from dvcr.errors import DvcrError
 from dvcr.jobs.job import JobProgress, JobState
 from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
@@ -74,16 +75,27 @@ class MemoryImageRegistry:
 
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], StoredImage] = {}
+        self.error: DvcrError | None = None
+        """What questions are answered with."""
         self.uploads: dict[str, tuple[Digest, tuple[Part, ...]]] = {}
         self.removed_uploads: list[tuple[str, tuple[Part, ...]]] = []
 
-    def add(self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False) -> None:
+    def add(
+        self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False, digest: str = "a"
+    ) -> None:
+        """`digest` is the digit that its digest is made of."""
         source = ImageSource(format="iso" if cdrom else "qcow2", size_bytes=MIB, checksums={}, origin="test")
         image = DiskImage(size_bytes, 4 * MIB, (), cdrom, source, NOW)
-        self.images[repository, tag] = StoredImage(image, Digest.parse("sha256:" + "a" * 64), repository)
+        self.images[repository, tag] = StoredImage(image, Digest.parse("sha256:" + digest * 64), repository)
 
     def find(self, repository: str, tag: str) -> StoredImage | None:
+        if self.error is not None:
+            raise self.error
         return self.images.get((repository, tag))
+
+    def find_digest(self, repository: str, tag: str) -> Digest | None:
+        stored = self.find(repository, tag)
+        return stored.digest if stored else None
 
     def remove(self, repository: str, tag: str) -> None:
         self.images.pop((repository, tag), None)
@@ -175,8 +187,8 @@ class World:
         start = MachineStart(self.cluster, self.registry, setup, self.authority, address)
         migrate = Migrate(self.cluster, self.authority, self.launchers, MigrationSettings())
         self.reconcilers: dict[Resource, Reconciler] = {
-            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock),
-            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock),
+            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock, check_s=60),
+            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock, check_s=60),
             DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, migrate, self.clock),
             ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
