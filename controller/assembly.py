@@ -34,6 +34,7 @@ from controller.concerns import deleted, disk_of_claim, every, machines_of_pod, 
 from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.filling import DiskFilling
 from controller.disks.reconciler import DiskReconciler
+from controller.disks.usage import disks_of_machine
 from controller.disks.work import HttpWorkProgress
 from controller.images.capture import DiskCapture, LauncherCaptures
 from controller.images.importing import ImageImport
@@ -113,6 +114,7 @@ def build_loops(
             reads=(STORAGE_CLASS,),
             triggers=(
                 (PVC, disk_of_claim),
+                (MACHINE, disks_of_machine),
                 (IMAGE, referring(DISK, IMAGE)),
                 (CLUSTER_IMAGE, referring(DISK, CLUSTER_IMAGE)),
             ),

@@ -81,7 +81,7 @@ class Machine(ApiModel):
 
 
 class ImportStatus(ApiModel):
-    """What images and disks tell of an import."""
+    """What images and disks tell of an import, and of their users."""
 
     progress: str | None = None
     download_speed: DownloadSpeed | None = None
@@ -91,6 +91,7 @@ class ImportStatus(ApiModel):
     image_upload_urls: UploadUrls | None = Field(None, alias="imageUploadURLs")
     failure_reason: str | None = None
     failure_message: str | None = None
+    used_in_vms: list[Machine] | None = Field(None, alias="usedInVMs")
     conditions: list[Condition] = Field(default_factory=list)
     observed_generation: int | None = None
 
@@ -100,4 +101,3 @@ class ImageStatus(ImportStatus):
     format: str | None = None
     cdrom: bool | None = None
     size: ImageSize | None = None
-    used_in_vms: list[Machine] | None = Field(None, alias="usedInVMs")

@@ -1,7 +1,7 @@
 """VirtualMachineDisk."""
 
 from controller.api.disk import DiskPhase, DiskProvisioning, DiskSpec, DiskStatus
-from controller.api.image import Target
+from controller.api.image import Machine, Target
 from controller.api.quantity import format_bytes, parse_bytes
 from controller.api.resource import DISK, PVC
 from controller.disks.claim import (
@@ -18,7 +18,7 @@ from controller.disks.claim import (
 from controller.disks.filling import DiskFilling
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile
-from controller.disks.usage import pods_using, user_of
+from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.loss import loss_of_claim
 from controller.images.retrying import is_retrying
@@ -119,6 +119,8 @@ class DiskReconciler:
         status.failure_reason = status.failure_message = None
         url = status.target.registry_url if status.target else None
         status.target = Target(registry_url=url, persistent_volume_claim_name=claim_name(disk.name))
+        users = machines_with(self._cluster, DISK, (disk.namespace or "", disk.name))
+        status.used_in_vms = [Machine(name=name, namespace=space) for space, name in users] or None
         claim, again_s = self._resize(disk, spec, claim)
         if is_lost(claim):
             status.phase = DiskPhase.PVC_LOST

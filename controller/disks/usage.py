@@ -1,15 +1,21 @@
-"""Who uses a disk: a claim is written to by one pod at a time, and not while it is captured."""
+"""Who uses a disk: a claim is written to by one pod at a time, and not while it is captured.
 
-from collections.abc import Iterator
+A machine that is on has what it was started with, whatever its specification says by now.
+"""
 
+from collections.abc import Iterable, Iterator
+
+from controller.api.machine import MachinePhase
 from controller.api.pod_claims import claims_of, volume_claims
-from controller.api.resource import GROUP, MACHINE, POD
-from controller.runtime.index import Index, Object
+from controller.api.reference import named_in
+from controller.api.resource import DISK, GROUP, MACHINE, POD, Resource
+from controller.runtime.index import Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
 from dvcr.errors import ResourceError
 
 CAPTURE_ANNOTATION = f"{GROUP}/captures-for"
 """On the pod that makes an image of a disk: the image, for people."""
+_OFF = (None, MachinePhase.PENDING, MachinePhase.STOPPED, MachinePhase.FAILED)
 
 
 def pods_using(cluster: ClusterReader, claim: str, namespace: str | None) -> list[Object]:
@@ -20,6 +26,33 @@ def pods_using(cluster: ClusterReader, claim: str, namespace: str | None) -> lis
 def pods_of_machine(cluster: ClusterReader, machine: str, namespace: str | None) -> list[Object]:
     """All pods that run the machine, or did, or are to."""
     return cluster.find(_BY_MACHINE, (namespace, machine))
+
+
+def machines_with(cluster: ClusterReader, resource: Resource, key: Key) -> list[Key]:
+    """Machines that have the disk or image as a block device, or are to have it, by namespace and name."""
+    return sorted({key_of(machine) for machine in cluster.find(_MACHINES_BY_DEVICE, (resource, key))})
+
+
+def disks_of_machine(key: Key, cluster: ClusterReader) -> Iterable[Key]:
+    """The disks that a machine which changed began or ceased to use: the others have nothing to tell."""
+    machine = cluster.get(MACHINE, key[1], key[0])
+    named = set(devices_of(machine)) if machine is not None else set()
+    told = {key_of(disk) for disk in cluster.find(_DISKS_BY_MACHINE, key)}
+    return {disk for resource, disk in named if resource == DISK} ^ told
+
+
+def devices_of(machine: Object) -> Iterator[tuple[Resource, Key]]:
+    """The disks and images that the machine is to have, and those that it has."""
+    status = machine.get("status") or {}
+    attached = () if status.get("phase") in _OFF else status.get("blockDevicesAttached") or ()
+    for device in (*machine["spec"]["blockDevices"], *attached):
+        yield from named_in(device, machine["metadata"]["namespace"])
+
+
+def told_machines(used: Object) -> Iterator[Key]:
+    """Of which machines a disk or image tells that they use it."""
+    for machine in (used.get("status") or {}).get("usedInVMs") or ():
+        yield machine["namespace"], machine["name"]
 
 
 def is_over(pod: Object) -> bool:
@@ -64,4 +97,6 @@ def _by_machine(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 _BY_CLAIM = Index(POD, _by_claim)
+_MACHINES_BY_DEVICE = Index(MACHINE, devices_of)
+_DISKS_BY_MACHINE = Index(DISK, told_machines)
 _BY_MACHINE = Index(POD, _by_machine)

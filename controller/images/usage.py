@@ -1,23 +1,21 @@
 """Who needs the bytes of an image: machines that show it, disks that read from it, images that are made from it.
 
-A disk reads from the image that its claim pins until it is known to stand alone. A machine that is on has what it was
-started with, whatever its specification says by now.
+A disk reads from the image that its claim pins until it is known to stand alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
-from controller.api.machine import MachinePhase
 from controller.api.reference import named_in
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, PVC, Resource
 from controller.disks.claim import claim_name, disk_name, pinned_image, stands_alone
+from controller.disks.usage import devices_of, machines_with, told_machines
 from controller.images.existing import image_in
 from controller.runtime.index import Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
 from dvcr.artifact.store import StoredImage
 
-_OFF = (None, MachinePhase.PENDING, MachinePhase.STOPPED, MachinePhase.FAILED)
 _NAMED_AT_MOST = 10
 
 
@@ -52,7 +50,7 @@ def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: Sto
     """Who uses an image of which this is in the registry."""
     claims = cluster.find(_CLAIMS_BY_IMAGE, (stored.repository, str(stored.digest)))
     reading = {key_of(claim) for claim in claims if not stands_alone(claim)}
-    showing = {key_of(machine) for machine in cluster.find(_MACHINES_BY_IMAGE, (resource, key))}
+    showing = set(machines_with(cluster, resource, key))
     machines = {key_of(machine) for claim in reading for machine in cluster.find(_MACHINES_BY_CLAIM, claim)}
     origins = [(resource, key), *((PVC, key_of(claim)) for claim in claims)]
     made = {
@@ -73,7 +71,7 @@ def images_of_machine(resource: Resource) -> Callable[[Key, ClusterReader], Iter
 
     def keys(key: Key, cluster: ClusterReader) -> Iterable[Key]:
         machine = cluster.get(MACHINE, key[1], key[0])
-        used = set(_named_by_machine(machine)) if machine is not None else set()
+        used = set(devices_of(machine)) if machine is not None else set()
         for claim_key in _claims_of_machine(machine) if machine is not None else ():
             claim = cluster.get(PVC, claim_key[1], claim_key[0])
             if claim is not None and not stands_alone(claim):
@@ -96,20 +94,8 @@ def images_of_claim(resource: Resource) -> Callable[[Key, ClusterReader], Iterab
     return keys
 
 
-def _devices(machine: Object) -> Iterator[Object]:
-    """What the machine is to have, and what it has."""
-    status = machine.get("status") or {}
-    attached = () if status.get("phase") in _OFF else status.get("blockDevicesAttached") or ()
-    yield from (*machine["spec"]["blockDevices"], *attached)
-
-
-def _named_by_machine(machine: Object) -> Iterator[tuple[Resource, Key]]:
-    for device in _devices(machine):
-        yield from named_in(device, machine["metadata"]["namespace"])
-
-
 def _claims_of_machine(machine: Object) -> Iterator[Key]:
-    for resource, (namespace, name) in _named_by_machine(machine):
+    for resource, (namespace, name) in devices_of(machine):
         if resource == DISK:
             yield namespace, claim_name(name)
 
@@ -134,17 +120,11 @@ def _origins_of_image(image: Object) -> Iterator[tuple[Resource, Key]]:
         yield (PVC, (namespace, claim_name(name))) if resource == DISK else (resource, (namespace, name))
 
 
-def _told_machines(image: Object) -> Iterator[Key]:
-    for machine in (image.get("status") or {}).get("usedInVMs") or ():
-        yield machine["namespace"], machine["name"]
-
-
 _IMAGES = (IMAGE, CLUSTER_IMAGE)
 _CLAIMS_BY_IMAGE = Index(PVC, _pinned_artifact)
-_MACHINES_BY_IMAGE = Index(MACHINE, _named_by_machine)
 _MACHINES_BY_CLAIM = Index(MACHINE, _claims_of_machine)
 _IMAGES_BY_ORIGIN = {resource: Index(resource, _origins_of_image) for resource in _IMAGES}
-_IMAGES_BY_MACHINE = {resource: Index(resource, _told_machines) for resource in _IMAGES}
+_IMAGES_BY_MACHINE = {resource: Index(resource, told_machines) for resource in _IMAGES}
 
 
 def _named(users: Iterable[tuple[str, Key]]) -> str:

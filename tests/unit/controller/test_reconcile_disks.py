@@ -7,6 +7,7 @@ import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, MACHINE, POD, PVC, STORAGE_CLASS
 from controller.disks.claim import FILLED_ANNOTATION
+from controller.disks.usage import disks_of_machine
 from controller.launcher.spec import FillSpec, WorkEnd, WorkStatus
 from controller.runtime.errors import ClusterError
 from dvcr.errors import ResourceError
@@ -75,6 +76,29 @@ def test_a_disk_imports_for_itself() -> None:
     world.delete(DISK, "own")
     assert world.registry.images == {}
     assert world.find(PVC, "vmd-own") is None
+
+
+def test_a_disk_tells_which_machines_have_it() -> None:
+    world = World()
+    running_machine(world)
+    assert world.status(DISK, "root")["usedInVMs"] == [{"name": "web", "namespace": "default"}]
+    assert list(disks_of_machine(("default", "web"), world.cluster)) == []
+    world.delete(MACHINE, "web")
+    world.finish_deletion()
+    assert "usedInVMs" not in world.status(DISK, "root")
+
+
+def test_a_plugged_disk_tells_its_machine_while_that_is_on() -> None:
+    world = World()
+    running_machine(world)
+    world.apply(DISK, "data", {"persistentVolumeClaim": {"size": "1Gi"}})
+    world.bind("vmd-data")
+    machine = world.get(MACHINE, "web")
+    plugged = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "data"}}
+    attached = [*machine["status"].get("blockDevicesAttached", ()), plugged]
+    for phase, expected in (("Running", {("default", "data")}), ("Stopped", set())):
+        world.cluster.set_status(MACHINE, "web", "default", phase=phase, blockDevicesAttached=attached)
+        assert set(disks_of_machine(("default", "web"), world.cluster)) == expected
 
 
 def test_growing_a_disk_grows_its_claim() -> None:
