@@ -1,109 +1,109 @@
-"""The definitions against the facts of the API."""
+"""The definitions, and the tables of docs/resources.md: what one says, the other says."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from controller.api.kinds import crds
+from tests.support.resource_tables import FieldRow, KindRow, field_rows, kind_rows
 
-COLUMNS = {
-    "images": ["Phase", "CDROM", "Progress", "StoredSize*", "UnpackedSize*", "Registry URL*", "Age"],
-    "disks": ["Phase", "Capacity", "Progress*", "Target PVC*", "Age"],
-    "machines": ["Phase", "NodeName", "IPAddress", "Age"],
-    "operations": ["Phase", "VMName", "Age"],
-    "attachments": ["Phase", "VMName", "Disk*", "Age"],
-    "claims": ["Phase", "Address", "VM", "Age"],
-    "leases": ["Phase", "Namespace", "Claim", "Age"],
-}
-FACTS = [
-    ("ClusterVirtualMachineImage", "Cluster", "clustervirtualmachineimages", ["cvmi", "cvmis"], "images"),
-    ("VirtualMachineImage", "Namespaced", "virtualmachineimages", ["vmi", "vmis"], "images"),
-    ("VirtualMachineDisk", "Namespaced", "virtualmachinedisks", ["vmd", "vmds"], "disks"),
-    ("VirtualMachine", "Namespaced", "virtualmachines", ["vm", "vms"], "machines"),
-    ("VirtualMachineOperation", "Namespaced", "virtualmachineoperations", ["vmop", "vmops"], "operations"),
-    (
-        "VirtualMachineBlockDeviceAttachment",
-        "Namespaced",
-        "virtualmachineblockdeviceattachments",
-        ["vmbda", "vmbdas"],
-        "attachments",
-    ),
-    ("VirtualMachineIPAddressClaim", "Namespaced", "virtualmachineipaddressclaims", ["vmip", "vmips"], "claims"),
-    ("VirtualMachineIPAddressLease", "Cluster", "virtualmachineipaddressleases", ["vmipl", "vmipls"], "leases"),
-]
+Node = dict[str, Any]
+DEFINITIONS = {crd["spec"]["names"]["kind"]: crd for crd in crds()}
+NAME_LENGTH = 253
 
 
-def definition(kind: str) -> dict[str, Any]:
-    return next(crd for crd in crds() if crd["spec"]["names"]["kind"] == kind)
-
-
-def schema(kind: str) -> dict[str, Any]:
-    (version,) = definition(kind)["spec"]["versions"]
-    properties: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]
+def schema(kind: str) -> Node:
+    (version,) = DEFINITIONS[kind]["spec"]["versions"]
+    properties: Node = version["schema"]["openAPIV3Schema"]["properties"]
     return properties
 
 
-@pytest.mark.parametrize(("kind", "scope", "plural", "short_names", "columns"), FACTS)
-def test_names_scope_and_columns(kind: str, scope: str, plural: str, short_names: list[str], columns: str) -> None:
-    crd = definition(kind)
-    spec = crd["spec"]
-    assert crd["metadata"]["name"] == f"{plural}.virtualization.deckhouse.io"
-    assert (spec["scope"], spec["names"]["plural"], spec["names"]["shortNames"]) == (scope, plural, short_names)
-    assert spec["names"]["categories"] == ["virtualization"] + (["all"] if scope == "Namespaced" else [])
+def test_the_page_knows_every_kind() -> None:
+    assert [row.kind for row in kind_rows()] == list(DEFINITIONS)
+    assert len(DEFINITIONS) == 9
+
+
+@pytest.mark.parametrize("row", kind_rows(), ids=lambda row: row.kind)
+def test_names_scope_and_columns(row: KindRow) -> None:
+    crd = DEFINITIONS[row.kind]
+    spec, names = crd["spec"], crd["spec"]["names"]
+    assert crd["metadata"]["name"] == f"{row.plural}.virtualization.deckhouse.io"
+    assert (spec["scope"], names["plural"], names["shortNames"]) == (row.scope, row.plural, row.short_names)
+    assert (names["singular"], names["listKind"]) == (row.kind.lower(), f"{row.kind}List")
+    assert names["categories"] == ["virtualization"] + (["all"] if row.scope == "Namespaced" else [])
     (version,) = spec["versions"]
-    assert version["name"] == "v1alpha2"
+    assert (version["name"], version["served"], version["storage"]) == ("v1alpha2", True, True)
     assert version["subresources"] == {"status": {}}
-    shown = [c["name"] + ("*" if c.get("priority") else "") for c in version["additionalPrinterColumns"]]
-    assert shown == COLUMNS[columns]
+    shown = [f"({c['name']})" if c.get("priority") else c["name"] for c in version["additionalPrinterColumns"]]
+    assert shown == row.columns
 
 
-@pytest.mark.parametrize(
-    ("kind", "path", "default"),
-    [
-        ("VirtualMachine", "runPolicy", "AlwaysOnUnlessStoppedManually"),
-        ("VirtualMachine", "cpu.coreFraction", "100%"),
-        ("VirtualMachine", "cpu.modelName", "generic-v1"),
-        ("VirtualMachine", "bootloader", "BIOS"),
-        ("VirtualMachine", "osType", "Generic"),
-        ("VirtualMachine", "enableParavirtualization", True),
-        ("VirtualMachine", "disruptions.restartApprovalMode", "Manual"),
-        ("VirtualMachine", "terminationGracePeriodSeconds", 60),
-        ("VirtualMachineImage", "storage", "ContainerRegistry"),
-        ("VirtualMachineImage", "dataSource.http.insecureSkipVerify", False),
-    ],
-)
-def test_defaults(kind: str, path: str, default: object) -> None:
-    node = schema(kind)["spec"]
-    for part in path.split("."):
-        node = node["properties"][part]
-    assert node["default"] == default
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_every_field_is_on_the_page_with_its_values_and_default(kind: str) -> None:
+    described = [row for row in field_rows() if row.kind == kind]
+    defined = [row for part in ("spec", "status") for row in rows(kind, schema(kind)[part], part)]
+
+    assert sorted(described, key=str) == sorted(defined, key=str)
 
 
-def test_required_fields() -> None:
-    assert set(schema("VirtualMachine")["spec"]["required"]) == {"cpu", "memory", "blockDevices"}
-    assert schema("VirtualMachineDisk")["spec"]["required"] == ["persistentVolumeClaim"]
-    assert schema("VirtualMachineImage")["spec"]["required"] == ["dataSource"]
-
-
-def test_fields_with_capitals_keep_them() -> None:
-    status = schema("VirtualMachineImage")["status"]["properties"]
-    assert {"imageUploadURLs", "usedInVMs", "importDuration", "downloadSpeed"} <= status.keys()
-    assert "registryURL" in status["target"]["properties"]
-    assert "guestOSInfo" in schema("VirtualMachine")["status"]["properties"]
-    assert "virtualMachineIPAddressClaimName" in schema("VirtualMachine")["spec"]["properties"]
-
-
-def test_schemas_are_structural() -> None:
-    def walk(node: dict[str, Any], path: str) -> None:
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_schemas_are_structural(kind: str) -> None:
+    def walk(node: Node, path: str) -> None:
         assert not {"$ref", "$defs", "title", "const"} & node.keys(), path
-        assert (
-            "type" in node or "x-kubernetes-int-or-string" in node or ("x-kubernetes-preserve-unknown-fields" in node)
-        ), path
+        assert {"type", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"} & node.keys(), path
         for name, part in node.get("properties", {}).items():
             walk(part, f"{path}.{name}")
         if "items" in node:
             walk(node["items"], f"{path}[]")
 
-    for kind, *_ in FACTS:
-        walk(schema(kind)["spec"], f"{kind}.spec")
-        walk(schema(kind)["status"], f"{kind}.status")
+    walk(schema(kind)["spec"], f"{kind}.spec")
+    walk(schema(kind)["status"], f"{kind}.status")
+
+
+def rows(kind: str, node: Node, path: str) -> Iterator[FieldRow]:
+    """What the page has to say of the fields below `path`; of those that only hold others, if they are required."""
+    inner = node["items"] if node.get("type") == "array" else node
+    at = f"{path}[]" if inner is not node else path
+    for name, part in inner.get("properties", {}).items():
+        is_required = name in inner.get("required", ())
+        holds_others = bool(part.get("properties") or part.get("items", {}).get("properties"))
+        if is_required or not holds_others:
+            yield FieldRow(kind, f"{at}.{name}", values(part), default(part, is_required))
+        yield from rows(kind, part, f"{at}.{name}")
+
+
+def values(node: Node) -> str:
+    if "enum" in node:
+        return " ".join(f"`{value}`" for value in node["enum"])
+    if node.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    match node.get("type"):
+        case "string" if node.get("maxLength") == NAME_LENGTH:
+            return "name"
+        case "string":
+            return "text" + bounds(None, node.get("maxLength"))
+        case "integer":
+            return "number" + bounds(node.get("minimum"), node.get("maximum"))
+        case "array":
+            return "list" + bounds(node.get("minItems"), node.get("maxItems"), " of")
+        case None:
+            return "any"
+        case other:
+            return str(other)
+
+
+def bounds(low: int | None, high: int | None, word: str = "") -> str:
+    if low is None:
+        return "" if high is None else f"{word} up to {high}"
+    return f"{word} from {low}" if high is None else f"{word} {low} to {high}"
+
+
+def default(node: Node, is_required: bool) -> str:
+    if is_required:
+        return "required"
+    if "default" not in node:
+        return ""
+    value = node["default"]
+    return f"`{value}`" if isinstance(value, str) and value else f"`{json.dumps(value)}`"
