@@ -1,9 +1,9 @@
 """The controller at scale, on a real kube-apiserver. Writes bench/results/controller.json.
 
 Run it by `make bench-controller`, or `python -m bench.controller --objects 100` (nothing written). etcd,
-kube-apiserver, kube-controller-manager (accounts and garbage collection only), Redis, the stubs of tests/support/fleet.py and
-the controller share this machine. There are as many images as disks and machines: each disk is made of its image, each
-machine has its disk.
+kube-apiserver, kube-controller-manager (accounts and garbage collection only), Redis, the stubs of
+tests/support/fleet.py and the controller share this machine. There are as many images as disks and machines: each disk
+is made of its image, each machine has its disk.
 
 - Ready: from the first object that is applied, by eight clients, until every image and disk is Ready and every machine
   is Running.
@@ -319,7 +319,10 @@ def main() -> None:
             beside = None if arguments.no_peer else bench.beside()
             stubs = folder / "stubs.kubeconfig"
             stubs.write_text(kubernetes.configuration("stubs-token"))
-            with child(sys.executable, "-m", "tests.support.fleet", str(stubs), redis.url, NAMESPACE) as (registry, pid):
+            with child(sys.executable, "-m", "tests.support.fleet", str(stubs), redis.url, NAMESPACE) as (
+                registry,
+                pid,
+            ):
                 rows = bench.run(registry, redis.url, pid)
         finally:
             kubernetes.stop()
