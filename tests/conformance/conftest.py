@@ -1,14 +1,30 @@
-"""What several real clients push."""
+"""What several real clients push, and both API servers."""
 
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dvcr.descriptor import IMAGE_MANIFEST
 from dvcr.digest import Digest
+from tests.support.cluster import ClusterProcess
+from tests.support.kubernetes import KubernetesProcess
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+    """An API server that has the kinds, and asks no webhook: the embedded one, then a real one."""
+    kind = KubernetesProcess if request.param == "kubernetes" else ClusterProcess
+    process = kind(tmp_path_factory.mktemp("cluster"))
+    try:
+        process.start()
+        yield process
+    finally:
+        if process.process is not None:
+            process.stop()
 
 
 @pytest.fixture

@@ -15,19 +15,6 @@ from tests.support.refused import HTTP, REFUSED, Object, Refused, device, machin
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
-    """An API server that has the kinds, and asks no webhook."""
-    kind = KubernetesProcess if request.param == "kubernetes" else ClusterProcess
-    process = kind(tmp_path_factory.mktemp("cluster"))
-    try:
-        process.start()
-        yield process
-    finally:
-        if process.process is not None:
-            process.stop()
-
-
 @pytest.fixture(scope="module")
 def session(server: ClusterProcess) -> requests.Session:
     return server.session()
