@@ -30,9 +30,17 @@ from controller.attachments.concerns import (
     rivals,
 )
 from controller.attachments.reconciler import AttachmentReconciler
-from controller.concerns import deleted, disk_of_claim, every, machines_of_pod, operations_of_machine, referring
+from controller.concerns import (
+    deleted,
+    disk_of_claim,
+    every,
+    image_of_claim,
+    machines_of_pod,
+    operations_of_machine,
+    referring,
+)
 from controller.cpumodels.reconciler import CpuModelReconciler
-from controller.disks.filling import DiskFilling
+from controller.disks.filling import Filling
 from controller.disks.reconciler import DiskReconciler
 from controller.disks.usage import disks_of_machine
 from controller.disks.work import HttpWorkProgress
@@ -42,6 +50,7 @@ from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
 from controller.images.usage import images_of_claim, images_of_machine
+from controller.images.volume import ImageVolume
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.migration import Migrate, MigrationLaunchers
@@ -88,12 +97,15 @@ def build_loops(
     ranges = AddressRanges(launcher.machine_cidrs)
     address = LeasedAddress(ranges, launcher.address_annotations)
     captures = DiskCapture(cluster, HttpWorkProgress(), launchers, setup)
-    filling = DiskFilling(cluster, HttpWorkProgress(), setup)
+    filling = Filling(cluster, HttpWorkProgress(), setup)
+    volumes = ImageVolume(cluster, filling, launcher.default_storage_class)
     return [
         *(
             Loop(
                 resource,
-                ImageReconciler(cluster, resource, imports, captures, check_s=settings.controller.image_check_s),
+                ImageReconciler(
+                    cluster, resource, imports, captures, volumes, check_s=settings.controller.image_check_s
+                ),
                 triggers=(
                     (DISK, referring(resource, DISK)),
                     (IMAGE, referring(resource, IMAGE)),
@@ -103,6 +115,7 @@ def build_loops(
                     (CLUSTER_IMAGE, deleted(resource)),
                     (PVC, deleted(resource)),
                     (PVC, images_of_claim(resource)),
+                    *(((PVC, image_of_claim),) if resource == IMAGE else ()),
                     (MACHINE, images_of_machine(resource)),
                 ),
             )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from controller.api.reference import named_in
 from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, OPERATION, Resource
-from controller.disks.claim import disk_name
+from controller.disks.claim import disk_name, image_name
 from controller.machines.pod import machine_names
 from controller.runtime.index import Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
@@ -14,6 +14,12 @@ from controller.runtime.process import KeysOf
 def disk_of_claim(key: Key, _cluster: ClusterReader) -> Iterable[Key]:
     """The disk that the claim's name tells."""
     name = disk_name(key[1])
+    return [(key[0], name)] if name else []
+
+
+def image_of_claim(key: Key, _cluster: ClusterReader) -> Iterable[Key]:
+    """The image that the claim's name tells."""
+    name = image_name(key[1])
     return [(key[0], name)] if name else []
 
 

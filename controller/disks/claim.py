@@ -1,4 +1,4 @@
-"""The PersistentVolumeClaim of a disk; its annotation pins the image that the disk starts from."""
+"""The PersistentVolumeClaim of a disk or an image; its annotation pins the artifact that the disk in it starts from."""
 
 from dataclasses import dataclass
 
@@ -37,8 +37,18 @@ def disk_name(claim: str) -> str | None:
     return claim.removeprefix("vmd-") if claim.startswith("vmd-") else None
 
 
+def image_claim_name(image: str) -> str:
+    """Name of the claim of an image."""
+    return f"vmi-{image}"
+
+
+def image_name(claim: str) -> str | None:
+    """The inverse; None if the claim is not of an image."""
+    return claim.removeprefix("vmi-") if claim.startswith("vmi-") else None
+
+
 def build_claim(
-    disk: str,
+    name: str,
     namespace: str,
     owner: Object,
     size_bytes: int,
@@ -56,7 +66,7 @@ def build_claim(
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": claim_name(disk),
+            "name": name,
             "namespace": namespace,
             "annotations": annotations | sizes["metadata"]["annotations"],
             "ownerReferences": [owner],

@@ -15,7 +15,7 @@ from controller.disks.claim import (
     requested_bytes,
     resized,
 )
-from controller.disks.filling import DiskFilling
+from controller.disks.filling import Filling
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile
 from controller.disks.usage import machines_with, pods_using, user_of
@@ -44,7 +44,7 @@ class DiskReconciler:
         self,
         cluster: ClusterPort,
         imports: ImageImport,
-        filling: DiskFilling,
+        filling: Filling,
         default_storage_class: str,
         clock: Clock = utc_now,
     ) -> None:
@@ -109,7 +109,13 @@ class DiskReconciler:
         storage_class = spec.persistent_volume_claim.storage_class_name or self._default_storage_class
         profile = volume_profile(self._cluster, storage_class)
         claim = build_claim(
-            disk.name, disk.namespace or "", disk.owner_reference(), size_bytes, storage_class, profile, origin
+            claim_name(disk.name),
+            disk.namespace or "",
+            disk.owner_reference(),
+            size_bytes,
+            storage_class,
+            profile,
+            origin,
         )
         claim = self._cluster.create(PVC, claim)
         return self._follow_claim(disk, spec, claim)

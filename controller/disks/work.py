@@ -6,7 +6,7 @@ import requests
 from pydantic import BaseModel, ValidationError
 
 from controller.api.resource import GROUP
-from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
+from controller.disks.claim import disk_bytes, is_block, pinned_image
 from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
 from controller.machines.security import container_security, pod_security
@@ -56,8 +56,10 @@ def work_disk(disk: str, claim: Object) -> DiskSpec:
     )
 
 
-def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel, setup: LauncherSetup) -> Object:
-    """The pod that runs `dvcr-launcher <work> <spec>` where the disk is."""
+def build_work_pod(
+    metadata: Object, claim: str, disk: DiskSpec, work: str, spec: BaseModel, setup: LauncherSetup
+) -> Object:
+    """The pod that runs `dvcr-launcher <work> <spec>` where the disk, in the claim of that name, is."""
     mounts = disk_mount("disk", disk)
     mounts["volumeMounts"] = [*mounts.get("volumeMounts", []), setup.cache_mount()]
     container: Object = {
@@ -87,7 +89,7 @@ def build_work_pod(metadata: Object, disk: DiskSpec, work: str, spec: BaseModel,
             "securityContext": pod_security(),
             "containers": [container],
             "volumes": [
-                {"name": "disk", "persistentVolumeClaim": {"claimName": claim_name(disk.name)}},
+                {"name": "disk", "persistentVolumeClaim": {"claimName": claim}},
                 setup.cache_volume(),
             ],
         },

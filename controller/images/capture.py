@@ -73,7 +73,7 @@ class DiskCapture:
         name, namespace = _disk_of(image, source)
         pod = self._cluster.get(POD, pod_name(image.uid), namespace)
         if pod is not None:
-            return self._follow(image, pod, namespace)
+            return self._follow(image, target, pod, namespace)
         disk = self._find(name, namespace)
         if isinstance(disk, NotThere):
             return ImportOutcome(ImportState.WAITING, disk.reason, disk.message, again_s=disk.again_s)
@@ -84,7 +84,7 @@ class DiskCapture:
             disk=disk.spec,
         )
         if disk.machine is not None:
-            return self._in_machine(image, disk.machine, spec)
+            return self._in_machine(image, target, disk.machine, spec)
         self._cluster.create(POD, build_pod(image, disk.namespace, spec, self._setup))
         return self._running(image, "Capturing", "the capture of the disk starts")
 
@@ -103,13 +103,13 @@ class DiskCapture:
             self._delete(pod, namespace)
         return self._cluster.get(POD, pod_name(image.uid), namespace) is None
 
-    def _follow(self, image: Subject[ImageStatus], pod: Object, namespace: str) -> ImportOutcome:
+    def _follow(self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, namespace: str) -> ImportOutcome:
         if "deletionTimestamp" in pod["metadata"]:
             return self._running(image, "Capturing", "waits for the end of a capture that was interrupted")
         if not is_over(pod):
             address = (pod.get("status") or {}).get("podIP")
             told = self._progress.read(address) if address else None
-            advance_progress(image.status, told.percent if told else 0)
+            advance_progress(image.status, target.progress(told.percent) if told else 0)
             node = pod["spec"].get("nodeName")
             return self._running(
                 image, "Capturing", "the disk is read and pushed" if node else "waits for a node that has the disk"
@@ -117,12 +117,14 @@ class DiskCapture:
         self._delete(pod, namespace)
         return self._ended(image, work_end(pod))
 
-    def _in_machine(self, image: Subject[ImageStatus], pod: Object, spec: CaptureSpec) -> ImportOutcome:
+    def _in_machine(
+        self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, spec: CaptureSpec
+    ) -> ImportOutcome:
         machine = machine_of(pod)
         told = self._launchers.capture(pod, image.uid, spec)
         if told is None:
             return self._running(image, "LauncherUnavailable", f"waits for an answer of VirtualMachine {machine!r}")
-        advance_progress(image.status, told.percent)
+        advance_progress(image.status, target.progress(told.percent))
         if told.end is None:
             return self._running(image, "Capturing", f"the disk is read and pushed while {machine!r} runs")
         self._launchers.end_capture(pod, image.uid)
@@ -185,7 +187,7 @@ def build_pod(image: Subject[ImageStatus], namespace: str, spec: CaptureSpec, se
         "annotations": {CAPTURE_ANNOTATION: f"{owner['kind']} {image.name!r}"},
         "ownerReferences": [owner],
     }
-    return build_work_pod(metadata, spec.disk, "capture", spec, setup)
+    return build_work_pod(metadata, claim_name(spec.disk.name), spec.disk, "capture", spec, setup)
 
 
 def _disk_of(image: Subject[ImageStatus], source: DataSource) -> tuple[str, str]:

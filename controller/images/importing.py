@@ -72,6 +72,12 @@ class ImportTarget:
     uid: str
     namespace: str = ""
     """Of the resource; imports of different ones take turns."""
+    share_percent: int = 100
+    """How much of what the resource's progress tells is the import."""
+
+    def progress(self, percent: int) -> int:
+        """The progress of the resource when so much of the import is done."""
+        return percent * self.share_percent // 100
 
 
 class ImageImport:
@@ -157,11 +163,11 @@ class ImageImport:
                 checksums=source.checksums,
             )
             self._board.submit(job)
-            advance_progress(status, progress.percent if progress else 0)
+            advance_progress(status, target.progress(progress.percent) if progress else 0)
             return ImportOutcome(ImportState.RUNNING, "ImportQueued", "the import waits for a worker")
         if progress.state is JobState.FAILED:
             return self._failed(progress)
-        advance_progress(status, progress.percent)
+        advance_progress(status, target.progress(progress.percent))
         if progress.state is JobState.QUEUED:
             waited_s = (self._clock() - progress.updated_at).total_seconds()
             again_s = min(max(_POLL_S, waited_s / 2), _QUEUE_POLL_S)
@@ -220,7 +226,7 @@ class ImageImport:
         idle = timedelta(seconds=self._uploader.idle_timeout_s)
         if ticket.state is UploadState.RECEIVING and not ticket.dead_at(self._clock(), idle):
             percent = 100 * ticket.received_bytes // ticket.total_bytes if ticket.total_bytes else 0
-            advance_progress(status, percent // 2)
+            advance_progress(status, target.progress(percent) // 2)
             return ImportOutcome(ImportState.RUNNING, "Uploading", f"{human_bytes(ticket.received_bytes)} received")
         if self._clock() >= ticket.expires_at:
             return self._end_upload(ticket)
@@ -283,7 +289,10 @@ class ImageImport:
         return since + timedelta(seconds=self._uploader.first_byte_timeout_s)
 
     def _tell_done(self, target: ImportTarget, image: StoredImage, status: ImportStatus) -> None:
-        status.progress = "100%"
+        if target.share_percent == 100:
+            status.progress = "100%"
+        else:
+            advance_progress(status, target.share_percent)
         status.failure_reason = status.failure_message = None
         if status.target is None or status.target.registry_url is None:
             claim = status.target.persistent_volume_claim_name if status.target else None

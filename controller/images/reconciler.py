@@ -1,11 +1,21 @@
 """ClusterVirtualMachineImage and VirtualMachineImage."""
 
 import random
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from controller.api.data_source import ImageDataSource, SourceType
-from controller.api.image import ClusterImageSpec, ImagePhase, ImageSize, ImageSpec, ImageStatus, Machine, Storage
+from controller.api.image import (
+    ClusterImageSpec,
+    ImageClaim,
+    ImagePhase,
+    ImageSize,
+    ImageSpec,
+    ImageStatus,
+    Machine,
+    Storage,
+)
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
 from controller.images.capture import DiskCapture
@@ -13,7 +23,9 @@ from controller.images.existing import IMAGE_LOST, repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
+from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
 from controller.runtime.conditions import Clock, find_condition, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -22,6 +34,7 @@ from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 
 REGISTRY_AVAILABLE = "RegistryAvailable"
 """The condition of an image that could not be looked for once, because the registry did not answer."""
+_ONCE_READY = (ImagePhase.READY, ImagePhase.IMAGE_LOST, ImagePhase.PVC_LOST)
 
 
 class ImageReconciler:
@@ -33,6 +46,7 @@ class ImageReconciler:
         resource: Resource,
         imports: ImageImport,
         captures: DiskCapture,
+        volumes: ImageVolume,
         clock: Clock = utc_now,
         *,
         check_s: float,
@@ -42,6 +56,7 @@ class ImageReconciler:
         self._resource = resource
         self._imports = imports
         self._captures = captures
+        self._volumes = volumes
         self._clock = clock
         self._check_s = check_s
 
@@ -60,6 +75,8 @@ class ImageReconciler:
             return None
         try:
             return self._bring_forward(image, target)
+        except ClusterError:
+            raise
         except DvcrError as exc:
             # The registry or the broker does not answer: say so, and try again.
             image.status.phase = image.status.phase or ImagePhase.PENDING
@@ -74,16 +91,16 @@ class ImageReconciler:
         except ValidationError as exc:
             self._fail(image, "InvalidSpec", str(exc))
             return None
-        if isinstance(spec, ImageSpec) and spec.storage is Storage.PERSISTENT_VOLUME_CLAIM:
-            image.status.phase = ImagePhase.PENDING
-            message = "images on a PersistentVolumeClaim are not supported yet; use storage: ContainerRegistry"
-            image.condition(READY, False, "StorageNotSupported", message)
-            return None
-        if image.status.phase in (ImagePhase.READY, ImagePhase.IMAGE_LOST):
-            return self._check_kept(image, target)
+        claim = _wanted_claim(spec)
+        if image.status.phase in _ONCE_READY:
+            return self._check_kept(image, target, claim)
+        if claim is not None:
+            target = replace(target, share_percent=IMPORT_SHARE_PERCENT)
         if spec.data_source.type is SourceType.DISK:
-            return self._tell(image, self._capture(image, target, spec.data_source))
-        return self._tell(image, self._imports.advance(target, spec.data_source, image.status, image.namespace))
+            outcome = self._capture(image, target, spec.data_source)
+        else:
+            outcome = self._imports.advance(target, spec.data_source, image.status, image.namespace)
+        return self._tell(image, outcome, claim)
 
     def _capture(self, image: Subject[ImageStatus], target: ImportTarget, source: ImageDataSource) -> ImportOutcome:
         done = self._imports.done(target, image.status)
@@ -92,7 +109,7 @@ class ImageReconciler:
         self._captures.clear(image, source)
         return done
 
-    def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget) -> float:
+    def _check_kept(self, image: Subject[ImageStatus], target: ImportTarget, claim: ImageClaim | None) -> float:
         # All at once would be a burst at the registry every time.
         again_s = self._check_s * random.uniform(0.5, 1)
         try:
@@ -105,10 +122,9 @@ class ImageReconciler:
             return again_s
         self._tell_registry(image, None)
         if stored is not None:
-            self._tell_ready(image, stored)
-        else:
-            where = f"{target.repository}:{target.uid} is not in the registry any more"
-            self._lose(image, IMAGE_LOST, f"{where}; push it again, or create the resource again")
+            return self._tell_stored(image, stored, claim) or again_s
+        where = f"{target.repository}:{target.uid} is not in the registry any more"
+        self._lose(image, IMAGE_LOST, f"{where}; push it again, or create the resource again")
         return again_s
 
     def _lose(self, image: Subject[ImageStatus], reason: str, message: str) -> None:
@@ -125,7 +141,7 @@ class ImageReconciler:
             message = f"{error.message}; the phase is as it was when the registry answered last"
             image.condition(REGISTRY_AVAILABLE, False, error.reason, message)
 
-    def _tell(self, image: Subject[ImageStatus], outcome: ImportOutcome) -> float | None:
+    def _tell(self, image: Subject[ImageStatus], outcome: ImportOutcome, claim: ImageClaim | None) -> float | None:
         if outcome.state is ImportState.FAILED:
             self._fail(image, outcome.reason, outcome.message)
             tell_retrying(image, outcome)
@@ -133,19 +149,35 @@ class ImageReconciler:
         tell_retrying(image, outcome)
         image.status.failure_reason = image.status.failure_message = None
         if outcome.image is not None:
-            self._tell_ready(image, outcome.image)
-        else:
-            image.status.phase = {
-                ImportState.WAITING: ImagePhase.PENDING,
-                ImportState.WAIT_FOR_UPLOAD: ImagePhase.WAIT_FOR_USER_UPLOAD,
-                ImportState.RUNNING: ImagePhase.PROVISIONING,
-            }[outcome.state]
-            image.condition(READY, False, outcome.reason, outcome.message)
+            return self._tell_stored(image, outcome.image, claim)
+        image.status.phase = {
+            ImportState.WAITING: ImagePhase.PENDING,
+            ImportState.WAIT_FOR_UPLOAD: ImagePhase.WAIT_FOR_USER_UPLOAD,
+            ImportState.RUNNING: ImagePhase.PROVISIONING,
+        }[outcome.state]
+        image.condition(READY, False, outcome.reason, outcome.message)
         return outcome.again_s
+
+    def _tell_stored(self, image: Subject[ImageStatus], stored: StoredImage, claim: ImageClaim | None) -> float | None:
+        """The artifact is there; so is the image, unless it is to be in a claim as well."""
+        waiting = None
+        if claim is not None:
+            was_filled = image.status.phase in _ONCE_READY
+            waiting = self._volumes.advance(image, claim, stored, was_filled=was_filled)
+        if waiting is None:
+            self._tell_ready(image, stored)
+            return None
+        if waiting.failed:
+            self._fail(image, waiting.reason, waiting.message)
+            return None
+        image.status.phase = ImagePhase.PVC_LOST if waiting.reason == PVC_LOST else ImagePhase.PROVISIONING
+        image.condition(READY, False, waiting.reason, waiting.message)
+        return waiting.again_s
 
     def _tell_ready(self, image: Subject[ImageStatus], stored: StoredImage) -> None:
         disk = stored.image
         image.status.phase = ImagePhase.READY
+        image.status.progress = "100%"
         image.status.format = disk.source.format
         image.status.cdrom = disk.cdrom
         image.status.size = ImageSize(
@@ -175,11 +207,15 @@ class ImageReconciler:
             image.status.phase = ImagePhase.TERMINATING
             image.save()
         try:
-            source = (ImageSpec if self._resource == IMAGE else ClusterImageSpec).read(image.obj["spec"]).data_source
+            spec = (ImageSpec if self._resource == IMAGE else ClusterImageSpec).read(image.obj["spec"])
         except ValidationError:
-            source = None  # nothing was ever begun for it
-        if source is not None and not self._captures.clear(image, source):
+            spec = None  # nothing was ever begun for it
+        if spec is not None and not self._captures.clear(image, spec.data_source):
             return 1  # it must not publish what is removed here
+        if spec is not None and _wanted_claim(spec) is not None and (waits := self._volumes.clear(image)):
+            image.condition(READY, False, "InUse", f"waits {waits}")
+            image.save()
+            return 1
         stored = self._imports.find(target)
         if stored is not None:
             usage = self._usage(image, stored)
@@ -192,3 +228,10 @@ class ImageReconciler:
         self._imports.forget(target, image.status)
         image.let_go()
         return None
+
+
+def _wanted_claim(spec: ClusterImageSpec | ImageSpec) -> ImageClaim | None:
+    """How the image is to be kept in a claim, if it is."""
+    if isinstance(spec, ImageSpec) and spec.storage is Storage.PERSISTENT_VOLUME_CLAIM:
+        return spec.persistent_volume_claim or ImageClaim()
+    return None

@@ -49,7 +49,7 @@ class ImageUsage:
 def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: StoredImage) -> ImageUsage:
     """Who uses an image of which this is in the registry."""
     claims = cluster.find(_CLAIMS_BY_IMAGE, (stored.repository, str(stored.digest)))
-    reading = {key_of(claim) for claim in claims if not stands_alone(claim)}
+    reading = {key_of(claim) for claim in claims if disk_name(claim["metadata"]["name"]) and not stands_alone(claim)}
     showing = set(machines_with(cluster, resource, key))
     machines = {key_of(machine) for claim in reading for machine in cluster.find(_MACHINES_BY_CLAIM, claim)}
     origins = [(resource, key), *((PVC, key_of(claim)) for claim in claims)]

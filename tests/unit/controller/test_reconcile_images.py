@@ -213,12 +213,6 @@ def test_deleting_an_uploaded_image_removes_the_bytes_that_were_sent() -> None:
     assert world.board.ticket(ticket.token) is None
 
 
-def test_storages_that_are_not_there_yet_say_so() -> None:
-    world = World()
-    world.apply(IMAGE, "b", {**HTTP, "storage": "PersistentVolumeClaim"})
-    assert world.condition(IMAGE, "b", "Ready")["reason"] == "StorageNotSupported"
-
-
 def test_a_waiting_attempt_says_what_is_tried_again_and_when() -> None:
     world = World()
     uid = world.apply(IMAGE, "a", HTTP)["metadata"]["uid"]

@@ -29,12 +29,13 @@ from controller.api.resource import (
 from controller.attachments.reconciler import AttachmentReconciler
 from controller.cpumodels.default import ensure_default
 from controller.cpumodels.reconciler import CpuModelReconciler
-from controller.disks.filling import DiskFilling
+from controller.disks.filling import Filling
 from controller.disks.reconciler import DiskReconciler
 from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
+from controller.images.volume import ImageVolume
 from controller.launcher.spec import (
     CaptureSpec,
     DiskWishes,
@@ -179,7 +180,8 @@ class World:
         origins = Origins(self.cluster, self.registry)
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
-        filling = DiskFilling(self.cluster, self.work_progress, setup)
+        filling = Filling(self.cluster, self.work_progress, setup)
+        volumes = ImageVolume(self.cluster, filling, "")
         captures = DiskCapture(self.cluster, self.work_progress, self.launchers, setup)
         self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
         ranges = AddressRanges(self.cidrs)
@@ -187,8 +189,10 @@ class World:
         start = MachineStart(self.cluster, self.registry, setup, self.authority, address)
         migrate = Migrate(self.cluster, self.authority, self.launchers, MigrationSettings())
         self.reconcilers: dict[Resource, Reconciler] = {
-            CLUSTER_IMAGE: ImageReconciler(self.cluster, CLUSTER_IMAGE, imports, captures, self.clock, check_s=60),
-            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, self.clock, check_s=60),
+            CLUSTER_IMAGE: ImageReconciler(
+                self.cluster, CLUSTER_IMAGE, imports, captures, volumes, self.clock, check_s=60
+            ),
+            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, volumes, self.clock, check_s=60),
             DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
             MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, migrate, self.clock),
             ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
