@@ -24,6 +24,7 @@ from controller.runtime.lease import LeaderLease
 from controller.webhooks.registration import NAME as WEBHOOKS_NAME
 from controller.webhooks.registration import _configuration
 from dvcr.config import ENVIRONMENT_PREFIX, Settings, load_settings
+from tests.support.go_tool import HELM, HELM_3
 from tests.support.helm import CHART, MATRIX, NAMESPACE, environment, find, helm, render, try_helm, workloads
 
 MAX_RELEASE_BYTES = 2**20
@@ -39,6 +40,17 @@ def rendered(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("values", MATRIX, ids=lambda path: path.name.removesuffix("-values.yaml"))
 def test_lint_has_nothing_to_say(values: Path) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", CHART, "--values", values)
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def test_helm_3_makes_the_same_of_it(values: Path) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART, "--values", values, program=HELM_3)
+    of_helm_3, of_helm_4 = (
+        # Where they put kinds that are not Kubernetes' own differs.
+        sorted(map(_without_passwords, render(None, values, program=program)), key=_kind_and_name)
+        for program in (HELM_3, HELM)
+    )
+    assert of_helm_3 == of_helm_4
 
 
 def test_every_variable_is_a_setting(rendered: list[dict[str, Any]]) -> None:
@@ -257,3 +269,15 @@ def _filled(wanted: Any, found: Any) -> Any:
     if isinstance(wanted, dict) and isinstance(found, dict):
         return found | {key: _filled(value, found.get(key)) for key, value in wanted.items()}
     return wanted
+
+
+def _without_passwords(obj: dict[str, Any]) -> dict[str, Any]:
+    """The object but for what is made anew each time, and the sum of it at the pods that have to be started anew."""
+    if obj["kind"] == "Secret":
+        return {**obj, "data": sorted(obj.get("data", ())), "stringData": sorted(obj.get("stringData", ()))}
+    obj.get("spec", {}).get("template", {}).get("metadata", {}).pop("annotations", None)
+    return obj
+
+
+def _kind_and_name(obj: dict[str, Any]) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import foreign_kinds
+from tests.support import foreign_kinds, go_tool
 from tests.support.helm import CHART, MATRIX, NAMESPACE, RELEASE, helm, render, workloads
 from tests.support.kubernetes import KubernetesProcess
 
@@ -144,6 +144,15 @@ def test_an_upgrade_brings_new_fields_of_kinds(server: KubernetesProcess, tmp_pa
 
     assert "Phase" not in without
     assert "Phase" in with_them
+
+
+def test_a_release_may_be_upgraded_by_another_helm(server: KubernetesProcess) -> None:
+    values = NO_WEBHOOKS | {"registry": {"persistence": {"existingClaim": "another"}}}
+    helm("install", RELEASE, CHART, *_where(server), values=values, program=go_tool.HELM_3)
+    password = _data(server, "secret", "dvcr-redis")
+    helm("upgrade", RELEASE, CHART, *_where(server), values=values)
+    assert _data(server, "secret", "dvcr-redis") == password
+    helm("uninstall", RELEASE, *_where(server))
 
 
 def _rehearse_pod(server: KubernetesProcess, spec: dict[str, Any]) -> dict[str, Any]:

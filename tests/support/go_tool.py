@@ -20,7 +20,8 @@ CTR = "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 HELM = "helm.sh/helm/v4/cmd/helm@v4.3.1"
-OF_TESTS = (VERSITYGW, CRANE, ORAS, REGCTL, CTR, CONTAINERD, HELM)
+HELM_3 = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+OF_TESTS = (VERSITYGW, CRANE, ORAS, REGCTL, CTR, CONTAINERD, HELM, HELM_3)
 
 _SCRIPT = Path(__file__).parents[2] / "scripts/go-tool"
 

@@ -15,15 +15,19 @@ CHART = Path(__file__).parents[2] / "charts/dvcr"
 MATRIX = sorted((CHART / "ci").glob("*-values.yaml"))
 """Values that between them ask for everything that the chart can make."""
 RELEASE, NAMESPACE = "dvcr", "dvcr-system"
+KUBERNETES = "v1.36.3"
+"""Of what cluster charts are rendered for; a Helm that is built out of its module knows no version."""
 
 Object = dict[str, Any]
 
 
-def try_helm(*arguments: object, values: Mapping[str, Any] | None = None) -> "subprocess.CompletedProcess[str]":
+def try_helm(
+    *arguments: object, values: Mapping[str, Any] | None = None, program: str = go_tool.HELM
+) -> "subprocess.CompletedProcess[str]":
     """Helm with these arguments, and with `values` where there are some; whatever the exit code."""
     given = ("--values", "-") if values is not None else ()
     return subprocess.run(
-        [go_tool.build(go_tool.HELM), *(str(each) for each in arguments), *given],
+        [go_tool.build(program), *(str(each) for each in arguments), *given],
         input=json.dumps(values) if values is not None else None,
         env={key: value for key, value in os.environ.items() if not key.startswith("KUBE")},
         capture_output=True,
@@ -33,17 +37,17 @@ def try_helm(*arguments: object, values: Mapping[str, Any] | None = None) -> "su
     )
 
 
-def helm(*arguments: object, values: Mapping[str, Any] | None = None) -> str:
+def helm(*arguments: object, values: Mapping[str, Any] | None = None, program: str = go_tool.HELM) -> str:
     """As `try_helm`; what it prints. Raises on failure."""
-    done = try_helm(*arguments, values=values)
+    done = try_helm(*arguments, values=values, program=program)
     assert done.returncode == 0, f"helm {' '.join(map(str, arguments))}: {done.stderr}"
     return done.stdout
 
 
-def render(values: Mapping[str, Any] | None = None, *files: Path) -> list[Object]:
+def render(values: Mapping[str, Any] | None = None, *files: Path, program: str = go_tool.HELM) -> list[Object]:
     """The chart's objects, without asking a cluster."""
-    options = [f"--values={file}" for file in files]
-    text = helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *options, values=values or {})
+    options = [f"--kube-version={KUBERNETES}", *(f"--values={file}" for file in files)]
+    text = helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *options, values=values or {}, program=program)
     return [each for each in yaml.safe_load_all(text) if each]
 
 
