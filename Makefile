@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 # Suites that run as they are on the embedded API server and on a real one.
-ON_KUBERNETES := tests/contracts/test_cluster_port.py
+ON_KUBERNETES := tests/contracts/test_cluster_port.py tests/e2e/test_main_job.py tests/integration/node \
+    $(patsubst %,tests/integration/test_%.py,controller_command controller_process machine_api resource_verbs)
 
 .PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-controller bench-machines bench-pipeline bench-registry clean
 
@@ -27,11 +28,11 @@ test-image: setup ## Build the container image twice, push, pull and run it (as 
 	@$(BIN)/python -m tests.support.go_tool
 	$(BIN)/python -m pytest -m container tests/conformance
 
-test-kubernetes: setup ## Run the tests of the API on a real kube-apiserver (needs Go 1.26; builds it once, 20 minutes)
+test-kubernetes: setup ## Run the tests of API, controller and node on a real kube-apiserver (needs Go 1.26; builds it once, 20 minutes)
 	@echo "Kubernetes' own programs: built once, into .cache/go"
 	@scripts/go-kubernetes $$($(BIN)/python -m tests.support.kubernetes)
-	$(BIN)/python -m pytest -m kubernetes tests/conformance tests/integration
-	$(BIN)/python -m pytest --kubernetes $(ON_KUBERNETES)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m kubernetes tests/conformance tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --kubernetes $(ON_KUBERNETES)
 
 check: setup ## Format, lint, types, layers, generated pages and the generated parts of the chart
 	$(BIN)/ruff format --check .

@@ -85,6 +85,8 @@ def build_work_pod(
         "metadata": {**metadata, "labels": {WORK_LABEL: work}},
         "spec": {
             "restartPolicy": "Never",
+            # It asks nothing of the cluster.
+            "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
             "securityContext": pod_security(),
             "containers": [container],

@@ -38,7 +38,13 @@ def build_target(name: str, source: Object, spec: MachineSpec) -> Object:
     }
     pod_spec = {
         key: source["spec"][key]
-        for key in ("restartPolicy", "terminationGracePeriodSeconds", "imagePullSecrets", "securityContext")
+        for key in (
+            "restartPolicy",
+            "automountServiceAccountToken",
+            "terminationGracePeriodSeconds",
+            "imagePullSecrets",
+            "securityContext",
+        )
         if key in source["spec"]
     }
     container, volumes = _with_claims(source)

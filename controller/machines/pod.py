@@ -194,6 +194,8 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
             container[key] = container.get(key, []) + entries
     pod_spec: Object = {
         "restartPolicy": "Never",
+        # The launcher asks nothing of the cluster.
+        "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + KILL_MARGIN_S,
         "securityContext": pod_security(),
         "containers": [container],

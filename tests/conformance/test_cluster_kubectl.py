@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import ClusterProcess
+from tests.support.kubelet import answering
 
 # Another kubectl to run the same tests with, an older one for example.
 KUBECTL = os.environ.get("KUBECTL", "kubectl")
@@ -208,38 +206,18 @@ def test_delete_waits_for_finalizers(kubectl: Kubectl) -> None:
         assert deleting.wait(20) == 0
 
 
-@pytest.fixture
-def kubelet_port() -> Iterator[int]:
-    class Kubelet(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"hello from the pod\n")
-
-        def log_message(self, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Kubelet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
-
-
-def test_logs_and_events(kubectl: Kubectl, kubelet_port: int) -> None:
+def test_logs_and_events(kubectl: Kubectl) -> None:
     cluster = kubectl.cluster
     kubectl("apply", "-f", "-", stdin=POD.replace("NAME", "talker"))
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}}
     kubectl("create", "-f", "-", stdin=json.dumps(node))
-    status = {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
-    }
     http, merge = cluster.session(), {"Content-Type": "application/merge-patch+json"}
-    http.patch(f"{cluster.url}/api/v1/nodes/n/status", json={"status": status}, headers=merge).raise_for_status()
     pods = f"{cluster.url}/api/v1/namespaces/default/pods"
     http.post(f"{pods}/talker/binding", json={"target": {"name": "n"}}).raise_for_status()
-    assert kubectl("logs", "talker") == "hello from the pod\n"
+    with answering(b"hello from the pod\n") as kubelet:
+        node_status = f"{cluster.url}/api/v1/nodes/n/status"
+        http.patch(node_status, json={"status": kubelet.status()}, headers=merge).raise_for_status()
+        assert kubectl("logs", "talker") == "hello from the pod\n"
     pod = http.get(f"{pods}/talker").json()
     event = {
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""The controller as it runs, against the embedded cluster; the node agent's part is played by the test."""
+"""The controller as it runs, against a cluster; the node agent's part is played by the test."""
 
 import threading
 from collections.abc import Iterator

@@ -117,7 +117,7 @@ def new_pod(cluster: Cluster, machine: str, uid: str, address: str) -> None:
     owner = {"apiVersion": MACHINE.api_version, "kind": MACHINE.kind, "name": machine, "uid": uid}
     name = f"vm-{machine}"
     metadata = {"name": name, "namespace": "default", "labels": {NAME_LABEL: machine}, "ownerReferences": [owner]}
-    cluster.create(POD, {"metadata": metadata, "spec": {"containers": [{"name": "machine"}]}})
+    cluster.create(POD, {"metadata": metadata, "spec": {"containers": [{"name": "machine", "image": "none"}]}})
     cluster.patch(POD, name, {"status": {"phase": "Running", "podIP": address}}, "default", "status")
 
 

@@ -1,4 +1,4 @@
-"""`dvcr apply|get|describe|delete|wait|logs` against the embedded cluster."""
+"""`dvcr apply|get|describe|delete|wait|logs` against a cluster."""
 
 import json
 import subprocess
@@ -221,6 +221,7 @@ def test_logs_of_a_pod_and_of_a_machine(dvcr: Verbs, node: Agent) -> None:
             },
             "spec": {
                 "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
                 "containers": [
                     {"name": "machine", "image": "x", "command": ["sh", "-c", "echo one; sleep 1; echo two"]}
                 ],

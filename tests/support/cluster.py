@@ -135,10 +135,13 @@ def shared_cluster(
 
 
 def _running(root: Path, request: pytest.FixtureRequest) -> Iterator[ClusterProcess]:
-    from tests.support.kubernetes import KubernetesProcess
+    from tests.support.kubernetes import VOLUMES_BY_NODES, KubernetesProcess
 
     root.mkdir()
-    cluster = KubernetesProcess(root) if request.config.getoption("--kubernetes") else ClusterProcess(root)
+    if request.config.getoption("--kubernetes"):
+        cluster: ClusterProcess = KubernetesProcess(root, controllers=VOLUMES_BY_NODES)
+    else:
+        cluster = ClusterProcess(root)
     cluster.start()
     try:
         yield cluster

@@ -24,6 +24,8 @@ VERSION = "v1.36.3"
 ETCD = "go.etcd.io/etcd/server/v3@v3.6.16"
 PROGRAMS = ("kube-apiserver", "kube-controller-manager")
 TOKEN = "a-token-of-the-tests"
+VOLUMES_BY_NODES = "*,-persistentvolume-binder-controller"
+"""The controllers where node agents bind claims, and free their volumes, by themselves."""
 READY_TIMEOUT_S = 120
 
 _SCRIPT = Path(__file__).parents[2] / "scripts/go-kubernetes"
@@ -142,6 +144,7 @@ class KubernetesProcess(ClusterProcess):
                     f"--proxy-client-cert-file={certificate}",
                     f"--proxy-client-key-file={key}",
                     "--endpoint-reconciler-type=none",
+                    "--kubelet-preferred-address-types=InternalIP",  # nobody resolves nodes' names here
                     "--allow-privileged=true",
                     *self.options,
                 ],

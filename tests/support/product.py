@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,13 +89,22 @@ class Product:
 
 
 @contextmanager
-def running_product(data: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Product]:
-    """`dvcr up` on `data` until the end of the context, with these variables in its environment."""
-    data.parent.mkdir(parents=True, exist_ok=True)
+def running_product(
+    data: Path, settings: Mapping[str, str] = MappingProxyType({}), kubeconfig: Path | None = None
+) -> Iterator[Product]:
+    """`dvcr up` on `data` until the end of the context, with these variables in its environment.
+
+    With `kubeconfig`, that API server takes the embedded one's place.
+    """
+    data.mkdir(parents=True, exist_ok=True)
     log = data.parent / f"{data.name}.up.log"
+    command: list[str | Path] = [BIN / "dvcr", "up", "--data", data]
+    if kubeconfig is not None:
+        shutil.copy(kubeconfig, data / "kubeconfig")
+        command = [sys.executable, "-m", "tests.support.up_without_cluster", data]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [BIN / "dvcr", "up", "--data", data],
+            command,
             # An import that fails for good takes seconds, not the minutes that a source may be away for.
             env=os.environ | {"DVCR__IMPORTER__ATTEMPTS": "2", "DVCR__IMPORTER__RETRY_WAIT_S": "0.5", **settings},
             stdout=output,

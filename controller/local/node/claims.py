@@ -110,6 +110,9 @@ class ClaimBinder:
         self._devices.close(name)
         shutil.rmtree(self._folder / name, ignore_errors=True)
         metadata = volume["metadata"]
+        if (volume.get("status") or {}).get("phase") == "Bound":
+            # Kubernetes keeps a volume that is deleted for as long as it is bound.
+            self._cluster.patch(PV, name, {"status": {"phase": "Released"}}, subresource="status")
         self._cluster.delete(PV, name, uid=metadata["uid"])
         if VOLUME_FINALIZER in (metadata.get("finalizers") or ()):
             rest = [entry for entry in metadata["finalizers"] if entry != VOLUME_FINALIZER]

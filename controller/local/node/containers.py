@@ -32,6 +32,7 @@ class Container:
         self._number = numbers[-1] if numbers else -1
         self._process = Process(folder / str(self._number)) if numbers else None
         self._previous = Process(folder / str(numbers[-2])).exit() if len(numbers) > 1 else None
+        self._was_alive = False
 
     @property
     def root(self) -> Path:
@@ -44,7 +45,13 @@ class Container:
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.alive
+        self._was_alive = self._process is not None and self._process.alive
+        return self._was_alive
+
+    @property
+    def was_alive(self) -> bool:
+        """What `alive` said last: on this the pod's worker, and what it reported, rely."""
+        return self._was_alive
 
     def ended(self) -> Exit | None:
         """How the latest run ended; None while it runs or before the first."""
@@ -79,7 +86,8 @@ class Container:
 
     def view(self, policy: str, *, ready: bool) -> ContainerView:
         """What the pod's status says of this container."""
-        end = self.ended()
+        alive = self.alive
+        end = None if alive else self.ended()
         waiting, previous = self.waiting, self._previous
         if end is not None and not self.finished(policy):
             # It will run again: Kubernetes shows the end that was as the last state.
@@ -94,12 +102,12 @@ class Container:
             restarts=max(0, self._number),
             waiting=waiting[0],
             message=waiting[1],
-            started_at=(self._process.started_at[:19] + "Z" if self._process and self._process.started_at else "")
-            if self.alive
+            started_at=self._process.started_at[:19] + "Z"
+            if alive and self._process and self._process.started_at
             else "",
             ended=end,
             previous=previous,
-            ready=ready and self.alive,
+            ready=ready and alive,
             container_id=f"process://{self.folder.parent.name}/{self.name}/{self._number}" if self._process else "",
         )
 

@@ -32,7 +32,7 @@ from controller.local.node.events import NodeEvents
 from controller.local.node.probes import Prober, ProbeTarget
 from controller.local.node.process import Run
 from controller.local.node.restarts import Backoff
-from controller.local.node.status import pod_status
+from controller.local.node.status import pod_status, without_nulls
 from controller.local.node.volumes import PodVolumes, contents, mount, mounts_of
 from controller.runtime.cluster import Cluster
 from controller.runtime.errors import ConflictError, MissingError
@@ -144,10 +144,13 @@ class PodWorker:
         """Until the time is over, a process ends, or somebody wakes the worker."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        ends = [c.process.wait_fd() for c in self._containers.values() if c.process]
+        ends = [c.process.wait_fd() for c in self._containers.values() if c.process and c.was_alive]
         for descriptor in ends:
             if descriptor is not None:
                 poll.register(descriptor, select.POLLIN)
+            else:
+                # It has ended since it was looked at, and nothing else would tell.
+                timeout_s = min(timeout_s, _START_S)
         poll.poll(timeout_s * 1000)
         for descriptor in ends:
             if descriptor is not None:
@@ -340,7 +343,7 @@ class PodWorker:
             failure=failure,
             unmounted=self._unmounted,
         )  # fmt: skip
-        old = pod.get("status") or {}
+        old = without_nulls(pod.get("status") or {})
         changes = {key: value for key, value in status.items() if old.get(key) != value}
         if not changes:
             return

@@ -1,21 +1,28 @@
 """The part of the kubelet's API that the API server asks: the logs of containers."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aiohttp import web
 
+from controller.certificates import Authority
 from controller.local.node import logs
 from dvcr.errors import NotFoundError
+
+_LIFETIME = timedelta(days=3650)
 
 FindContainer = Callable[[str, str, str], Path | None]
 """The folder of a container, by namespace, pod and container name."""
 
 
 class LogServer:
-    """Serves `GET /containerLogs/<namespace>/<pod>/<container>` on a thread of its own.
+    """Serves `GET /containerLogs/<namespace>/<pod>/<container>` over HTTPS on a thread of its own.
+
+    The certificate is new at each start and nobody's: as with a kubelet's own, API servers do not check it.
 
     Query: `follow`, `previous`, `timestamps` (true), `tailLines` (a number). Only the present and the previous run of
     a container have logs, each of a bounded size.
@@ -49,7 +56,7 @@ class LogServer:
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, 0)
+        site = web.TCPSite(self._runner, self._host, 0, ssl_context=_server_context(self._host))
         await site.start()
         return int(self._runner.addresses[0][1])
 
@@ -82,6 +89,12 @@ class LogServer:
                 await response.write(piece)
         await response.write_eof()
         return response
+
+
+def _server_context(host: str) -> ssl.SSLContext:
+    now = datetime.now(UTC)
+    authority = Authority.create("dvcr-node", now)
+    return authority.issue("dvcr-node", [host], now, _LIFETIME, server=True, client=False).server_context()
 
 
 def _batch(pieces: Iterator[bytes]) -> bytes | None:

@@ -82,6 +82,13 @@ def pod_status(
     return status
 
 
+def without_nulls(value: Any) -> Any:
+    """The value without the fields that say nothing: kube-apiserver adds some to what it was given."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def _phase(policy: str, inits: Sequence[ContainerView], views: Sequence[ContainerView], initialized: bool) -> str:
     if policy == "Never" and any(view.ended and view.ended.exit_code for view in inits):
         return "Failed"
@@ -126,7 +133,7 @@ def _container(view: ContainerView) -> Object:
         "name": view.name,
         "image": view.image,
         "imageID": "",
-        "containerID": view.container_id,
+        **({"containerID": view.container_id} if view.container_id else {}),
         "restartCount": view.restarts,
         "started": view.running,
         "ready": view.ready,

@@ -44,10 +44,11 @@ def up(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise ConfigError(f"another `dvcr up` uses {data}; stop it, or give another folder with --data") from exc
-        asyncio.run(_run(data, make_plan(data, choose_ports(data, registry_port, uploader_port, api_port))))
+        asyncio.run(run(data, make_plan(data, choose_ports(data, registry_port, uploader_port, api_port))))
 
 
-async def _run(data: Path, plan: "Plan") -> None:
+async def run(data: Path, plan: "Plan") -> None:
+    """Keep the processes of the plan running until SIGINT or SIGTERM, and say so on standard output."""
     import asyncio
     import signal
 

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import requests
 
 from tests.support.cluster import ClusterProcess
+from tests.support.kubelet import answering
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
@@ -427,35 +427,16 @@ def test_a_table_has_the_printer_columns(api: Api) -> None:
 
 
 def test_logs_come_from_the_node(api: Api) -> None:
-    asked: list[str] = []
-
-    class Kubelet(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"hello\n")
-
-        def log_message(self, *args: object) -> None: ...
-
     api("POST", PODS, pod("logged"), code=201)
     assert "does not have a host" in api("GET", f"{PODS}/logged/log", code=400)["message"]
     api("POST", f"{PODS}/logged/binding", {"target": {"name": "worker"}}, code=201)
     assert api("GET", f"{PODS}/logged/log", code=503)["reason"] == "ServiceUnavailable"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Kubelet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        status = {
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": server.server_port}},
-        }
+    with answering(b"hello\n") as kubelet:
         api("POST", "/api/v1/nodes", {"metadata": {"name": "worker"}}, code=201)
-        api("PATCH", "/api/v1/nodes/worker/status", {"status": status}, headers=MERGE)
+        api("PATCH", "/api/v1/nodes/worker/status", {"status": kubelet.status()}, headers=MERGE)
         answer = api.http.get(f"{api.cluster.url}{PODS}/logged/log?tailLines=5&container=main")
-        server.shutdown()
-        thread.join()
     assert answer.text == "hello\n"
-    assert asked == ["/containerLogs/default/logged/main?tailLines=5"]
+    assert kubelet.asked == ["/containerLogs/default/logged/main?tailLines=5"]
 
 
 def test_a_watch_loses_and_repeats_nothing_under_concurrent_writes(api: Api) -> None:

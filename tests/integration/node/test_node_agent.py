@@ -1,10 +1,11 @@
-"""The node agent with real processes, on the embedded cluster."""
+"""The node agent with real processes, on a cluster."""
 
 import base64
 import http.client
 import json
 import os
 import signal
+import ssl
 import sys
 import threading
 import uuid
@@ -54,14 +55,14 @@ class Site:
     def pod(
         self, name: str, *command: str, policy: str = "Never", container: Object | None = None, **spec: Any
     ) -> Object:
-        main = {"name": "main", "command": list(command)} | (container or {})
+        main = {"name": "main", "image": "none", "command": list(command)} | (container or {})
         return self.cluster.create(
             POD,
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": "default"},
-                "spec": {"restartPolicy": policy, "containers": [main], **spec},
+                "spec": {"restartPolicy": policy, "automountServiceAccountToken": False, "containers": [main], **spec},
             },
         )
 
@@ -89,7 +90,8 @@ class Site:
         node = self.cluster.get(NODE, self.name)
         assert node is not None
         port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
         connection.request("GET", f"/containerLogs/default/{name}/main{query}")
         body = connection.getresponse().read()
         connection.close()
@@ -205,8 +207,11 @@ def test_a_pod_gets_its_leased_address_as_soon_as_its_predecessor_has_left_it(si
 
     def leased(name: str) -> Object:
         metadata = {"name": name, "namespace": "default", "annotations": {ADDRESS_ANNOTATION: address}}
-        containers = [{"name": "main", "command": list(SLEEP)}]
-        spec = {"restartPolicy": "Never", "containers": containers, "terminationGracePeriodSeconds": 1}
+        containers = [{"name": "main", "image": "none", "command": list(SLEEP)}]
+        spec = {
+            "restartPolicy": "Never", "containers": containers, "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+        }  # fmt: skip
         return site.cluster.create(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
     leased("first")
@@ -224,10 +229,10 @@ def test_a_pod_gets_its_leased_address_as_soon_as_its_predecessor_has_left_it(si
 
 
 def test_init_containers_run_first_and_their_failure_is_final(site: Site) -> None:
-    init = [{"name": "prepare", "command": ["sh", "-c", "exit 3"]}]
+    init = [{"name": "prepare", "image": "none", "command": ["sh", "-c", "exit 3"]}]
     site.pod("init", *SLEEP, initContainers=init)
     site.until_phase("init", "Failed")
-    good = [{"name": "prepare", "command": ["sh", "-c", "exit 0"]}]
+    good = [{"name": "prepare", "image": "none", "command": ["sh", "-c", "exit 0"]}]
     site.pod("fine", "true", initContainers=good)
     site.until_phase("fine", "Succeeded")
     assert site.state("init")["state"]["waiting"]["reason"] == "ContainerCreating"

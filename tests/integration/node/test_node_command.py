@@ -81,8 +81,11 @@ def api(shared_cluster: ClusterProcess) -> Iterator[Cluster]:
 
 
 def start_pod(api: Cluster, name: str, script: str, policy: str = "Never") -> None:
-    container = {"name": "main", "command": ["sh", "-c", script]}
-    spec = {"restartPolicy": policy, "terminationGracePeriodSeconds": 5, "containers": [container]}
+    container = {"name": "main", "image": "none", "command": ["sh", "-c", script]}
+    spec = {
+        "restartPolicy": policy, "terminationGracePeriodSeconds": 5, "automountServiceAccountToken": False,
+        "containers": [container],
+    }  # fmt: skip
     metadata = {"name": name, "namespace": "default"}
     api.create(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
