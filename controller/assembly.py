@@ -92,6 +92,7 @@ def build_loops(
         settings.client,
         settings.launcher,
         launcher.node_cache_dir,
+        launcher.kvm_resource,
     )
     authority = MachineAuthority(cluster, launcher.namespace)
     ranges = AddressRanges(launcher.machine_cidrs)

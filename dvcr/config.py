@@ -357,6 +357,9 @@ class ControllerSettings(_Section):
     """Folder of every node where its machines' pods keep the chunks that they pulled, so that each is pulled once; it
     is mounted from the host, and user 107 must be able to write to it. Without one, every pod keeps its own. The
     embedded cluster has `launcher.cache_dir`."""
+    kvm_resource: str = Field("", pattern=r"^([^/\s]+/[^/\s]+)?$")
+    """Resource that a machine's pod asks for one of, so that a device plugin of the cluster gives it /dev/kvm, such as
+    `squat.ai/kvm`. Without one, pods have it only where the container runtime gives it to every pod."""
     default_storage_class: str = ""
     """Storage class of disks that name none; empty for the cluster's default."""
     machine_api: MachineApiSettings = MachineApiSettings()
@@ -425,7 +428,8 @@ class LauncherSettings(_Section):
     cache_size_bytes: int = Field(4 * 2**30, ge=0)
     """Most bytes that the chunk cache holds."""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
-    """KVM where a guest really runs on it, else software emulation; or one of them by force."""
+    """KVM where a guest really runs on it, else software emulation; or one of them by force. By `kvm`, a machine's pod
+    needs 128 MiB less, in which an emulated processor's translated code is kept."""
     network: Literal["auto", "passt", "user"] = "auto"
     """passt where it is installed and works, else QEMU's user networking, which lets guests reach the launcher's
     loopback address; or one of them by force."""

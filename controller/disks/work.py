@@ -9,7 +9,7 @@ from controller.api.resource import GROUP
 from controller.disks.claim import disk_bytes, is_block, pinned_image
 from controller.disks.mount import disk_mount
 from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
-from controller.machines.security import container_security, pod_security
+from controller.machines.security import container_security, work_security
 from controller.machines.setup import LauncherSetup
 from controller.runtime.index import Object
 
@@ -88,7 +88,7 @@ def build_work_pod(
             # It asks nothing of the cluster.
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
-            "securityContext": pod_security(),
+            "securityContext": work_security(),
             "containers": [container],
             "volumes": [
                 {"name": "disk", "persistentVolumeClaim": {"claimName": claim}},

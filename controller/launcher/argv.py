@@ -20,7 +20,7 @@ from uuid import UUID
 
 from controller.launcher import qcow2
 from controller.launcher.processor import processor_argument
-from controller.launcher.spec import MachineSpec
+from controller.launcher.spec import TRANSLATION_BYTES, MachineSpec
 
 QEMU = "qemu-system-x86_64"
 QEMU_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
@@ -153,7 +153,10 @@ def _board(spec: MachineSpec, runtime: Runtime, *, sata: bool) -> Iterator[str]:
         # It counts its time by the processor's clock, and HPET interrupts only cost.
         machine += ",hpet=off"
     yield from ("-machine", machine)
-    yield from ("-accel", "kvm" if runtime.accelerator == "kvm" else "tcg,thread=multi")
+    yield from (
+        "-accel",
+        "kvm" if runtime.accelerator == "kvm" else f"tcg,thread=multi,tb-size={TRANSLATION_BYTES // MIB}",
+    )
     yield from ("-cpu", processor_argument(spec.processor, runtime.accelerator, spec.os_type))
     yield from ("-smp", f"{spec.cores},sockets=1,cores={spec.cores},threads=1")
     yield from ("-m", f"{math.ceil(spec.memory_bytes / MIB)}M")

@@ -27,6 +27,9 @@ SNAPSHOTS_FOLDER = "/var/lib/dvcr/snapshots"
 """Takes the blocks that the guest overwrites while an image is made of its disk. Not in memory."""
 CACHE_FOLDER = "/var/cache/dvcr"
 """Where the chunk cache is mounted; where pods are processes, the node's own cache takes its place."""
+TRANSLATION_BYTES = 128 * 2**20
+"""Most that QEMU keeps of an emulated processor's translated code; its own bound is 1 GiB, or an eighth of the host's
+memory, of which the pod's limit knows nothing."""
 LAUNCHER_PORTS = (STATUS_PORT, HEALTH_PORT, MIGRATION_PORT)
 """Ports of the pod at which never the guest answers."""
 

@@ -26,7 +26,7 @@ from controller.launcher.spec import (
 from controller.machines.launch import Launch
 from controller.machines.memory import chunk_memory_bytes, pod_memory_bytes
 from controller.machines.processor import on_capable_nodes
-from controller.machines.security import container_security, pod_security
+from controller.machines.security import container_security, machine_security
 from controller.machines.setup import LauncherSetup, bounded
 from controller.machines.visit import KILL_MARGIN_S
 from controller.runtime.index import Object
@@ -160,7 +160,9 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         setup.cache_volume(),
     ]
     milli_cores = spec.cpu.cores * 10 * int(spec.cpu.core_fraction.rstrip("%"))
-    memory_bytes = pod_memory_bytes(parse_bytes(spec.memory.size), chunk_memory_bytes(launch.devices))
+    memory_bytes = pod_memory_bytes(
+        parse_bytes(spec.memory.size), chunk_memory_bytes(launch.devices), may_emulate=setup.may_emulate
+    )
     container: Object = {
         "name": CONTAINER_NAME,
         "image": setup.image,
@@ -171,7 +173,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         ],
         "resources": {
             "requests": {"cpu": f"{milli_cores}m", "memory": str(memory_bytes)},
-            "limits": {"memory": str(memory_bytes)},
+            "limits": {"memory": str(memory_bytes), **setup.device_limits()},
         },
         "ports": [
             {"name": "status", "containerPort": STATUS_PORT},
@@ -197,7 +199,7 @@ def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Lau
         # The launcher asks nothing of the cluster.
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": spec.termination_grace_period_seconds + KILL_MARGIN_S,
-        "securityContext": pod_security(),
+        "securityContext": machine_security(),
         "containers": [container],
         "volumes": volumes,
     }

@@ -25,6 +25,8 @@ class LauncherSetup:
     launcher: LauncherSettings = field(default_factory=LauncherSettings)
     node_cache_dir: Path | None = None
     """Folder of every node that its pods share for chunks; None: each has one of its own."""
+    kvm_resource: str = ""
+    """What a machine's container is to be given with /dev/kvm, by a device plugin; empty for nothing."""
 
     def environment(self) -> list[Object]:
         """The variables of a launcher's container: where the registry is, and what the settings say about launchers.
@@ -42,6 +44,15 @@ class LauncherSetup:
         launcher = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in launcher.items()}
         variables = as_environment({"client": registry, "launcher": launcher})
         return [{"name": name, "value": value} for name, value in variables.items()]
+
+    def device_limits(self) -> dict[str, str]:
+        """The part of a machine's container's limits that brings it its devices."""
+        return {self.kvm_resource: "1"} if self.kvm_resource else {}
+
+    @property
+    def may_emulate(self) -> bool:
+        """Whether a machine's processor may be emulated, which takes memory of its own."""
+        return self.launcher.accelerator != "kvm"
 
     def cache_volume(self) -> Object:
         """The volume of `cache_mount`."""

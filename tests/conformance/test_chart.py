@@ -233,6 +233,7 @@ def _set_of_paths(schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[str
 
 
 _CHOSEN: dict[str, Any] = {
+    "controller.kvm_resource": "example.com/kvm",
     "log.level": "error", "log.style": "json", "storage.driver": "s3", "storage.s3.bucket": "images",
     "storage.s3.endpoint_url": "https://s3.example.com", "registry.tls.client_certificates": "required",
     "registry.quotas": {"team/": 2**40, "": 2**50}, "access.groups": {"operators": ["olga"]},

@@ -63,7 +63,7 @@ def test_the_whole_command_line_of_a_plain_machine() -> None:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-action", "reboot=shutdown,panic=shutdown", "-device", "pvpanic",
         "-machine", "q35,vmport=off,smbus=off,sata=off",
-        "-accel", "tcg,thread=multi", "-cpu", "max",
+        "-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max",
         "-smp", "2,sockets=1,cores=2,threads=1",
         "-m", "1024M",
         "-rtc", "base=utc",

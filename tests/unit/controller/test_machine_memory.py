@@ -3,7 +3,7 @@
 import pytest
 
 from controller.api.machine import AttachedDevice, BlockDeviceType
-from controller.launcher.spec import DiskSpec
+from controller.launcher.spec import TRANSLATION_BYTES, DiskSpec
 from controller.machines.launch import Device
 from controller.machines.memory import LAUNCHER_BYTES, chunk_memory_bytes, pod_memory_bytes
 
@@ -31,4 +31,10 @@ def device(image_bytes: int) -> Device:
 def test_of_every_image_two_chunks_fit(images: list[int], expected_mib: int) -> None:
     held = chunk_memory_bytes(map(device, images))
     assert held == expected_mib * MIB
-    assert pod_memory_bytes(GIB, held) == GIB + LAUNCHER_BYTES + 2 * held
+    assert pod_memory_bytes(GIB, held, may_emulate=False) == GIB + LAUNCHER_BYTES + 2 * held
+
+
+def test_where_there_may_be_no_kvm_translated_code_has_room() -> None:
+    on_kvm = pod_memory_bytes(GIB, 48 * MIB, may_emulate=False)
+
+    assert pod_memory_bytes(GIB, 48 * MIB, may_emulate=True) == on_kvm + TRANSLATION_BYTES == on_kvm + 128 * MIB
