@@ -65,13 +65,13 @@ def moved(namespace: str) -> Object:
 
 def fill(namespace: str) -> Object:
     metadata = {"name": "fill-1", "namespace": namespace, "ownerReferences": [OWNER]}
-    return build_work_pod(metadata, DISK, "fill", FillSpec(disk=DISK), setup())
+    return build_work_pod(metadata, "vmd-root", DISK, "fill", FillSpec(disk=DISK), setup())
 
 
 def capture(namespace: str) -> Object:
     metadata = {"name": "capture-1", "namespace": namespace, "ownerReferences": [OWNER]}
     spec = CaptureSpec(repository="vmi/x/y", tags=("latest",), origin="x", disk=DISK)
-    return build_work_pod(metadata, DISK, "capture", spec, setup())
+    return build_work_pod(metadata, "vmd-root", DISK, "capture", spec, setup())
 
 
 def rehearse(server: KubernetesProcess, pod: Object) -> dict[str, Any]:
