@@ -58,11 +58,16 @@ from controller.machines.reconciler import MachineReconciler
 from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
+from controller.registry_access import RegistryAccess
 from controller.runtime.conditions import utc_now
 from controller.runtime.port import ClusterPort
 from controller.runtime.process import Loop
+from dvcr.client.credentials import credentials_of
+from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.jobs.board import JobBoard
+
+_TOKEN_TIMEOUT_S = 5.0
 
 
 class Launchers(MigrationLaunchers, LauncherCaptures, Protocol):
@@ -94,11 +99,14 @@ def build_loops(
         launcher.node_cache_dir,
         launcher.kvm_resource,
     )
+    # Passes over running machines do not wait for a registry that hangs.
+    quick = settings.client.model_copy(update={"timeout_s": min(settings.client.timeout_s, _TOKEN_TIMEOUT_S)})
+    access = RegistryAccess(RegistryClient.from_settings(quick), credentials_of(settings.client))
     authority = MachineAuthority(cluster, launcher.namespace)
     ranges = AddressRanges(launcher.machine_cidrs)
     address = LeasedAddress(ranges, launcher.address_annotations)
-    captures = DiskCapture(cluster, HttpWorkProgress(), launchers, setup)
-    filling = Filling(cluster, HttpWorkProgress(), setup)
+    captures = DiskCapture(cluster, HttpWorkProgress(), launchers, setup, access)
+    filling = Filling(cluster, HttpWorkProgress(), setup, access)
     volumes = ImageVolume(cluster, filling, launcher.default_storage_class)
     return [
         *(
@@ -137,10 +145,11 @@ def build_loops(
             MACHINE,
             MachineReconciler(
                 cluster,
-                MachineStart(cluster, registry, setup, authority, address),
+                MachineStart(cluster, registry, setup, authority, access, address),
                 authority,
+                access,
                 launchers,
-                Migrate(cluster, authority, launchers, settings.migration),
+                Migrate(cluster, authority, access, launchers, settings.migration),
             ),
             reads=(DISRUPTION_BUDGET,),
             triggers=(

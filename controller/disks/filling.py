@@ -12,11 +12,13 @@ from controller.disks.origin import Waiting
 from controller.disks.usage import is_over
 from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_end
 from controller.images.importing import advance_progress
-from controller.launcher.spec import FillSpec
+from controller.launcher.spec import DiskSpec, FillSpec
 from controller.machines.setup import LauncherSetup
+from controller.registry_access import RegistryAccess, pulls
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.errors import RegistryError
 
 _POLL_S = 1.0
 _RETRY_S = 5.0
@@ -26,10 +28,13 @@ S = TypeVar("S", bound=ImportStatus)
 class Filling:
     """Brings the copying of images into claims forward, one look at a time."""
 
-    def __init__(self, cluster: ClusterPort, progress: WorkProgress, setup: LauncherSetup) -> None:
+    def __init__(
+        self, cluster: ClusterPort, progress: WorkProgress, setup: LauncherSetup, access: RegistryAccess
+    ) -> None:
         self._cluster = cluster
         self._progress = progress
         self._setup = setup
+        self._access = access
 
     def advance(self, owner: Subject[S], claim: Object, *, begun_percent: int = 0) -> Waiting | None:
         """Do what is next for the disk in the claim of `owner`; None once it stands alone.
@@ -45,12 +50,18 @@ class Filling:
         if stands_alone(claim):
             self.clear(owner)
             return None
+        disk = work_disk(owner.name, claim)
+        scopes = pulls([disk.image.repository] if disk.image else [], owner.namespace or "")
         if pod is None:
-            self._cluster.create(POD, self._build_pod(owner, claim))
+            try:
+                self._access.create(self._cluster, self._build_pod(owner, claim, disk), scopes)
+            except RegistryError as exc:
+                return copying(0, exc.message)
             return copying(0, "the copy of the image starts")
         if "deletionTimestamp" in pod["metadata"]:
             return copying(0, "waits for the end of a copy that was interrupted")
         if not is_over(pod):
+            self._access.keep_fresh(self._cluster, pod, scopes)
             address = (pod.get("status") or {}).get("podIP")
             told = self._progress.read(address) if address else None
             if told is None:
@@ -76,8 +87,7 @@ class Filling:
             self._delete(owner, pod)
         return self._cluster.get(POD, pod_name(owner.uid), owner.namespace) is None
 
-    def _build_pod(self, owner: Subject[S], claim: Object) -> Object:
-        disk = work_disk(owner.name, claim)
+    def _build_pod(self, owner: Subject[S], claim: Object, disk: DiskSpec) -> Object:
         metadata = {
             "name": pod_name(owner.uid),
             "namespace": owner.namespace,

@@ -8,7 +8,15 @@ from pydantic import BaseModel, ValidationError
 from controller.api.resource import GROUP
 from controller.disks.claim import disk_bytes, is_block, pinned_image
 from controller.disks.mount import disk_mount
-from controller.launcher.spec import ADDRESS_VARIABLE, STATUS_PORT, DiskSpec, ImageReference, WorkEnd, WorkStatus
+from controller.launcher.spec import (
+    ADDRESS_VARIABLE,
+    CREDENTIALS_PATH,
+    STATUS_PORT,
+    DiskSpec,
+    ImageReference,
+    WorkEnd,
+    WorkStatus,
+)
 from controller.machines.security import container_security, work_security
 from controller.machines.setup import LauncherSetup
 from controller.runtime.index import Object
@@ -59,9 +67,20 @@ def work_disk(disk: str, claim: Object) -> DiskSpec:
 def build_work_pod(
     metadata: Object, claim: str, disk: DiskSpec, work: str, spec: BaseModel, setup: LauncherSetup
 ) -> Object:
-    """The pod that runs `dvcr-launcher <work> <spec>` where the disk, in the claim of that name, is."""
+    """The pod that runs `dvcr-launcher <work> <spec>` where the disk, in the claim of that name, is.
+
+    Where the registry is shown credentials, the Secret of the pod's name holds them.
+    """
     mounts = disk_mount("disk", disk)
     mounts["volumeMounts"] = [*mounts.get("volumeMounts", []), setup.cache_mount()]
+    volumes: list[Object] = [
+        {"name": "disk", "persistentVolumeClaim": {"claimName": claim}},
+        setup.cache_volume(),
+    ]
+    if setup.shows_credentials:
+        volumes.append({"name": "registry", "secret": {"secretName": metadata["name"]}})
+        folder = CREDENTIALS_PATH.rpartition("/")[0]
+        mounts["volumeMounts"].append({"name": "registry", "mountPath": folder, "readOnly": True})
     container: Object = {
         "name": work,
         "image": setup.image,
@@ -90,10 +109,7 @@ def build_work_pod(
             "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
             "securityContext": work_security(),
             "containers": [container],
-            "volumes": [
-                {"name": "disk", "persistentVolumeClaim": {"claimName": claim}},
-                setup.cache_volume(),
-            ],
+            "volumes": volumes,
         },
     }
 

@@ -15,7 +15,7 @@ from controller.api.data_source import DataSource, NamedInNamespace, SourceType
 from controller.api.disk import DiskPhase
 from controller.api.image import ImageStatus
 from controller.api.resource import DISK, POD, PVC
-from controller.disks.claim import claim_name, is_bound
+from controller.disks.claim import claim_name, is_bound, pinned_image
 from controller.disks.usage import CAPTURE_ANNOTATION, captured_for, is_over, machine_of, pods_using, user_of
 from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_end
 from controller.images.existing import NotThere
@@ -24,10 +24,12 @@ from controller.launcher.spec import CaptureSpec, DiskSpec, WorkEnd, WorkStatus
 from controller.machines.devices import disk_device_name
 from controller.machines.pod import is_ready
 from controller.machines.setup import LauncherSetup
+from controller.registry_access import RegistryAccess, pulls, pushes
 from controller.runtime.conditions import waits_for
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.client.credentials import Credentials
 
 _POLL_S = 1.0
 _WAIT_S = 3.0
@@ -37,8 +39,13 @@ _RETRY_S = 5.0
 class LauncherCaptures(Protocol):
     """The captures in machines' pods."""
 
-    def capture(self, pod: Object, image_uid: str, spec: CaptureSpec) -> WorkStatus | None:
-        """Begin the capture if the launcher does not know it; how far it is. None if the launcher does not answer."""
+    def capture(
+        self, pod: Object, image_uid: str, spec: CaptureSpec, credentials: Credentials | None
+    ) -> WorkStatus | None:
+        """Begin the capture if the launcher does not know it; how far it is. None if the launcher does not answer.
+
+        From now on it shows `credentials` to the registry.
+        """
         ...
 
     def end_capture(self, pod: Object, image_uid: str) -> bool:
@@ -53,6 +60,7 @@ class _Disk:
     namespace: str
     name: str
     spec: DiskSpec
+    claim: Object
     machine: Object | None = None
     """The pod of the machine that runs on it."""
 
@@ -61,19 +69,26 @@ class DiskCapture:
     """Brings captures forward, one look at a time."""
 
     def __init__(
-        self, cluster: ClusterPort, progress: WorkProgress, launchers: LauncherCaptures, setup: LauncherSetup
+        self,
+        cluster: ClusterPort,
+        progress: WorkProgress,
+        launchers: LauncherCaptures,
+        setup: LauncherSetup,
+        access: RegistryAccess,
     ) -> None:
         self._cluster = cluster
         self._launchers = launchers
         self._progress = progress
         self._setup = setup
+        self._access = access
 
     def advance(self, image: Subject[ImageStatus], target: ImportTarget, source: DataSource) -> ImportOutcome:
         """Do what is next for an image that is not in the registry yet, and tell in its status how far it is."""
         name, namespace = _disk_of(image, source)
         pod = self._cluster.get(POD, pod_name(image.uid), namespace)
         if pod is not None:
-            return self._follow(image, target, pod, namespace)
+            claim = self._cluster.get(PVC, claim_name(name), namespace)
+            return self._follow(image, target, pod, self._scopes(target, claim, namespace))
         disk = self._find(name, namespace)
         if isinstance(disk, NotThere):
             return ImportOutcome(ImportState.WAITING, disk.reason, disk.message, again_s=disk.again_s)
@@ -83,9 +98,10 @@ class DiskCapture:
             origin=f"VirtualMachineDisk {disk.namespace}/{disk.name}",
             disk=disk.spec,
         )
+        scopes = self._scopes(target, disk.claim, namespace)
         if disk.machine is not None:
-            return self._in_machine(image, target, disk.machine, spec)
-        self._cluster.create(POD, build_pod(image, disk.namespace, spec, self._setup))
+            return self._in_machine(image, target, disk.machine, spec, scopes)
+        self._access.create(self._cluster, build_pod(image, disk.namespace, spec, self._setup), scopes)
         return self._running(image, "Capturing", "the capture of the disk starts")
 
     def clear(self, image: Subject[ImageStatus], source: DataSource) -> bool:
@@ -103,10 +119,18 @@ class DiskCapture:
             self._delete(pod, namespace)
         return self._cluster.get(POD, pod_name(image.uid), namespace) is None
 
-    def _follow(self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, namespace: str) -> ImportOutcome:
+    def _scopes(self, target: ImportTarget, claim: Object | None, namespace: str) -> set[str]:
+        """To push the image, and to read and mount what the disk started from; chunks of others are not looked for."""
+        pinned = pinned_image(claim) if claim is not None else None
+        return pushes(target.repository) | pulls([pinned[0]] if pinned else [], namespace)
+
+    def _follow(
+        self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, scopes: set[str]
+    ) -> ImportOutcome:
         if "deletionTimestamp" in pod["metadata"]:
             return self._running(image, "Capturing", "waits for the end of a capture that was interrupted")
         if not is_over(pod):
+            self._access.keep_fresh(self._cluster, pod, scopes)
             address = (pod.get("status") or {}).get("podIP")
             told = self._progress.read(address) if address else None
             advance_progress(image.status, target.progress(told.percent) if told else 0)
@@ -114,14 +138,14 @@ class DiskCapture:
             return self._running(
                 image, "Capturing", "the disk is read and pushed" if node else "waits for a node that has the disk"
             )
-        self._delete(pod, namespace)
+        self._delete(pod, pod["metadata"]["namespace"])
         return self._ended(image, work_end(pod))
 
     def _in_machine(
-        self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, spec: CaptureSpec
+        self, image: Subject[ImageStatus], target: ImportTarget, pod: Object, spec: CaptureSpec, scopes: set[str]
     ) -> ImportOutcome:
         machine = machine_of(pod)
-        told = self._launchers.capture(pod, image.uid, spec)
+        told = self._launchers.capture(pod, image.uid, spec, self._access.lend(scopes))
         if told is None:
             return self._running(image, "LauncherUnavailable", f"waits for an answer of VirtualMachine {machine!r}")
         advance_progress(image.status, target.progress(told.percent))
@@ -170,7 +194,7 @@ class DiskCapture:
         spec = work_disk(name, claim)
         if machine is not None:
             spec = spec.model_copy(update={"name": disk_device_name(name)})
-        return _Disk(namespace, name, spec, machine)
+        return _Disk(namespace, name, spec, claim, machine)
 
 
 def pod_name(image_uid: str) -> str:

@@ -5,6 +5,7 @@ pushed in the registry.
 """
 
 import asyncio
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from controller.launcher.agent import GuestAgent
 from controller.launcher.capture import make_image
 from controller.launcher.machine import Machine
 from controller.launcher.snapshot import snapshot
-from controller.launcher.spec import CaptureSpec, WorkEnd, WorkStatus
+from controller.launcher.spec import CREDENTIALS_HEADER, CaptureSpec, WorkEnd, WorkStatus
 from dvcr.artifact.cache import ChunkCache
+from dvcr.client.credentials import Credentials
 from dvcr.client.registry import RegistryClient
 from dvcr.config import Settings
 from dvcr.errors import DvcrError, ResourceError
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 @dataclass
 class _Capture:
     spec: CaptureSpec
+    credentials: Credentials | None
     percent: int = 0
     end: WorkEnd | None = None
     cancelled: bool = False
@@ -47,12 +50,17 @@ class MachineCaptures:
         self._captures: dict[str, _Capture] = {}
         self._turn = asyncio.Lock()
 
-    def want(self, uid: str, spec: CaptureSpec) -> WorkStatus:
-        """Begin the capture if it is not known; how far it is."""
-        if uid not in self._captures:
-            capture = self._captures[uid] = _Capture(spec)
+    def want(self, uid: str, spec: CaptureSpec, credentials: Credentials | None = None) -> WorkStatus:
+        """Begin the capture if it is not known; how far it is.
+
+        The registry is shown the `credentials` that came last; without any, those of the settings.
+        """
+        capture = self._captures.get(uid)
+        if capture is None:
+            capture = self._captures[uid] = _Capture(spec, credentials)
             capture.task = asyncio.create_task(self._run(capture))
-        return self._status(self._captures[uid])
+        capture.credentials = credentials or capture.credentials
+        return self._status(capture)
 
     async def cancel(self, uid: str) -> None:
         """Have the capture end and forget it; returns when it has. Idempotent."""
@@ -94,7 +102,9 @@ class MachineCaptures:
         disk = next((one for one in self._machine.disks if one.name == spec.disk.name), None)
         if disk is None or disk.drive.path is None:
             raise ResourceError(f"the machine has no disk {spec.disk.name!r}", reason="DiskNotFound", retryable=True)
-        registry = RegistryClient.from_settings(self._settings.client)
+        # Asked each time: there may be newer ones.
+        given = (lambda: capture.credentials or Credentials()) if capture.credentials else None
+        registry = RegistryClient.from_settings(self._settings.client, given)
         launcher = self._settings.launcher
         cache = ChunkCache(launcher.cache_dir / "chunks", launcher.cache_size_bytes)
 
@@ -115,7 +125,7 @@ class MachineCaptures:
 
 
 def add_capture_routes(app: web.Application, captures: Callable[[], MachineCaptures | None]) -> None:
-    """`PUT` and `DELETE /captures/<uid>`; 503 until the machine runs."""
+    """`PUT` (again and again, with CREDENTIALS_HEADER) and `DELETE /captures/<uid>`; 503 until the machine runs."""
 
     def running() -> MachineCaptures:
         found = captures()
@@ -128,7 +138,8 @@ def add_capture_routes(app: web.Application, captures: Callable[[], MachineCaptu
             spec = CaptureSpec.model_validate_json(await request.read())
         except ValidationError as exc:
             raise web.HTTPBadRequest(text=f"wrong specification of a capture: {exc}") from exc
-        return web.json_response(text=running().want(request.match_info["uid"], spec).model_dump_json())
+        status = running().want(request.match_info["uid"], spec, _credentials(request))
+        return web.json_response(text=status.model_dump_json())
 
     async def delete(request: web.Request) -> web.Response:
         await running().cancel(request.match_info["uid"])
@@ -136,3 +147,14 @@ def add_capture_routes(app: web.Application, captures: Callable[[], MachineCaptu
 
     app.router.add_put("/captures/{uid}", put)
     app.router.add_delete("/captures/{uid}", delete)
+
+
+def _credentials(request: web.Request) -> Credentials | None:
+    text = request.headers.get(CREDENTIALS_HEADER)
+    if text is None:
+        return None
+    try:
+        return Credentials.read(base64.urlsafe_b64decode(text))
+    except ValueError:
+        # Its own words may quote what is secret.
+        raise web.HTTPBadRequest(text=f"{CREDENTIALS_HEADER} holds no credentials") from None

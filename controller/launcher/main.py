@@ -40,6 +40,7 @@ from controller.launcher.network import GuestNetwork
 from controller.launcher.qmp import Monitor
 from controller.launcher.run_folder import private_folder
 from controller.launcher.serial_log import SerialLog
+from controller.launcher.settings import launcher_settings
 from controller.launcher.spec import (
     ADDRESS_VARIABLE,
     AUTHORITY_FILE,
@@ -64,7 +65,7 @@ from controller.launcher.targets import cold_targets
 from controller.launcher.work import run_work
 from converter.nbd.server import NbdServer
 from dvcr.artifact.memory import ChunkMemory
-from dvcr.config import Settings, TlsSettings, load_settings
+from dvcr.config import Settings, TlsSettings
 from dvcr.errors import ConfigError, DvcrError, StorageError
 from dvcr.http.tls import ServerTls
 from dvcr.logging import configure_logging
@@ -83,7 +84,7 @@ def main() -> None:
         _leave(end, root)
         sys.exit(1 if end.reason else 0)
     try:
-        settings = load_settings()
+        settings = launcher_settings(root)
         configure_logging(settings.log.level, settings.log.style)
         termination = asyncio.run(Launcher(_read_spec(root), settings, root).run())
     except DvcrError as exc:

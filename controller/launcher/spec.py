@@ -13,6 +13,10 @@ from typing import Literal, Self
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 SPEC_PATH = "/etc/dvcr/machine.json"
+CREDENTIALS_PATH = "/etc/dvcr/registry.json"
+"""What the pod shows to the registry (dvcr.client.credentials), if anything. Replaced before it runs out."""
+CREDENTIALS_HEADER = "X-Registry-Auth"
+"""Of a request for a capture: the same, as base64url, for that capture alone. Docker's API has it too."""
 STATUS_PORT = 61080
 HEALTH_PORT = 61081
 MIGRATION_PORT = 61082

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from controller.launcher.capture import capture
 from controller.launcher.fill import fill
+from controller.launcher.settings import launcher_settings
 from controller.launcher.spec import STATUS_PORT, CaptureSpec, FillSpec, WorkEnd, WorkStatus
 from controller.launcher.status import serving
 from dvcr.artifact.cache import ChunkCache
 from dvcr.client.registry import RegistryClient
-from dvcr.config import Settings, load_settings
+from dvcr.config import Settings
 from dvcr.errors import ConfigError, DvcrError
 from dvcr.logging import configure_logging
 
@@ -29,7 +30,7 @@ Tell = Callable[[WorkStatus], None]
 def run_work(work: str, spec: str, root: Path, address: str) -> WorkEnd:
     """Do what `spec` describes, `work` being `capture` or `fill`; never raises."""
     try:
-        settings = load_settings()
+        settings = launcher_settings(root)
         configure_logging(settings.log.level, settings.log.style)
         asyncio.run(_work(work, spec, settings, root, address))
     except DvcrError as exc:

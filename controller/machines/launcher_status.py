@@ -1,12 +1,15 @@
 """Talking to the launchers in machines' pods."""
 
+import base64
 import ssl
+from collections.abc import Mapping
 from typing import Protocol
 
 import urllib3
 from pydantic import ValidationError
 
 from controller.launcher.spec import (
+    CREDENTIALS_HEADER,
     STATUS_PORT,
     CaptureSpec,
     DiskWishes,
@@ -20,6 +23,7 @@ from controller.machines.authority import MachineAuthority
 from controller.machines.pod import is_ready, machine_uid
 from controller.machines.visit import Flow, Visit
 from controller.runtime.index import Object
+from dvcr.client.credentials import Credentials
 from dvcr.errors import DvcrError
 
 _TIMEOUT_S = 2
@@ -71,10 +75,15 @@ class HttpLauncherStatus:
             return False  # as above
         return True
 
-    def capture(self, pod: Object, image_uid: str, spec: CaptureSpec) -> WorkStatus | None:
+    def capture(
+        self, pod: Object, image_uid: str, spec: CaptureSpec, credentials: Credentials | None
+    ) -> WorkStatus | None:
         """As LauncherCaptures."""
+        headers = {}
+        if credentials is not None:
+            headers[CREDENTIALS_HEADER] = base64.urlsafe_b64encode(credentials.write()).decode()
         try:
-            answer = self._request("PUT", pod, f"/captures/{image_uid}", spec.model_dump_json())
+            answer = self._request("PUT", pod, f"/captures/{image_uid}", spec.model_dump_json(), headers=headers)
             return WorkStatus.model_validate_json(answer)
         except (LauncherError, ValidationError):
             return None
@@ -103,7 +112,14 @@ class HttpLauncherStatus:
         self._request("POST", pod, "/migration/resume", timeout_s=_SLOW_TIMEOUT_S)
 
     def _request(
-        self, method: str, pod: Object, path: str, body: str | None = None, timeout_s: float = _TIMEOUT_S
+        self,
+        method: str,
+        pod: Object,
+        path: str,
+        body: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> bytes:
         """The answer of the launcher in `pod`; LauncherError, retryable where it does not answer."""
         address = (pod.get("status") or {}).get("podIP")
@@ -114,9 +130,11 @@ class HttpLauncherStatus:
         host = self._manager().connection_from_host(
             address, STATUS_PORT, "https", {"server_hostname": machine_identity(machine_uid(pod))}
         )
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        kind = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            answer = host.request(method, path, body, headers=headers, timeout=timeout_s, retries=False)
+            answer = host.request(
+                method, path, body, headers={**kind, **(headers or {})}, timeout=timeout_s, retries=False
+            )
         except urllib3.exceptions.HTTPError as exc:
             raise LauncherError(f"the launcher of pod {name!r} does not answer: {exc}", retryable=True) from exc
         if answer.status >= 300:

@@ -13,20 +13,23 @@ from controller.api.machine import MachinePhase, Migration, MigrationPhase
 from controller.api.resource import MACHINE, POD, SECRET
 from controller.launcher.spec import MachineSpec, MigrationOrder
 from controller.machines.authority import MachineAuthority
+from controller.machines.image_access import image_scopes
 from controller.machines.launcher_status import LauncherError, LauncherStatus
 from controller.machines.migration_decision import Action, Decision, Side, View, decide
 from controller.machines.migration_obstacle import obstacle
 from controller.machines.migration_target import build_target
-from controller.machines.pod import encoded, is_finished, is_ready, machine_files, moved_pod_name, termination_of
+from controller.machines.pod import is_finished, is_ready, machine_files, moved_pod_name, termination_of
 from controller.machines.power import intent
 from controller.machines.request import MOVES, PowerRequest
 from controller.machines.states import MIGRATABLE, MIGRATING
 from controller.machines.visit import Flow, Visit
+from controller.pod_secret import build_secret, give_secret, put_secret
+from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
 from controller.runtime.conditions import read_time, write_time
-from controller.runtime.errors import AlreadyExistsError
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.config import MigrationSettings
+from dvcr.errors import RegistryError
 
 _LOOK_S = 0.5
 _TURN_S = 3.0
@@ -61,11 +64,13 @@ class Migrate:
         self,
         cluster: ClusterPort,
         authority: MachineAuthority,
+        access: RegistryAccess,
         launchers: MigrationLaunchers,
         settings: MigrationSettings,
     ) -> None:
         self._cluster = cluster
         self._authority = authority
+        self._access = access
         self._launchers = launchers
         self._settings = settings
         self._turns = threading.Lock()
@@ -136,7 +141,7 @@ class Migrate:
         if target is not None and move.target_uid is None:
             # Whoever made it did not come to note it, and perhaps not to the last step before either.
             move.target_uid = target["metadata"]["uid"]
-            self._give_secret(target)
+            give_secret(self._cluster, target)
         elif target is not None and target["metadata"]["uid"] != move.target_uid:
             target = None
         move.target_node = target["spec"].get("nodeName") if target else move.target_node
@@ -146,7 +151,7 @@ class Migrate:
         visit.look_again(_LOOK_S)
         try:
             return self._act(visit, move, decision, view, target)
-        except LauncherError as exc:
+        except (LauncherError, RegistryError) as exc:
             # It stopped answering between the look and the word: the next look decides anew.
             visit.machine.condition(MIGRATING, True, exc.reason, exc.message)
             return Flow.END
@@ -205,29 +210,18 @@ class Migrate:
         return Flow.END
 
     def _create_target(self, visit: Visit, move: Migration, source: Object) -> None:
-        name, namespace = move.target_pod, visit.machine.namespace
+        name, namespace = move.target_pod, source["metadata"]["namespace"]
         spec = self._launchers.specification(source).model_copy(update={"incoming": True})
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace, "ownerReferences": [visit.machine.owner_reference()]},
-            "type": "Opaque",
-            "data": encoded(machine_files(spec) | self._authority.issue(visit.machine.uid)),
-        }
-        try:
-            self._cluster.create(SECRET, secret)
-        except AlreadyExistsError:
-            self._cluster.patch(SECRET, name, {"data": secret["data"]}, namespace)
-        pod = self._cluster.create(POD, build_target(name, source, visit.spec))
+        target = build_target(name, source, visit.spec)
+        files = machine_files(spec) | self._authority.issue(visit.machine.uid)
+        grant = self._access.grant(image_scopes(visit, source))
+        if grant is not None:
+            target["metadata"]["annotations"][ACCESS_ANNOTATION] = grant.note
+            files |= grant.files
+        put_secret(self._cluster, build_secret(name, namespace, visit.machine.owner_reference(), files))
+        pod = self._cluster.create(POD, target)
         move.target_uid = pod["metadata"]["uid"]
-        self._give_secret(pod)
-
-    def _give_secret(self, pod: Object) -> None:
-        """Have the Secret of a target end with it."""
-        name, namespace, uid = (pod["metadata"][field] for field in ("name", "namespace", "uid"))
-        if self._cluster.get(SECRET, name, namespace) is not None:
-            owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
-            self._cluster.patch(SECRET, name, {"metadata": {"ownerReferences": [owner]}}, namespace)
+        give_secret(self._cluster, pod)
 
     def _complete(self, visit: Visit, move: Migration, view: View, target: Object | None) -> Flow:
         here = view.source.launcher

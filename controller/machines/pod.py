@@ -1,10 +1,9 @@
-"""The pod of a machine, and the Secret with what its launcher is to run. Pure."""
+"""The pod of a machine, and the file with what its launcher is to run. Pure."""
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 
 from controller.api.eviction import MOVE, STRATEGY_ANNOTATION
 from controller.api.machine import MachineSpec as ApiMachineSpec
@@ -29,6 +28,7 @@ from controller.machines.processor import on_capable_nodes
 from controller.machines.security import container_security, machine_security
 from controller.machines.setup import LauncherSetup, bounded
 from controller.machines.visit import KILL_MARGIN_S
+from controller.pod_secret import encoded
 from controller.runtime.index import Object
 
 NAME_LABEL = f"vm.{GROUP}/name"
@@ -116,22 +116,6 @@ def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> Mac
     )
 
 
-def build_secret(metadata: Object, owner: Object, launcher: MachineSpec, credentials: dict[str, bytes]) -> Object:
-    """The Secret that the pod mounts; `credentials` by the names that the launcher expects."""
-    files = machine_files(launcher) | credentials
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": pod_name(metadata["name"]),
-            "namespace": metadata["namespace"],
-            "ownerReferences": [owner],
-        },
-        "type": "Opaque",
-        "data": encoded(files),
-    }
-
-
 def machine_files(launcher: MachineSpec) -> dict[str, bytes]:
     """The specification, under the name by which the launcher reads it."""
     return {SPEC_PATH.rpartition("/")[2]: launcher.model_dump_json().encode()}
@@ -142,11 +126,6 @@ def with_grace_period(secret: Object, grace_period_s: int) -> Object:
     name = SPEC_PATH.rpartition("/")[2]
     told = json.loads(base64.b64decode(secret["data"][name]))
     return encoded({name: json.dumps(told | {"grace_period_s": grace_period_s}).encode()})
-
-
-def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Files as the `data` of a Secret."""
-    return {name: base64.b64encode(content).decode() for name, content in files.items()}
 
 
 def build_pod(metadata: Object, owner: Object, spec: ApiMachineSpec, launch: Launch, setup: LauncherSetup) -> Object:

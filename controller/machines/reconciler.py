@@ -13,6 +13,7 @@ from controller.machines.following import follow
 from controller.machines.grace_period import tell_grace_period
 from controller.machines.guest import guest_facts
 from controller.machines.hotplug import Plug
+from controller.machines.image_access import keep_access
 from controller.machines.labels import carry_labels
 from controller.machines.launcher_status import LauncherStatus, Observe
 from controller.machines.lost_images import tell_lost_images
@@ -26,6 +27,7 @@ from controller.machines.request import read_request
 from controller.machines.starting import MachineStart
 from controller.machines.switching import switch_off, switch_on, take_over
 from controller.machines.visit import Flow, Step, Visit
+from controller.registry_access import RegistryAccess
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
@@ -40,6 +42,7 @@ class MachineReconciler:
         cluster: ClusterPort,
         starting: MachineStart,
         authority: MachineAuthority,
+        access: RegistryAccess,
         launchers: LauncherStatus,
         migrate: Step,
         clock: Clock = utc_now,
@@ -48,6 +51,7 @@ class MachineReconciler:
         self._clock = clock
         self._steps: tuple[Step, ...] = (
             protect,
+            keep_access(access),
             migrate,
             remove,
             clear_up,

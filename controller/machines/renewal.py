@@ -2,8 +2,9 @@
 
 from controller.api.resource import POD, SECRET
 from controller.machines.authority import MachineAuthority
-from controller.machines.pod import RENEWAL_ANNOTATION, encoded, is_ready
+from controller.machines.pod import RENEWAL_ANNOTATION, is_ready
 from controller.machines.visit import Flow, Visit
+from controller.pod_secret import encoded
 from controller.runtime.errors import MissingError
 
 

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.launcher.spec import CACHE_FOLDER
+from controller.launcher.spec import CACHE_FOLDER, CREDENTIALS_PATH
 from controller.runtime.index import Object
+from dvcr.client.credentials import credentials_of
 from dvcr.config import ClientSettings, LauncherSettings, as_environment
 from dvcr.errors import ConfigError
 
@@ -28,18 +29,23 @@ class LauncherSetup:
     kvm_resource: str = ""
     """What a machine's container is to be given with /dev/kvm, by a device plugin; empty for nothing."""
 
+    @property
+    def shows_credentials(self) -> bool:
+        """Whether the registry is shown anything at all: then pods have a file at CREDENTIALS_PATH."""
+        return credentials_of(self.registry) is not None
+
     def environment(self) -> list[Object]:
         """The variables of a launcher's container: where the registry is, and what the settings say about launchers.
 
-        Raises ConfigError where `client.ca_file` cannot be read.
+        Nothing secret: who may see a pod sees them. Raises ConfigError where `client.ca_file` cannot be read.
         """
-        left_out = {"password", "ca_file"}
+        left_out = {"username", "password", "credentials_file", "ca_file"}
         registry = self.registry.model_dump(exclude_defaults=True, exclude=left_out) | {"url": self.registry.url}
         if self.registry.ca_file is not None:
             # The pod has no such file.
             registry["ca_pem"] = _content(self.registry.ca_file)
-        if self.registry.password:
-            registry["password"] = self.registry.password.get_secret_value()
+        if self.shows_credentials:
+            registry["credentials_file"] = CREDENTIALS_PATH
         launcher = self.launcher.model_dump(exclude_defaults=True) | {"cache_dir": CACHE_FOLDER}
         launcher = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in launcher.items()}
         variables = as_environment({"client": registry, "launcher": launcher})

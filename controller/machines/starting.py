@@ -1,21 +1,24 @@
 """Starting a machine: everything it needs, then its Secret, then its pod."""
 
-from controller.api.resource import POD, SECRET
+from controller.api.resource import POD
 from controller.disks.usage import is_over, pods_of_machine
 from controller.images.registry import ImageRegistry
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
 from controller.machines.hotplug import attached_disks
+from controller.machines.image_access import image_scopes
 from controller.machines.launch import Launch, NotReady, Prerequisite
-from controller.machines.pod import RENEWAL_ANNOTATION, build_pod, build_secret, launcher_spec, pod_name
+from controller.machines.pod import RENEWAL_ANNOTATION, build_pod, launcher_spec, machine_files, pod_name
 from controller.machines.processor import processor
 from controller.machines.provisioning import provisioning
 from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
-from controller.runtime.errors import AlreadyExistsError
+from controller.pod_secret import build_secret, put_secret
+from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
+from dvcr.errors import RegistryError
 
 
 class MachineStart:
@@ -27,11 +30,13 @@ class MachineStart:
         registry: ImageRegistry,
         setup: LauncherSetup,
         authority: MachineAuthority,
+        access: RegistryAccess,
         address: LeasedAddress,
     ) -> None:
         self._cluster = cluster
         self._setup = setup
         self._authority = authority
+        self._access = access
         self._prerequisites: tuple[Prerequisite, ...] = (
             no_other_pod,
             BlockDevices(registry),
@@ -50,18 +55,21 @@ class MachineStart:
                 return missing
         return self._create(visit, launch)
 
-    def _create(self, visit: Visit, launch: Launch) -> Object:
+    def _create(self, visit: Visit, launch: Launch) -> Object | NotReady:
         machine = visit.machine
         metadata, owner = machine.obj["metadata"], machine.owner_reference()
-        launcher = launcher_spec(metadata, visit.spec, launch)
         launch.annotations[RENEWAL_ANNOTATION] = self._authority.renewal()
-        secret = build_secret(metadata, owner, launcher, self._authority.issue(machine.uid))
+        pod = build_pod(metadata, owner, visit.spec, launch, self._setup)
+        files = machine_files(launcher_spec(metadata, visit.spec, launch)) | self._authority.issue(machine.uid)
         try:
-            self._cluster.create(SECRET, secret)
-        except AlreadyExistsError:
-            patch = {"data": secret["data"], "metadata": {"ownerReferences": [owner]}}
-            self._cluster.patch(SECRET, pod_name(machine.name), patch, machine.namespace)
-        return self._cluster.create(POD, build_pod(metadata, owner, visit.spec, launch, self._setup))
+            grant = self._access.grant(image_scopes(visit, pod))
+        except RegistryError as exc:
+            return NotReady(exc.reason, exc.message)
+        if grant is not None:
+            pod["metadata"]["annotations"][ACCESS_ANNOTATION] = grant.note
+            files |= grant.files
+        put_secret(self._cluster, build_secret(pod_name(machine.name), metadata["namespace"], owner, files))
+        return self._cluster.create(POD, pod)
 
 
 def no_other_pod(visit: Visit, _: Launch) -> NotReady | None:

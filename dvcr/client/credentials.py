@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from dvcr.config import ClientSettings
 from dvcr.errors import RegistryError
 
 
@@ -35,6 +36,14 @@ class Credentials:
 
 Source = Callable[[], Credentials]
 """The credentials as of now; may raise RegistryError."""
+
+
+def credentials_of(settings: ClientSettings) -> Source | None:
+    """What the settings name; None where they name nobody."""
+    if settings.credentials_file is not None:
+        return credentials_in(settings.credentials_file)
+    given = Credentials(settings.username, settings.password.get_secret_value())
+    return (lambda: given) if given.username else None
 
 
 def credentials_in(file: Path) -> Source:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from dvcr.client.auth import IssuedToken
 from dvcr.client.cancellation import Cancellation
-from dvcr.client.credentials import Source, credentials_in
+from dvcr.client.credentials import Source, credentials_of
 from dvcr.client.repository import Repository, listing
 from dvcr.client.retry import TellRetry
 from dvcr.client.transport import Transport
@@ -33,14 +33,10 @@ class RegistryClient:
             raise ConfigError("client.url: credentials do not belong here; use client.username and client.password")
         if settings.ca_file is not None and not settings.ca_file.is_file():
             raise ConfigError(f"client.ca_file: there is no file {settings.ca_file}")
-        if credentials is None and settings.credentials_file is not None:
-            credentials = credentials_in(settings.credentials_file)
         return cls(
             Transport(
                 settings.url,
-                credentials=credentials,
-                username=settings.username,
-                password=settings.password.get_secret_value(),
+                credentials=credentials or credentials_of(settings),
                 ca_file=str(settings.ca_file) if settings.ca_file else None,
                 ca_pem=settings.ca_pem,
                 timeout_s=settings.timeout_s,

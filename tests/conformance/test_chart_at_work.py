@@ -4,6 +4,7 @@ No kubelet: the parts are processes of the tests, started from the objects in th
 pending. The API server's audit log tells what the controller asked for.
 """
 
+import base64
 import json
 import re
 import socket
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import requests
 import yaml
@@ -29,12 +31,14 @@ from controller.api.resource import (
     OPERATION,
     POD,
     PVC,
+    SECRET,
     Resource,
 )
 from controller.cpumodels.default import DEFAULT_MODEL
 from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
 from controller.launcher.capability import Capability
 from controller.runtime.cluster import Cluster
+from dvcr.client.credentials import Credentials
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.errors import RegistryError
@@ -160,6 +164,11 @@ def test_from_an_image_to_a_pod_and_back(world: World) -> None:
 
     variables = {each["name"]: each["value"] for each in _pod(world)["spec"]["containers"][0]["env"] if "value" in each}
     assert variables["DVCR__CLIENT__CA_PEM"] == Path(str(world.registry.verify)).read_text()
+    assert world.installed.password("controller") not in json.dumps(_pod(world))
+    shown = base64.b64decode((world.cluster.get(SECRET, "vm-web", TEAM) or {})["data"]["registry.json"])
+    claims = jwt.decode(Credentials.read(shown).token, options={"verify_signature": False})
+    assert claims["access"] == [{"type": "repository", "name": f"vmi/{TEAM}/debian", "actions": ["pull"]}]
+    assert claims["exp"] - claims["iat"] == 3600
 
     # What an administrator and the machine's user may do meanwhile.
     copied = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": "debian", "namespace": TEAM}}

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,14 +52,17 @@ from controller.machines.reconciler import MachineReconciler
 from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
+from controller.registry_access import RegistryAccess, TokenIssuer
 from controller.runtime.controller import Reconciler
 from controller.runtime.index import Object
 from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.staged import Part
 from dvcr.artifact.store import StoredImage
+from dvcr.client.auth import IssuedToken
+from dvcr.client.credentials import Credentials, credentials_of
 from dvcr.config import ClientSettings, MigrationSettings, UploaderSettings
 from dvcr.digest import Digest
-from dvcr.errors import DvcrError
+from dvcr.errors import DvcrError, RegistryError
 from dvcr.jobs.job import JobProgress, JobState
 from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
@@ -113,6 +116,8 @@ class MemoryLaunchers:
         self.status: MachineStatus | None = MachineStatus(state=MachineState.RUNNING)
         self.wishes: DiskWishes | None = None
         self.captures: dict[str, CaptureSpec] = {}
+        self.credentials: dict[str, Credentials | None] = {}
+        """Those that came last for each capture."""
         self.capture_status: WorkStatus | None = WorkStatus()
         """None: launchers do not answer."""
         self.of_pod: dict[str, MachineStatus | None] = {}
@@ -145,14 +150,34 @@ class MemoryLaunchers:
         self.wishes = wishes
         return True
 
-    def capture(self, pod: Object, image_uid: str, spec: CaptureSpec) -> WorkStatus | None:
+    def capture(
+        self, pod: Object, image_uid: str, spec: CaptureSpec, credentials: Credentials | None
+    ) -> WorkStatus | None:
         if self.capture_status is not None:
             self.captures[image_uid] = spec
+            self.credentials[image_uid] = credentials
         return self.capture_status
 
     def end_capture(self, pod: Object, image_uid: str) -> bool:
         self.captures.pop(image_uid, None)
         return self.capture_status is not None
+
+
+class MemoryTokens:
+    """TokenIssuer that counts. A token says what it is for."""
+
+    def __init__(self) -> None:
+        self.issued = 0
+        self.life_s: float = 3600
+        self.issues = True
+        self.error: RegistryError | None = None
+
+    def issue_token(self, scopes: Sequence[str], life_s: int) -> IssuedToken | None:
+        if self.error is not None:
+            raise self.error
+        self.issued += 1
+        text = f"{self.issued} {' '.join(scopes)}"
+        return IssuedToken(text, min(life_s, self.life_s)) if self.issues else None
 
 
 class MemoryWorkProgress:
@@ -175,26 +200,33 @@ class World:
     now: datetime = NOW
     cidrs: tuple[str, ...] = ()
     """Where machines get leased addresses from."""
+    client: ClientSettings = field(default_factory=lambda: ClientSettings(url="http://registry.test"))
+    tokens: MemoryTokens = field(default_factory=MemoryTokens)
+    issuer: TokenIssuer | None = None
+    """Where tokens come from instead."""
 
     def __post_init__(self) -> None:
         origins = Origins(self.cluster, self.registry)
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
-        setup = LauncherSetup(("dvcr-launcher",), "dvcr", ClientSettings(url="http://registry.test"))
-        filling = Filling(self.cluster, self.work_progress, setup)
+        setup = LauncherSetup(("dvcr-launcher",), "dvcr", self.client)
+        access = RegistryAccess(self.issuer or self.tokens, credentials_of(self.client), self.clock)
+        filling = Filling(self.cluster, self.work_progress, setup, access)
         volumes = ImageVolume(self.cluster, filling, "")
-        captures = DiskCapture(self.cluster, self.work_progress, self.launchers, setup)
+        captures = DiskCapture(self.cluster, self.work_progress, self.launchers, setup, access)
         self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
         ranges = AddressRanges(self.cidrs)
         address = LeasedAddress(ranges, {"example.com/ip": "[{address}]"})
-        start = MachineStart(self.cluster, self.registry, setup, self.authority, address)
-        migrate = Migrate(self.cluster, self.authority, self.launchers, MigrationSettings())
+        start = MachineStart(self.cluster, self.registry, setup, self.authority, access, address)
+        migrate = Migrate(self.cluster, self.authority, access, self.launchers, MigrationSettings())
         self.reconcilers: dict[Resource, Reconciler] = {
             CLUSTER_IMAGE: ImageReconciler(
                 self.cluster, CLUSTER_IMAGE, imports, captures, volumes, self.clock, check_s=60
             ),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, volumes, self.clock, check_s=60),
             DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
-            MACHINE: MachineReconciler(self.cluster, start, self.authority, self.launchers, migrate, self.clock),
+            MACHINE: MachineReconciler(
+                self.cluster, start, self.authority, access, self.launchers, migrate, self.clock
+            ),
             ADDRESS_CLAIM: ClaimReconciler(self.cluster, ranges, self.clock),
             ADDRESS_LEASE: LeaseReconciler(self.cluster, self.clock),
             CPU_MODEL: CpuModelReconciler(self.cluster, self.clock),
