@@ -8,10 +8,10 @@ from controller.api.resource import CLUSTER_IMAGE, IMAGE
 from controller.disks.claim import DiskOrigin
 from controller.images.existing import NotThere, find_image
 from controller.images.importing import ImageImport, ImportState, ImportTarget
+from controller.images.registry import Artifact
 from controller.images.retrying import tell_retrying
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
-from dvcr.artifact.store import StoredImage
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ def _existing(
     return _origin(stored, stored.repository)
 
 
-def _origin(stored: StoredImage, repository: str) -> DiskOrigin:
-    return DiskOrigin(repository, str(stored.digest), stored.image.virtual_size_bytes)
+def _origin(stored: Artifact, repository: str) -> DiskOrigin:
+    return DiskOrigin(repository, str(stored.digest), stored.virtual_size_bytes)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
 from controller.api.resource import CLUSTER_IMAGE, IMAGE, Resource
-from controller.images.registry import ImageRegistry
+from controller.images.registry import Artifact, ImageRegistry
 from controller.runtime.conditions import waits_for
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from dvcr.artifact.store import StoredImage
 
 IMAGE_LOST = "ImageLost"
 """The reason of whatever waits for an image whose artifact is gone."""
@@ -47,7 +46,7 @@ def phase_of(image: Object) -> str:
 
 def find_image(
     cluster: ClusterPort, registry: ImageRegistry, resource: Resource, name: str, namespace: str | None
-) -> StoredImage | NotThere:
+) -> Artifact | NotThere:
     """The artifact of an image that is Ready."""
     image = cluster.get(resource, name, namespace)
     label = f"{resource.kind} {name!r}"

@@ -14,10 +14,9 @@ from controller.api.image import DownloadSpeed, ImportStatus, Target, UploadUrls
 from controller.api.quantity import human_bytes
 from controller.images.existing import NotThere
 from controller.images.origins import Origins
-from controller.images.registry import ImageRegistry
+from controller.images.registry import Artifact, ImageRegistry
 from controller.runtime.conditions import Clock, find_condition, read_time
 from dvcr.artifact.staged import Part
-from dvcr.artifact.store import StoredImage
 from dvcr.config import UploaderSettings
 from dvcr.digest import Digest
 from dvcr.jobs.board import JobBoard
@@ -60,7 +59,7 @@ class ImportOutcome:
     state: ImportState
     reason: str
     message: str
-    image: StoredImage | None = None
+    image: Artifact | None = None
     again_s: float | None = _POLL_S
 
 
@@ -128,7 +127,7 @@ class ImageImport:
         self._tell_done(target, image, status)
         return ImportOutcome(ImportState.DONE, READY, "the image is in the registry", image, None)
 
-    def find(self, target: ImportTarget) -> StoredImage | None:
+    def find(self, target: ImportTarget) -> Artifact | None:
         """The artifact, if it exists."""
         return self.registry.find(target.repository, target.uid)
 
@@ -288,7 +287,7 @@ class ImageImport:
             since = read_time(waiting.last_transition_time)
         return since + timedelta(seconds=self._uploader.first_byte_timeout_s)
 
-    def _tell_done(self, target: ImportTarget, image: StoredImage, status: ImportStatus) -> None:
+    def _tell_done(self, target: ImportTarget, image: Artifact, status: ImportStatus) -> None:
         if target.share_percent == 100:
             status.progress = "100%"
         else:

@@ -5,9 +5,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from controller.images.registry import ImageRegistry
+from controller.images.registry import Artifact, ImageRegistry
 from dvcr.artifact.staged import Part
-from dvcr.artifact.store import StoredImage
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 
@@ -15,9 +14,8 @@ FRESH_S = 10.0
 PATIENCE_S = 90.0
 """Longer than a registry takes to restart, and than the controller lets an image be without a look at it."""
 AWAY_S = 5.0
-MAX_CHUNKS = 2**16
-"""Of all images that are remembered together, each of which counts for at least 64: some 30 MB."""
-_LEAST_CHUNKS = 64
+MAX_IMAGES = 2**15
+"""How many are remembered: some 25 MB."""
 
 
 class RecentImages:
@@ -35,8 +33,7 @@ class RecentImages:
     def __init__(self, registry: ImageRegistry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self._clock = clock
-        self._found: OrderedDict[tuple[str, str], tuple[float, StoredImage]] = OrderedDict()
-        self._chunks = 0
+        self._found: OrderedDict[tuple[str, str], tuple[float, Artifact]] = OrderedDict()
         self._away: tuple[float, RegistryError] | None = None
         """When the registry did not answer, and how."""
         self._lock = threading.Lock()
@@ -45,7 +42,7 @@ class RecentImages:
     def host(self) -> str:
         return self._registry.host
 
-    def find(self, repository: str, tag: str) -> StoredImage | None:
+    def find(self, repository: str, tag: str) -> Artifact | None:
         key = repository, tag
         with self._lock:
             at, known = self._found.get(key, (0.0, None))
@@ -59,12 +56,11 @@ class RecentImages:
                 return known
             raise
         with self._lock:
-            self._forget(key)
+            self._found.pop(key, None)
             if found is not None:
                 self._found[key] = self._clock(), found
-                self._chunks += _weight(found)
-            while self._chunks > MAX_CHUNKS:
-                self._forget(next(iter(self._found)))
+            if len(self._found) > MAX_IMAGES:
+                self._found.popitem(last=False)
         return found
 
     def find_digest(self, repository: str, tag: str) -> Digest | None:
@@ -75,7 +71,7 @@ class RecentImages:
             self._registry.remove(repository, tag)
         finally:
             with self._lock:
-                self._forget((repository, tag))
+                self._found.pop((repository, tag), None)
 
     def find_upload(self, repository: str) -> tuple[Digest, tuple[Part, ...]] | None:
         return self._registry.find_upload(repository)
@@ -83,7 +79,7 @@ class RecentImages:
     def remove_upload(self, repository: str, parts: Iterable[Part]) -> None:
         self._registry.remove_upload(repository, parts)
 
-    def _ask(self, key: tuple[str, str], known: StoredImage | None) -> StoredImage | None:
+    def _ask(self, key: tuple[str, str], known: Artifact | None) -> Artifact | None:
         away = self._away
         if away is not None and self._clock() < away[0] + AWAY_S:
             raise _again(away[1])
@@ -95,15 +91,6 @@ class RecentImages:
             if exc.code == "UNAVAILABLE":  # not where one image has its troubles
                 self._away = self._clock(), exc
             raise
-
-    def _forget(self, key: tuple[str, str]) -> None:
-        _, stored = self._found.pop(key, (0.0, None))
-        if stored is not None:
-            self._chunks -= _weight(stored)
-
-
-def _weight(stored: StoredImage) -> int:
-    return max(_LEAST_CHUNKS, len(stored.image.chunks))
 
 
 def _again(error: RegistryError) -> RegistryError:

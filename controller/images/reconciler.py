@@ -21,6 +21,7 @@ from controller.api.resource import IMAGE, Resource
 from controller.images.capture import DiskCapture
 from controller.images.existing import IMAGE_LOST, repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
+from controller.images.registry import Artifact
 from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
@@ -29,7 +30,6 @@ from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
-from dvcr.artifact.store import StoredImage
 from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 
 REGISTRY_AVAILABLE = "RegistryAvailable"
@@ -158,7 +158,7 @@ class ImageReconciler:
         image.condition(READY, False, outcome.reason, outcome.message)
         return outcome.again_s
 
-    def _tell_stored(self, image: Subject[ImageStatus], stored: StoredImage, claim: ImageClaim | None) -> float | None:
+    def _tell_stored(self, image: Subject[ImageStatus], stored: Artifact, claim: ImageClaim | None) -> float | None:
         """The artifact is there; so is the image, unless it is to be in a claim as well."""
         waiting = None
         if claim is not None:
@@ -174,22 +174,21 @@ class ImageReconciler:
         image.condition(READY, False, waiting.reason, waiting.message)
         return waiting.again_s
 
-    def _tell_ready(self, image: Subject[ImageStatus], stored: StoredImage) -> None:
-        disk = stored.image
+    def _tell_ready(self, image: Subject[ImageStatus], stored: Artifact) -> None:
         image.status.phase = ImagePhase.READY
         image.status.progress = "100%"
-        image.status.format = disk.source.format
-        image.status.cdrom = disk.cdrom
+        image.status.format = stored.format
+        image.status.cdrom = stored.cdrom
         image.status.size = ImageSize(
-            stored=human_bytes(disk.stored_bytes),
-            stored_bytes=str(disk.stored_bytes),
-            unpacked=human_bytes(disk.virtual_size_bytes),
-            unpacked_bytes=str(disk.virtual_size_bytes),
+            stored=human_bytes(stored.stored_bytes),
+            stored_bytes=str(stored.stored_bytes),
+            unpacked=human_bytes(stored.virtual_size_bytes),
+            unpacked_bytes=str(stored.virtual_size_bytes),
         )
         self._tell_machines(image, self._usage(image, stored))
         image.condition(READY, True, "Ready", "the image is in the registry")
 
-    def _usage(self, image: Subject[ImageStatus], stored: StoredImage) -> ImageUsage:
+    def _usage(self, image: Subject[ImageStatus], stored: Artifact) -> ImageUsage:
         return find_usage(self._cluster, self._resource, (image.namespace or "", image.name), stored)
 
     def _tell_machines(self, image: Subject[ImageStatus], usage: ImageUsage) -> None:

@@ -1,15 +1,30 @@
 """What the reconcilers ask of the registry, where Ready is decided."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from dvcr.artifact import staged
 from dvcr.artifact.staged import Part
-from dvcr.artifact.store import StoredImage, fetch, remove
+from dvcr.artifact.store import fetch, remove
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A disk artifact, as far as the controller needs to know it: little enough to remember many."""
+
+    repository: str
+    digest: Digest
+    """Of the manifest."""
+    format: str
+    """Of the source."""
+    cdrom: bool
+    virtual_size_bytes: int
+    stored_bytes: int
 
 
 class ImageRegistry(Protocol):
@@ -20,7 +35,7 @@ class ImageRegistry(Protocol):
         """As image references begin."""
         ...
 
-    def find(self, repository: str, tag: str) -> StoredImage | None:
+    def find(self, repository: str, tag: str) -> Artifact | None:
         """The artifact, or None if it does not exist."""
         ...
 
@@ -52,13 +67,17 @@ class RemoteImageRegistry:
     def host(self) -> str:
         return self._host
 
-    def find(self, repository: str, tag: str) -> StoredImage | None:
+    def find(self, repository: str, tag: str) -> Artifact | None:
         try:
-            return fetch(self._client.repository(repository), tag)
+            stored = fetch(self._client.repository(repository), tag)
         except RegistryError as exc:
             if exc.status == 404:
                 return None
             raise
+        disk = stored.image
+        return Artifact(
+            repository, stored.digest, disk.source.format, disk.cdrom, disk.virtual_size_bytes, disk.stored_bytes
+        )
 
     def find_digest(self, repository: str, tag: str) -> Digest | None:
         return self._client.repository(repository).find_digest(tag)

@@ -12,9 +12,9 @@ from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, PVC, Re
 from controller.disks.claim import claim_name, disk_name, pinned_image, stands_alone
 from controller.disks.usage import devices_of, machines_with, told_machines
 from controller.images.existing import image_in
+from controller.images.registry import Artifact
 from controller.runtime.index import Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
-from dvcr.artifact.store import StoredImage
 
 _NAMED_AT_MOST = 10
 
@@ -46,7 +46,7 @@ class ImageUsage:
         return f"waits {'; '.join(waits)}" if waits else ""
 
 
-def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: StoredImage) -> ImageUsage:
+def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: Artifact) -> ImageUsage:
     """Who uses an image of which this is in the registry."""
     claims = cluster.find(_CLAIMS_BY_IMAGE, (stored.repository, str(stored.digest)))
     reading = {key_of(claim) for claim in claims if disk_name(claim["metadata"]["name"]) and not stands_alone(claim)}

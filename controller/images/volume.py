@@ -9,10 +9,10 @@ from controller.disks.filling import Filling
 from controller.disks.origin import Waiting
 from controller.disks.storage_class import volume_profile
 from controller.disks.usage import pods_using, user_of
+from controller.images.registry import Artifact
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
-from dvcr.artifact.store import StoredImage
 
 IMPORT_SHARE_PERCENT = 50
 """How much of the progress of such an image is its import; the rest is the copy into the claim."""
@@ -29,7 +29,7 @@ class ImageVolume:
         self._default_storage_class = default_storage_class
 
     def advance(
-        self, image: Subject[ImageStatus], wanted: ImageClaim, stored: StoredImage, *, was_filled: bool
+        self, image: Subject[ImageStatus], wanted: ImageClaim, stored: Artifact, *, was_filled: bool
     ) -> Waiting | None:
         """Do what is next for the claim, and name it in the status; None once the image is in it whole.
 
@@ -60,9 +60,9 @@ class ImageVolume:
         users = [user_of(pod) for pod in pods_using(self._cluster, image_claim_name(image.name), image.namespace)]
         return f"for {', '.join(users)} to stop using its claim" if users else ""
 
-    def _create(self, image: Subject[ImageStatus], name: str, wanted: ImageClaim, stored: StoredImage) -> Object:
+    def _create(self, image: Subject[ImageStatus], name: str, wanted: ImageClaim, stored: Artifact) -> Object:
         storage_class = wanted.storage_class_name or self._default_storage_class
-        size_bytes = stored.image.virtual_size_bytes
+        size_bytes = stored.virtual_size_bytes
         claim = build_claim(
             name,
             image.namespace or "",

@@ -106,9 +106,9 @@ def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device
         name=device_name(device),
         kind="image",
         image=ImageReference(repository=stored.repository, digest=str(stored.digest)),
-        cdrom=stored.image.cdrom,
+        cdrom=stored.cdrom,
     )
-    size_bytes = stored.image.virtual_size_bytes
+    size_bytes = stored.virtual_size_bytes
     return Device(spec, _attached(device, size_bytes), image_bytes=size_bytes)
 
 

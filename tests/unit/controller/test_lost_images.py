@@ -3,8 +3,8 @@
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, MACHINE, PVC
+from controller.images.registry import Artifact
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
-from dvcr.artifact.store import StoredImage
 from dvcr.errors import ImageError, RegistryError
 from tests.unit.controller.test_image_usage import CDROM
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
@@ -15,7 +15,7 @@ UNCOPIED = f"what has not been copied of it is nowhere else, and {LOST}"
 AWAY = RegistryError("refused", code="UNAVAILABLE", status=503, reason="RegistryUnavailable")
 
 
-def lose(world: World) -> StoredImage:
+def lose(world: World) -> Artifact:
     """Remove the image's artifact behind the controller's back."""
     (repository, uid), *_ = world.registry.images
     stored = world.registry.images.pop((repository, uid))
@@ -23,7 +23,7 @@ def lose(world: World) -> StoredImage:
     return stored
 
 
-def give_back(world: World, stored: StoredImage) -> None:
+def give_back(world: World, stored: Artifact) -> None:
     uid = world.get(CLUSTER_IMAGE, "debian")["metadata"]["uid"]
     world.registry.images[stored.repository, uid] = stored
     world.settle()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from controller.images.recent import AWAY_S, FRESH_S, MAX_CHUNKS, PATIENCE_S, RecentImages
-from dvcr.artifact.store import StoredImage
+from controller.images.recent import AWAY_S, FRESH_S, MAX_IMAGES, PATIENCE_S, RecentImages
+from controller.images.registry import Artifact
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 from tests.unit.controller.world import MemoryImageRegistry
@@ -19,7 +19,7 @@ class Counting(MemoryImageRegistry):
         self.looked = 0
         """Times that it was only looked for."""
 
-    def find(self, repository: str, tag: str) -> StoredImage | None:
+    def find(self, repository: str, tag: str) -> Artifact | None:
         self.asked += 1
         return super().find(repository, tag)
 
@@ -71,7 +71,7 @@ def test_what_is_removed_is_gone_at_once() -> None:
 
 def test_only_so_much_is_remembered_and_the_oldest_goes_first() -> None:
     story = Story()
-    names = [f"image-{number}" for number in range(MAX_CHUNKS // 64 + 1)]
+    names = [f"image-{number}" for number in range(MAX_IMAGES + 1)]
     for name in names:
         story.registry.add(name, "t")
         assert story.finds(name)

@@ -35,6 +35,7 @@ from controller.images.capture import DiskCapture
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
+from controller.images.registry import Artifact
 from controller.images.volume import ImageVolume
 from controller.launcher.spec import (
     CaptureSpec,
@@ -55,9 +56,7 @@ from controller.operations.reconciler import OperationReconciler
 from controller.registry_access import RegistryAccess, TokenIssuer
 from controller.runtime.controller import Reconciler
 from controller.runtime.index import Object
-from dvcr.artifact.image import DiskImage, ImageSource
 from dvcr.artifact.staged import Part
-from dvcr.artifact.store import StoredImage
 from dvcr.client.auth import IssuedToken
 from dvcr.client.credentials import Credentials, credentials_of
 from dvcr.config import ClientSettings, MigrationSettings, UploaderSettings
@@ -78,7 +77,7 @@ class MemoryImageRegistry:
     host = "registry.test"
 
     def __init__(self) -> None:
-        self.images: dict[tuple[str, str], StoredImage] = {}
+        self.images: dict[tuple[str, str], Artifact] = {}
         self.error: DvcrError | None = None
         """What questions are answered with."""
         self.uploads: dict[str, tuple[Digest, tuple[Part, ...]]] = {}
@@ -88,11 +87,11 @@ class MemoryImageRegistry:
         self, repository: str, tag: str, *, size_bytes: int = 64 * MIB, cdrom: bool = False, digest: str = "a"
     ) -> None:
         """`digest` is the digit that its digest is made of."""
-        source = ImageSource(format="iso" if cdrom else "qcow2", size_bytes=MIB, checksums={}, origin="test")
-        image = DiskImage(size_bytes, 4 * MIB, (), cdrom, source, NOW)
-        self.images[repository, tag] = StoredImage(image, Digest.parse("sha256:" + digest * 64), repository)
+        source_format = "iso" if cdrom else "qcow2"
+        whole = Digest.parse("sha256:" + digest * 64)
+        self.images[repository, tag] = Artifact(repository, whole, source_format, cdrom, size_bytes, stored_bytes=0)
 
-    def find(self, repository: str, tag: str) -> StoredImage | None:
+    def find(self, repository: str, tag: str) -> Artifact | None:
         if self.error is not None:
             raise self.error
         return self.images.get((repository, tag))
