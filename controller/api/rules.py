@@ -71,15 +71,11 @@ class OneBlock:
     def validations(self) -> list[Object]:
         rules = []
         for type_, block in self.blocks.items():
-            if block in self.optional:
-                cel, message = (
-                    f"self.type == '{type_}' || !has(self.{block})",
-                    f"must not be set when type is not {type_}",
-                )
-            else:
-                cel = f"has(self.{block}) == (self.type == '{type_}')"
-                message = f"required when type is {type_}, and must not be set when it is not"
-            rules.append(_validation(cel, message, block))
+            if block not in self.optional:
+                needed = f"self.type != '{type_}' || has(self.{block})"
+                rules.append(_validation(needed, f"required when type is {type_}", block))
+            alone = f"self.type == '{type_}' || !has(self.{block})"
+            rules.append(_validation(alone, f"must not be set when type is not {type_}", block))
         return rules
 
     def broken(self, value: Any, path: str) -> Iterator[FieldError]:

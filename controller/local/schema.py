@@ -50,17 +50,22 @@ def of_object(schema: Schema) -> Schema:
 
 
 def apply_defaults(value: Any, schema: Schema) -> None:
-    """Fill in the defaults, in place; a null where the schema has a default and forbids null counts as absent."""
+    """Fill in the defaults, in place; a field that is null where the schema forbids that counts as absent."""
     if isinstance(value, dict):
         for name, sub in (schema.get("properties") or {}).items():
-            if "default" in sub and (name not in value or (value[name] is None and not sub.get("nullable"))):
+            if name in value and value[name] is None and not sub.get("nullable"):
+                del value[name]
+            if "default" in sub and name not in value:
                 value[name] = copy.deepcopy(sub["default"])
             if name in value:
                 apply_defaults(value[name], sub)
         rest = schema.get("additionalProperties")
         if isinstance(rest, dict):
-            for each in value.values():
-                apply_defaults(each, rest)
+            for name, each in list(value.items()):
+                if each is None and not rest.get("nullable"):
+                    del value[name]
+                else:
+                    apply_defaults(each, rest)
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for each in value:
             apply_defaults(each, schema["items"])

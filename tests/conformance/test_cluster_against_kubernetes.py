@@ -1,6 +1,7 @@
 """The same requests to the embedded API server and to kube-apiserver: the answers are compared."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from controller.api.resource import GROUP, VERSION
+from tests.conformance.test_early_api import MANIFESTS, PATHS
 from tests.support.cluster import ClusterProcess
 from tests.support.kubernetes import KubernetesProcess
+from tests.support.odd_specs import odd
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -231,8 +234,18 @@ def discovery(api: Api) -> Iterator[Any]:
     yield api.raw("GET", f"/apis/{GROUP}")[1]["preferredVersion"]
 
 
+def odd_specs(api: Api) -> Iterator[Any]:
+    luck = random.Random(1)
+    for _ in range(2000):
+        manifest = luck.choice(MANIFESTS)
+        spec = odd(manifest["spec"], luck)
+        # The names that the kinds demand are another test's.
+        code, answer = api.raw("POST", f"{PATHS[manifest['kind']]}?dryRun=All", {**manifest, "spec": spec})
+        yield manifest["kind"], spec, code, answer.get("spec")
+
+
 SCENARIOS = [
-    what_is_not_there, creation, refusals, updates, patches, lists, deletion, watches, tables, discovery,
+    what_is_not_there, creation, refusals, updates, patches, lists, deletion, watches, tables, discovery, odd_specs,
 ]  # fmt: skip
 
 

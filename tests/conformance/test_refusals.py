@@ -7,10 +7,10 @@ import pytest
 import requests
 
 from controller.api.kinds import crds
-from controller.api.resource import CLUSTER_IMAGE, GROUP, MACHINE
+from controller.api.resource import CLUSTER_IMAGE, GROUP, MACHINE, Resource
 from tests.support.cluster import ClusterProcess
 from tests.support.kubernetes import KubernetesProcess
-from tests.support.refused import HTTP, REFUSED, Object, Refused, device, machine
+from tests.support.refused import ACCEPTED, HTTP, REFUSED, Object, Refused, device, machine
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -47,6 +47,15 @@ def test_the_user_is_told_the_field(server: ClusterProcess, session: requests.Se
     assert field in [cause["field"] for cause in status["details"]["causes"]]
     assert f"{field}: " in status["message"]
     assert status["message"].startswith(f'{refused.resource.kind}.{GROUP} "{refused.name}" is invalid: ')
+
+
+@pytest.mark.parametrize(("resource", "spec"), ACCEPTED)
+def test_what_is_unusual_but_right_is_accepted(
+    server: ClusterProcess, session: requests.Session, resource: Resource, spec: Object
+) -> None:
+    url = f"{server.url}{resource.path('default')}?dryRun=All"
+    answer = session.post(url, json=Refused(resource, "", "", spec, name="right").object, timeout=30)
+    assert answer.status_code == 201, answer.text
 
 
 @pytest.mark.kubernetes

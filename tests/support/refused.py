@@ -1,9 +1,10 @@
-"""Objects that nobody may create, and changes that nobody may make, each with the field that is wrong.
+"""Objects that nobody may create, changes that nobody may make, each with its wrong field; and some that are fine.
 
 One table for every place that judges: the admission code, the webhooks, the embedded API server, and a real one by the
 CustomResourceDefinitions alone.
 """
 
+import base64
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -113,11 +114,37 @@ _SECOND_BLOCK = [
         for kind in _SOURCES
     ),
     Refused(IMAGE, "an upload beside a URL", f"{SOURCE}.upload", _of(IMAGE, {**HTTP, "upload": {}})),
-    Refused(MACHINE, "two blocks of a device", "spec.blockDevices[0].virtualMachineImage",
-            machine(device("root") | {"virtualMachineImage": {"name": "root"}})),
-    Refused(MACHINE, "two provisioning blocks", "spec.provisioning.sysprepSecretRef",
-            _provisioning(type="UserData", userData="#cloud-config", sysprepSecretRef={"name": "answers"})),
+    *(
+        Refused(IMAGE, f"{block} beside an upload", f"{SOURCE}.{block}", _of(IMAGE, {"type": "Upload", block: content}))
+        for block, content in (
+            ("http", HTTP["http"]),
+            ("containerImage", _CONTAINER),
+            ("virtualMachineImage", {"name": "debian"}),
+            ("clusterVirtualMachineImage", {"name": "debian"}),
+            ("virtualMachineDisk", {"name": "root"}),
+        )
+    ),
+    *(
+        Refused(MACHINE, f"{second} beside a device's own block", f"spec.blockDevices[0].{second}",
+                machine(device("root", kind) | {second: {"name": "root"}}))
+        for kind, second in (
+            ("VirtualMachineDisk", "virtualMachineImage"),
+            ("VirtualMachineImage", "clusterVirtualMachineImage"),
+            ("ClusterVirtualMachineImage", "virtualMachineDisk"),
+        )
+    ),
+    *(
+        Refused(MACHINE, f"{second} beside {type_}", f"spec.provisioning.{second}",
+                _provisioning(**{"type": type_, block: content, second: other}))
+        for type_, block, content, second, other in (
+            ("UserData", "userData", "#cloud-config", "sysprepSecretRef", {"name": "answers"}),
+            ("UserDataSecret", "userDataSecretRef", {"name": "data"}, "userData", "#cloud-config"),
+            ("SysprepSecret", "sysprepSecretRef", {"name": "answers"}, "userDataSecretRef", {"name": "data"}),
+        )
+    ),
     Refused(CPU_MODEL, "features of the host's model", "spec.features", {"type": "Host", "features": ["aes"]}),
+    Refused(CPU_MODEL, "a model beside features", "spec.model",
+            {"type": "Features", "features": ["aes"], "model": "Nehalem"}),
 ]  # fmt: skip
 _MISSING_BLOCK = [
     *(
@@ -144,7 +171,8 @@ _MISSING_BLOCK = [
     Refused(ATTACHMENT, "no block", "spec.blockDevice.virtualMachineDisk",
             {"virtualMachineName": "web", "blockDevice": {"type": "VirtualMachineDisk"}}),
     Refused(CPU_MODEL, "no model", "spec.model", {"type": "Model"}),
-    Refused(CPU_MODEL, "no features", "spec.features", {"type": "Features", "features": []}),
+    Refused(CPU_MODEL, "no features", "spec.features", {"type": "Features"}),
+    Refused(CPU_MODEL, "an empty list of features", "spec.features", {"type": "Features", "features": []}),
 ]  # fmt: skip
 _BAD_URL = [
     Refused(IMAGE, f"the URL {url!r}", f"{SOURCE}.http.url", _http(url=url))
@@ -259,4 +287,32 @@ _OTHERS = [
 REFUSED = [
     *_SECOND_BLOCK, *_MISSING_BLOCK, *_BAD_URL, *_BAD_CHECKSUM, *_BAD_QUANTITY, *_BAD_REFERENCE, *_BAD_SIZE,
     *_UNCHANGEABLE, *_OTHERS,
+]  # fmt: skip
+
+_BUNDLE = (
+    b"# Issued for: everybody? <root@example.com> ~\n-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+)
+ACCEPTED: list[tuple[Resource, Object]] = [
+    *(
+        (IMAGE, _http(url=url))
+        for url in (
+            "HTTPS://user:word@[2001:db8::1]:8443/disk.img?version=1&arch=amd64#part", "http://a", "http://a:65535?x",
+            "http://\u043e\u0431\u0440\u0430\u0437\u044b.example/\u00e4",
+        )
+    ),
+    *((IMAGE, _http(caBundle=base64.b64encode(_BUNDLE[start:]).decode())) for start in range(3)),
+    *(
+        (DISK, disk(size))
+        for size in ("1", "100M", "1.5Gi", ".5Gi", "5.", "1e9", "1E2", "20k", "1E", "0.5Ei", "1073741824")
+    ),
+    (DISK, {"persistentVolumeClaim": {"size": 2**30}}),
+    *(
+        (IMAGE, _of(IMAGE, {"type": "ContainerImage", "containerImage": {"image": image}}))
+        for image in ("debian", "localhost:5000/a_b/c__d/e--f:V1.2_x", f"r.example/x:1@sha512:{'0' * 128}")
+    ),
+    (MACHINE, machine(*(device(f"disk-{n}") for n in range(16)))),
+    (MACHINE, machine(device("root"), device("root", "VirtualMachineImage"))),
+    (MACHINE, machine(device("x" * 253))),
+    (CPU_MODEL, {"type": "Features", "features": ["sse4.2", "AVX2", "x2apic"]}),
+    (ADDRESS_CLAIM, {"address": "255.0.10.249", "leaseName": "ip-255-0-10-249"}),
 ]  # fmt: skip

@@ -3,10 +3,11 @@
 import pytest
 
 from controller.api.kinds import admit
+from controller.api.resource import Resource
 from controller.webhooks.review import answer
 from controller.webhooks.rules import Rules
 from tests.support.memory_cluster import MemoryCluster
-from tests.support.refused import REFUSED, Refused
+from tests.support.refused import ACCEPTED, REFUSED, Object, Refused
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=str)
@@ -39,3 +40,8 @@ def test_the_webhook_answers_422_with_the_field(refused: Refused) -> None:
 def test_what_was_there_before_was_fine(refused: Refused) -> None:
     assert refused.old is not None
     assert admit(refused.old, None) == []
+
+
+@pytest.mark.parametrize(("resource", "spec"), ACCEPTED)
+def test_what_is_unusual_but_right_is_admitted(resource: Resource, spec: Object) -> None:
+    assert admit(Refused(resource, "", "", spec).object, None) == []

@@ -85,6 +85,19 @@ def test_defaults_reach_into_lists_and_are_not_shared() -> None:
     assert other == {"list": []}
 
 
+def test_a_null_counts_as_absent_unless_it_is_allowed() -> None:
+    value = {
+        "size": None,
+        "port": None,
+        "mode": None,
+        "empty": None,
+        "items": [{"id": None}, None],
+        "labels": {"a": None},
+    }
+    apply_defaults(value, NESTED)
+    assert value == {"mode": "A", "empty": None, "items": [{"on": True}, None], "labels": {}}
+
+
 def test_unknown_fields_are_removed_and_named() -> None:
     value = {"typo": 1, "items": [{"id": "a", "x": 1}], "free": {"y": 1}, "labels": {"z": "1"}}
     assert prune(value, NESTED) == ["typo", "items[0].x"]
