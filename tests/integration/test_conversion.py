@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -507,6 +508,32 @@ def test_qemu_img_reads_no_file_of_ours(tmp_path: Path) -> None:
             on_tick=lambda: None,
         )
     assert not (out / "stolen").exists()
+
+
+@pytest.mark.skipif("landlock" not in sandbox_layers(), reason="the machine has no Landlock")
+def test_qemu_img_finds_no_password_of_ours() -> None:
+    script = """
+import sys
+from pathlib import Path
+from converter.qemu_img import QemuImg
+from dvcr.errors import ImageError
+thief = Path(sys.argv[1])
+try:
+    # With a folder to write to it keeps the user, as where the worker is not root.
+    QemuImg(str(thief)).convert([], virtual_size_bytes=1, writable=thief.parent, on_tick=lambda: None)
+except ImageError as exc:
+    print(exc.message)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        thief = Path(folder) / "thief"
+        thief.write_text("#!/bin/sh\nenv >&2\ncat /proc/$PPID/environ >&2\nexit 1\n")
+        thief.chmod(0o755)
+        environment = os.environ | {"DVCR__CLIENT__PASSWORD": "worker's own"}
+        command = [sys.executable, "-c", script, str(thief)]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "LC_ALL=C" in told
+    assert re.search(r"cat: /proc/\d+/environ: Permission denied", told)
+    assert "worker's own" not in told
 
 
 @pytest.mark.skipif("seccomp" not in sandbox_layers(), reason="the machine has no seccomp filters")
