@@ -12,10 +12,11 @@ from tests.support.kubernetes import KubernetesProcess
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
-    """A control plane that has none of the kinds."""
-    process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), defines_kinds=False)
+@pytest.fixture(params=[(), ("--emulated-version=1.33",)], ids=["own version", "1.33"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
+    """A control plane that has none of the kinds; also one that knows of CEL what the oldest that it can be knew."""
+    root = tmp_path_factory.mktemp("kubernetes")
+    process = KubernetesProcess(root, defines_kinds=False, options=request.param)
     try:
         process.start()
         yield process
