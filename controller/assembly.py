@@ -132,7 +132,7 @@ def build_loops(
         ),
         Loop(
             DISK,
-            DiskReconciler(cluster, imports, filling, launcher.default_storage_class),
+            DiskReconciler(cluster, imports, filling, launcher.default_storage_class, check_s=launcher.image_check_s),
             reads=(STORAGE_CLASS,),
             triggers=(
                 (PVC, disk_of_claim),

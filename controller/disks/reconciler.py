@@ -1,5 +1,7 @@
 """VirtualMachineDisk."""
 
+import random
+
 from controller.api.disk import DiskPhase, DiskProvisioning, DiskSpec, DiskStatus
 from controller.api.image import Machine, Target
 from controller.api.quantity import format_bytes, parse_bytes
@@ -16,23 +18,21 @@ from controller.disks.claim import (
     resized,
 )
 from controller.disks.filling import Filling
+from controller.disks.loss import IMAGE_AVAILABLE, find_loss, imports_for_itself
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile
 from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.importing import READY, ImageImport
-from controller.images.loss import loss_of_claim
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
-from dvcr.errors import DvcrError
+from dvcr.errors import DvcrError, RegistryError
 
 RESIZED = "Resized"
 """The condition of a disk whose growth was refused once."""
-IMAGE_AVAILABLE = "ImageAvailable"
-"""The condition of a disk whose image was lost before it was copied."""
 _SMALLER = "DiskSmallerThanImage"
 _RESIZE_AGAIN_S = 60.0
 
@@ -47,12 +47,16 @@ class DiskReconciler:
         filling: Filling,
         default_storage_class: str,
         clock: Clock = utc_now,
+        *,
+        check_s: float,
     ) -> None:
+        """What a disk imported for itself, and still reads from, is looked for every `check_s` at least."""
         self._cluster = cluster
         self._imports = imports
         self._filling = filling
         self._default_storage_class = default_storage_class
         self._clock = clock
+        self._check_s = check_s
 
     def reconcile(self, key: Key) -> float | None:
         obj = self._cluster.get(DISK, key[1], key[0])
@@ -143,7 +147,8 @@ class DiskReconciler:
             disk.condition(READY, False, "Resizing", message)
             return again_s
         status.capacity = format_bytes(disk_bytes(claim))
-        self._tell_loss(disk, claim)
+        look_s = self._tell_loss(disk, claim)
+        again_s = min((seconds for seconds in (again_s, look_s) if seconds is not None), default=None)
         if spec.provisioning is DiskProvisioning.EAGER:
             waiting = self._filling.advance(disk, claim)
             if waiting is not None:
@@ -153,13 +158,18 @@ class DiskReconciler:
         disk.condition(READY, True, "Ready", "the disk can be used")
         return again_s
 
-    def _tell_loss(self, disk: Subject[DiskStatus], claim: Object) -> None:
-        """Say whether the image that the disk still reads from is lost, or was."""
-        loss = loss_of_claim(self._cluster, claim)
+    def _tell_loss(self, disk: Subject[DiskStatus], claim: Object) -> float | None:
+        """Say whether what the disk still reads from is lost, or was; when to look again, where no image tells."""
+        again_s = self._check_s * random.uniform(0.5, 1) if imports_for_itself(claim) else None
+        try:
+            loss = find_loss(self._cluster, self._imports, disk, claim)
+        except RegistryError:
+            return again_s  # nothing newer is known
         if loss is not None:
             disk.condition(IMAGE_AVAILABLE, False, loss.reason, loss.message)
         elif find_condition(disk.status.conditions, IMAGE_AVAILABLE) is not None:
             disk.condition(IMAGE_AVAILABLE, True, "Available", "the image is back, or not needed any more")
+        return again_s
 
     def _resize(self, disk: Subject[DiskStatus], spec: DiskSpec, claim: Object) -> tuple[Object, float | None]:
         """Ask for the size of the spec; the claim as it is then, and when to ask again if that was refused."""

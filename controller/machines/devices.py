@@ -5,9 +5,9 @@ from controller.api.machine import NOT_BOOTABLE, AttachedDevice, BlockDevice, Bl
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
+from controller.disks.loss import told_loss
 from controller.disks.usage import is_over, machine_of, pods_using, user_of
 from controller.images.existing import NotThere, find_image
-from controller.images.loss import loss_of_claim
 from controller.images.registry import ImageRegistry
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
@@ -75,7 +75,7 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
     for pod in pods_using(cluster, claim_name(device.name), namespace):
         if machine_of(pod) != machine and not is_over(pod):
             return NotReady("DiskInUse", f"waits until {user_of(pod)} does not use {label} any more")
-    loss = loss_of_claim(cluster, claim)
+    loss = told_loss(disk)
     if loss is not None:
         return NotReady(loss.reason, f"waits for {label}: {loss.message}")
     image = pinned_image(claim)

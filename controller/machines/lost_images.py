@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from controller.api.machine import BlockDeviceType
 from controller.api.reference import named_in
+from controller.disks.loss import loss_of_image, told_loss
 from controller.images.existing import IMAGE_LOST, NotThere
-from controller.images.loss import loss_of_claim, loss_of_image
 from controller.machines.devices import device_of
 from controller.machines.states import BLOCK_DEVICES_READY
 from controller.machines.visit import Flow, Visit
@@ -27,12 +27,12 @@ def tell_lost_images(visit: Visit) -> Flow:
 
 def _losses(visit: Visit) -> Iterator[tuple[str, NotThere]]:
     for disk in visit.launcher.disks if visit.launcher else ():
-        device = device_of(disk.name)
-        loss = None
+        device, loss = device_of(disk.name), None
+        ((resource, key),) = named_in(device.write(), visit.machine.namespace or "")
         if device.type is not BlockDeviceType.DISK:
-            ((resource, key),) = named_in(device.write(), visit.machine.namespace or "")
             loss = loss_of_image(visit.cluster, resource, key)
-        elif disk.attached and disk.streamed_percent < 100 and (claim := visit.claim(disk.name)) is not None:
-            loss = loss_of_claim(visit.cluster, claim)
+        elif disk.attached and disk.streamed_percent < 100:
+            obj = visit.cluster.get(resource, key[1], key[0])
+            loss = told_loss(obj) if obj is not None else None
         if loss is not None:
             yield disk.name, loss

@@ -3,11 +3,12 @@
 import pytest
 
 from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, MACHINE, PVC
+from controller.disks.claim import filled
 from controller.images.registry import Artifact
 from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
 from dvcr.errors import ImageError, RegistryError
 from tests.unit.controller.test_image_usage import CDROM
-from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
+from tests.unit.controller.test_reconcile_story import DISK_SPEC, IMAGE_SPEC, MACHINE_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World
 
 LOST = "ClusterVirtualMachineImage 'debian' is lost: push its artifact to the registry again"
@@ -172,3 +173,36 @@ def test_a_running_machine_says_that_an_image_that_it_shows_is_lost() -> None:
     assert (condition["reason"], condition["message"]) == ("ImageLost", f"cvmi-debian: {LOST}")
     give_back(world, stored)
     assert world.condition(MACHINE, "web", "BlockDevicesReady")["reason"] == "Ready"
+
+
+def test_what_a_disk_imported_for_itself_is_looked_for_until_it_is_copied() -> None:
+    world = World()
+    uid = world.apply(DISK, "root", {"persistentVolumeClaim": {}, **IMAGE_SPEC})["metadata"]["uid"]
+    world.publish("vmd/default/root", uid)
+    world.settle()
+    world.bind("vmd-root")
+    again_s = world.reconcilers[DISK].reconcile(("default", "root"))
+    assert again_s is not None
+    assert 30 <= again_s <= 60
+
+    stored = world.registry.images.pop(("vmd/default/root", uid))
+    world.settle()
+    condition = world.condition(DISK, "root", "ImageAvailable")
+    assert (condition["status"], condition["reason"]) == ("False", "ImageLost")
+    assert f"vmd/default/root:{uid} is not in the registry any more" in condition["message"]
+    world.apply(MACHINE, "web", MACHINE_SPEC)
+    assert world.condition(MACHINE, "web", "BlockDevicesReady")["reason"] == "ImageLost"
+    world.registry.error = AWAY
+    world.settle()
+    assert world.condition(DISK, "root", "ImageAvailable")["status"] == "False"
+    world.registry.error = None
+    world.registry.images["vmd/default/root", uid] = stored
+    world.settle()
+    assert world.condition(DISK, "root", "ImageAvailable")["status"] == "True"
+    assert world.condition(MACHINE, "web", "BlockDevicesReady")["status"] == "True"
+
+    claim = world.get(PVC, "vmd-root")
+    world.cluster.patch(PVC, "vmd-root", filled(claim), "default")
+    world.registry.images.clear()
+    assert world.reconcilers[DISK].reconcile(("default", "root")) is None
+    assert world.condition(DISK, "root", "ImageAvailable")["status"] == "True"

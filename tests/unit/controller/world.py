@@ -222,7 +222,7 @@ class World:
                 self.cluster, CLUSTER_IMAGE, imports, captures, volumes, self.clock, check_s=60
             ),
             IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, volumes, self.clock, check_s=60),
-            DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock),
+            DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock, check_s=60),
             MACHINE: MachineReconciler(
                 self.cluster, start, self.authority, access, self.launchers, migrate, self.clock
             ),
