@@ -126,6 +126,8 @@ def registry(imported: set[str]) -> ThreadingHTTPServer:
             else:
                 self._answer(404, "application/json", b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
 
+        do_HEAD = do_GET  # noqa: N815 (as http.server names it)
+
         def do_DELETE(self) -> None:
             repository = self.path.removeprefix("/v2/").partition("/manifests/")[0]
             imported.difference_update([name for name in imported if name.startswith(f"{repository}:")])
@@ -137,7 +139,8 @@ def registry(imported: set[str]) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Docker-Content-Digest", str(Digest.of(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Nothing: there are thousands."""
