@@ -25,7 +25,7 @@ from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
-from controller.runtime.errors import ClusterError, ConflictError, MissingError
+from controller.runtime.errors import ClusterError, ConflictError, MissingError, RefusedError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -69,24 +69,17 @@ class DiskReconciler:
         if disk.status.phase is DiskPhase.FAILED and not (
             disk.status.failure_reason == _SMALLER or is_retrying(disk.status.conditions)
         ):
+            disk.save()
             return None
         spec = DiskSpec.read(disk.obj["spec"])
         claim = self._cluster.get(PVC, claim_name(disk.name), disk.namespace)
-        if claim is not None:
-            again_s = self._follow_claim(disk, spec, claim)
-            disk.save()
-            return again_s
         try:
-            return self._provision(disk, spec)
-        except ClusterError:
-            raise
+            again_s = self._follow_claim(disk, spec, claim) if claim is not None else self._provision(disk, spec)
         except DvcrError as exc:
-            # The registry or the broker does not answer: say so, and try again.
-            disk.status.phase = disk.status.phase or DiskPhase.PENDING
-            disk.condition(READY, False, exc.reason, exc.message)
+            self._tell_trouble(disk, exc)
             raise
-        finally:
-            disk.save()
+        disk.save()
+        return again_s
 
     def _provision(self, disk: Subject[DiskStatus], spec: DiskSpec) -> float | None:
         if disk.status.phase in (DiskPhase.READY, DiskPhase.RESIZING, DiskPhase.PVC_LOST):
@@ -220,9 +213,21 @@ class DiskReconciler:
             disk.condition(READY, False, "InUse", f"waits for {', '.join(users)} to stop using the disk")
             disk.save()
             return 5
-        disk.save()
         spec = DiskSpec.read(disk.obj["spec"])
         if spec.data_source is not None:
-            self._imports.forget(import_target(disk), disk.status)
+            try:
+                self._imports.forget(import_target(disk), disk.status)
+            except DvcrError as exc:
+                self._tell_trouble(disk, exc)
+                raise
         disk.let_go()
         return None
+
+    def _tell_trouble(self, disk: Subject[DiskStatus], exc: DvcrError) -> None:
+        """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
+        if isinstance(exc, ClusterError) and not isinstance(exc, RefusedError):
+            return
+        if disk.status.phase is not DiskPhase.READY:
+            disk.status.phase = disk.status.phase or DiskPhase.PENDING
+            disk.condition(READY, False, exc.reason, exc.message)
+        disk.save()

@@ -26,7 +26,7 @@ from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
 from controller.runtime.conditions import Clock, find_condition, utc_now
-from controller.runtime.errors import ClusterError
+from controller.runtime.errors import ClusterError, RefusedError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -72,18 +72,15 @@ class ImageReconciler:
             return self._remove(image, target)
         image.hold()
         if image.status.phase is ImagePhase.FAILED and not is_retrying(image.status.conditions):
+            image.save()
             return None
         try:
-            return self._bring_forward(image, target)
-        except ClusterError:
-            raise
+            again_s = self._bring_forward(image, target)
         except DvcrError as exc:
-            # The registry or the broker does not answer: say so, and try again.
-            image.status.phase = image.status.phase or ImagePhase.PENDING
-            image.condition(READY, False, exc.reason, exc.message)
+            self._tell_trouble(image, exc)
             raise
-        finally:
-            image.save()
+        image.save()
+        return again_s
 
     def _bring_forward(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
         try:
@@ -202,31 +199,45 @@ class ImageReconciler:
     def _remove(self, image: Subject[ImageStatus], target: ImportTarget) -> float | None:
         if image.finalized:
             return None
-        if image.status.phase is not ImagePhase.TERMINATING:
-            image.status.phase = ImagePhase.TERMINATING
+        image.status.phase = ImagePhase.TERMINATING
+        try:
+            again_s, obstacle = self._clear(image, target)
+        except DvcrError as exc:
+            self._tell_trouble(image, exc)
+            raise
+        if obstacle:
+            image.condition(READY, False, "InUse", obstacle)
             image.save()
+            return again_s
+        image.let_go()
+        return None
+
+    def _clear(self, image: Subject[ImageStatus], target: ImportTarget) -> tuple[float | None, str]:
+        """Remove what there is of the image, or say what is in the way, and when to look again."""
         try:
             spec = (ImageSpec if self._resource == IMAGE else ClusterImageSpec).read(image.obj["spec"])
         except ValidationError:
             spec = None  # nothing was ever begun for it
         if spec is not None and not self._captures.clear(image, spec.data_source):
-            return 1  # it must not publish what is removed here
+            return 1, "waits for the end of the capture, which must not publish what is removed"
         if spec is not None and _wanted_claim(spec) is not None and (waits := self._volumes.clear(image)):
-            image.condition(READY, False, "InUse", f"waits {waits}")
-            image.save()
-            return 1
+            return 1, f"waits {waits}"
         stored = self._imports.find(target)
         if stored is not None:
             usage = self._usage(image, stored)
             self._tell_machines(image, usage)
-            obstacle = usage.obstacle()
-            if obstacle:
-                image.condition(READY, False, "InUse", obstacle)
-                image.save()
-                return None
+            if obstacle := usage.obstacle():
+                return None, obstacle
         self._imports.forget(target, image.status)
-        image.let_go()
-        return None
+        return None, ""
+
+    def _tell_trouble(self, image: Subject[ImageStatus], exc: DvcrError) -> None:
+        """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
+        if isinstance(exc, ClusterError) and not isinstance(exc, RefusedError):
+            return
+        image.status.phase = image.status.phase or ImagePhase.PENDING
+        image.condition(READY, False, exc.reason, exc.message)
+        image.save()
 
 
 def _wanted_claim(spec: ClusterImageSpec | ImageSpec) -> ImageClaim | None:

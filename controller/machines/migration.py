@@ -26,6 +26,7 @@ from controller.machines.visit import Flow, Visit
 from controller.pod_secret import build_secret, give_secret, put_secret
 from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
 from controller.runtime.conditions import read_time, write_time
+from controller.runtime.errors import RefusedError
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.config import MigrationSettings
@@ -151,8 +152,9 @@ class Migrate:
         visit.look_again(_LOOK_S)
         try:
             return self._act(visit, move, decision, view, target)
-        except (LauncherError, RegistryError) as exc:
-            # It stopped answering between the look and the word: the next look decides anew.
+        except (LauncherError, RegistryError, RefusedError) as exc:
+            # A launcher or the registry stopped answering between the look and the word, or the cluster refuses the
+            # pod: it is decided anew at the next look.
             visit.machine.condition(MIGRATING, True, exc.reason, exc.message)
             return Flow.END
 

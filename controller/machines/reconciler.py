@@ -84,6 +84,8 @@ class MachineReconciler:
         visit.machine.save()
         for action in visit.after_save:
             action()
+        if visit.failure is not None:
+            raise visit.failure
         return visit.again_s
 
     def _begin(self, key: Key) -> Visit | None:

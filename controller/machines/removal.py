@@ -2,6 +2,7 @@
 
 from controller.api.machine import MachinePhase
 from controller.machines.pod import is_finished
+from controller.machines.states import RUNNING
 from controller.machines.visit import Flow, Visit
 
 
@@ -13,6 +14,7 @@ def remove(visit: Visit) -> Flow:
     if visit.pod is None:
         visit.after_save.append(visit.machine.let_go)
         return Flow.END
+    visit.machine.condition(RUNNING, False, "Terminating", "waits for the guest to power off")
     finished = is_finished(visit.pod)
     if finished or "deletionTimestamp" not in visit.pod["metadata"]:
         visit.delete_pod(visit.pod, grace_period_s=0 if finished else None)

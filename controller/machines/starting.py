@@ -16,6 +16,7 @@ from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
 from controller.pod_secret import build_secret, put_secret
 from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
+from controller.runtime.errors import RefusedError
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.errors import RegistryError
@@ -49,11 +50,15 @@ class MachineStart:
     def start(self, visit: Visit) -> Object | NotReady:
         """The new pod, or what the machine waits for."""
         launch = Launch()
-        for prerequisite in self._prerequisites:
-            missing = prerequisite(visit, launch)
-            if missing is not None:
-                return missing
-        return self._create(visit, launch)
+        try:
+            for prerequisite in self._prerequisites:
+                missing = prerequisite(visit, launch)
+                if missing is not None:
+                    return missing
+            return self._create(visit, launch)
+        except RefusedError as exc:
+            visit.failure = exc
+            return NotReady(exc.reason, f"waits for what the cluster refuses: {exc.message}")
 
     def _create(self, visit: Visit, launch: Launch) -> Object | NotReady:
         machine = visit.machine

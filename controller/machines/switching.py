@@ -107,5 +107,6 @@ def _wait_after_crash(visit: Visit, pause_s: float) -> None:
     last = find_condition(visit.status.conditions, RUNNING)
     again = write_time(visit.now + timedelta(seconds=pause_s))
     visit.status.message = f"crash number {visit.power.crashes} in a row; starts again at {again}"
-    visit.machine.condition(RUNNING, False, "CrashLoopBackOff", last.message if last else "")
+    why = last.message if last is not None else ""
+    visit.machine.condition(RUNNING, False, "CrashLoopBackOff", why or visit.status.message)
     visit.look_again(pause_s + 0.1)

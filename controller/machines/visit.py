@@ -12,6 +12,7 @@ from controller.machines.request import PowerRequest
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.errors import DvcrError
 
 KILL_MARGIN_S = 15
 """After the guest's grace period: what the launcher has to end QEMU and to say how the machine ended."""
@@ -46,6 +47,8 @@ class Visit:
     """What the launcher of a machine that does not run yet waits for."""
     again_s: float | None = None
     """When to look again though nothing changed."""
+    failure: DvcrError | None = None
+    """What is raised once the status is written, so that there is another pass after a while that grows."""
     after_save: list[Callable[[], None]] = field(default_factory=list)
     """What may only happen once the status is written."""
     _claims: dict[str, Object | None] = field(default_factory=dict)

@@ -40,6 +40,7 @@ class OperationReconciler:
             if operation.deleting:
                 operation.let_go()
                 return None
+            operation.save()
             return self._remove_in_time(operation)
         # Deleted half-way, an operation must still take its request back.
         operation.hold()

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from dvcr.errors import DvcrError
 
 _LONGEST_RETRY_AFTER_S = 60
+_MAY_PASS = (0, 403, 408, 409, 429)
+"""Also what is forbidden: quotas are raised and roles are given, and nobody tells."""
 _TOO_LARGE = "ResourceVersionTooLarge"
 
 
@@ -24,7 +26,7 @@ class ClusterError(DvcrError):
     default_reason: ClassVar[str] = "ClusterUnavailable"
 
     def __init__(self, message: str, *, status: int = 0, reason: str | None = None, retry_after_s: float = 0) -> None:
-        super().__init__(message, reason=reason, retryable=status in (0, 408, 409, 429) or status >= 500)
+        super().__init__(message, reason=reason, retryable=status in _MAY_PASS or status >= 500)
         self.status = status
         self.retry_after_s = retry_after_s
         """Before that the server does not want to be asked again."""
@@ -49,7 +51,11 @@ class ExpiredError(ClusterError):
     """
 
 
-class InvalidError(ClusterError):
+class RefusedError(ClusterError):
+    """The cluster does not allow it, by rights, quotas or policies (403): users have to know."""
+
+
+class InvalidError(RefusedError):
     """The object breaks a rule; `causes` name the fields."""
 
     def __init__(self, message: str, *, status: int, reason: str | None, causes: tuple[Cause, ...]) -> None:
@@ -80,6 +86,8 @@ def error_from(status: int, body: bytes | dict[str, Any], where: str, retry_afte
             reason=reason or "Invalid",
             causes=tuple(Cause(str(c.get("field", "")), str(c.get("message", ""))) for c in causes),
         )
+    if status == 403:
+        return RefusedError(message, status=status, reason=reason or "Forbidden")
     retry_after_s = min(int(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdecimal() else 0
     return ClusterError(message, status=status, reason=reason, retry_after_s=retry_after_s)
 

@@ -106,6 +106,8 @@ class Subject(Generic[S]):
         """
         generation: Any = self.obj["metadata"].get("generation")
         setattr(self.status, "observed_generation", generation)  # noqa: B010  every status has it
+        # A condition that the pass left as it was holds for what it has seen, too.
+        self._conditions[:] = [each.model_copy(update={"observed_generation": generation}) for each in self._conditions]
         wire = self.status.write()
         if wire == self.obj.get("status"):
             return

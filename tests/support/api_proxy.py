@@ -169,6 +169,12 @@ def _handler(proxy: ApiProxy) -> type[BaseHTTPRequestHandler]:
                 return
             self.wfile.write(b"0\r\n\r\n")
 
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except ConnectionError:
+                return  # a client that was killed
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class says so)
             pass
 

@@ -15,15 +15,19 @@ Objects = list[Object]
 
 
 class MemoryCluster:
-    """Optimistic locking, generations, the status subresource, finalizers and the owner cascade; `writes` counts.
+    """Optimistic locking, generations, the status subresource, finalizers and the owner cascade; `writes` counts, and
+    `status_writes` those of statuses alone.
 
     Objects that are handed out are shared, as a cache shares them: whoever changes one fails the test at the next look.
     """
 
     def __init__(self) -> None:
         self.writes = 0
+        self.status_writes = 0
         self.refusals: dict[Resource, ClusterError] = {}
         """What patches of a kind are answered with."""
+        self.refused: dict[Resource, ClusterError] = {}
+        """What the making of objects of a kind is answered with."""
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._handed_out: dict[str, tuple[Object, Object]] = {}
         """By uid: each object as it was handed out last, and how it was then."""
@@ -54,6 +58,8 @@ class MemoryCluster:
             obj = copy.deepcopy(obj)
             metadata = obj["metadata"]
             key = (resource.plural, metadata.get("namespace", ""), metadata["name"])
+            if resource in self.refused:
+                raise self.refused[resource]
             if key in self._objects:
                 raise AlreadyExistsError(f"{key} exists", status=409)
             self._admit(obj, None)
@@ -74,6 +80,7 @@ class MemoryCluster:
     def update_status(self, resource: Resource, obj: Object) -> Object:
         with self._lock:
             key, current = self._current(resource, obj)
+            self.status_writes += 1
             return self._store(key, {**current, "status": copy.deepcopy(obj["status"])})
 
     def patch(
@@ -109,7 +116,9 @@ class MemoryCluster:
             if obj is None or uid not in (None, obj["metadata"]["uid"]):
                 return
             new = copy.deepcopy(obj)
-            new["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+            if "deletionTimestamp" not in new["metadata"]:
+                new["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+                new["metadata"]["generation"] += 1
             # Until it is over, whatever is written to the pod.
             new["metadata"].pop("deletionGracePeriodSeconds", None)
             if resource.plural == "pods" and grace_period_s != 0 and "nodeName" in obj["spec"]:

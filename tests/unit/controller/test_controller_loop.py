@@ -84,7 +84,8 @@ def test_answers_become_errors() -> None:
     assert isinstance(error, InvalidError)
     assert [(c.field, c.message) for c in error.causes] == [("spec.x", "m")]
     assert error_from(503, b"<html>busy</html>", "GET /x").retryable
-    assert not error_from(403, b"", "GET /x").retryable
+    assert not error_from(404, b"", "GET /x").retryable
+    assert error_from(403, b"", "GET /x").retryable, "quotas are raised, and rights are given"
     assert error_from(403, b"", "GET /x").message == "GET /x answered 403"
     assert error_from(429, b"", "GET /x", "7").retry_after_s == 7
     assert error_from(429, b"", "GET /x", "86400").retry_after_s == 60

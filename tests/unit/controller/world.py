@@ -55,7 +55,8 @@ from controller.machines.starting import MachineStart
 from controller.operations.reconciler import OperationReconciler
 from controller.registry_access import RegistryAccess, TokenIssuer
 from controller.runtime.controller import Reconciler
-from controller.runtime.index import Object
+from controller.runtime.index import Key, Object
+from controller.runtime.subject import MAIN_CONDITIONS
 from dvcr.artifact.staged import Part
 from dvcr.client.auth import IssuedToken
 from dvcr.client.credentials import Credentials, credentials_of
@@ -67,6 +68,11 @@ from tests.support.jobs import MemoryJobBoard
 from tests.support.memory_cluster import MemoryCluster
 
 MIB = 2**20
+UNFINISHED = (
+    "Pending", "WaitForUserUpload", "Provisioning", "Resizing", "Terminating", "Scheduling", "Starting", "Stopping",
+    "InProgress", "Failed", "ImageLost", "PVCLost", "Conflict", "Lost",
+)  # fmt: skip
+"""Phases in which something is waited for, or missing."""
 OPERATION_TTL_S = 24 * 3600
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -278,12 +284,24 @@ class World:
         """Reconcile every object until a round writes nothing."""
         for _ in range(20):
             before = self.cluster.writes
-            for resource, reconciler in self.reconcilers.items():
+            for resource in self.reconcilers:
                 for obj in self.cluster.list(resource):
-                    reconciler.reconcile((obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
+                    self.reconcile(resource, (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
             if self.cluster.writes == before:
                 return
         raise AssertionError("the reconcilers never come to rest")
+
+    def reconcile(self, resource: Resource, key: Key) -> float | None:
+        """One pass, which keeps what all passes over all kinds promise."""
+        before, begun = self.cluster.status_writes, self.cluster.get(resource, key[1], key[0] or None)
+        again_s = self.reconcilers[resource].reconcile(key)
+        written = self.cluster.status_writes - before
+        assert written <= 1, f"{resource.kind} {key}: {written} writes of the status"
+        obj = self.cluster.get(resource, key[1], key[0] or None)
+        # What the pass itself deletes is another generation, which the next one looks at.
+        if obj is not None and begun is not None and obj["metadata"]["generation"] == begun["metadata"]["generation"]:
+            check_promises(resource, obj)
+        return again_s
 
     def publish(self, repository: str, uid: str, *, cdrom: bool = False) -> None:
         """As a worker or a launcher does: the artifact first, then the last word on the job, if there is one."""
@@ -323,6 +341,21 @@ class World:
         """As the node agent does once the launcher of a deleted pod is gone."""
         self.cluster.delete(POD, pod, "default", grace_period_s=0)
         self.settle()
+
+
+def check_promises(resource: Resource, obj: Object) -> None:
+    """After a pass: the status is about the object as it is now, and what is not finished says what it waits for."""
+    status, generation = obj.get("status") or {}, obj["metadata"]["generation"]
+    label = f"{resource.kind} {obj['metadata']['name']}: {json.dumps(status)}"
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    observed = {name: condition.get("observedGeneration") for name, condition in conditions.items()}
+    assert status.get("observedGeneration") == generation, label
+    assert observed == dict.fromkeys(conditions, generation), label
+    assert all(condition["reason"] for condition in conditions.values()), label
+    [main] = [name for name in MAIN_CONDITIONS if name in conditions]
+    if status["phase"] in UNFINISHED:
+        assert conditions[main]["status"] == "False", label
+        assert conditions[main]["message"], label
 
 
 def operate(world: World, kind: str, name: str = "op", **spec: Any) -> dict[str, Any]:
