@@ -1,5 +1,6 @@
 """The Kubernetes API as the controller, the node agent and the `dvcr` verbs use it. Objects are plain dicts."""
 
+import json
 import ssl
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes import client, config
+from kubernetes.client.rest import should_bypass_proxies
 from kubernetes.utils.keepalive import tcp_keepalive_socket_options
 from urllib3.connection import HTTPConnection
 
@@ -78,6 +80,9 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient, timeout_s: float = _TIMEOUT_S) -> None:
         self._api = api
+        self._server = str(api.configuration.host)
+        # The client's own way to a request decides for each anew what kind of body it has.
+        self._connections: urllib3.PoolManager = api.rest_client.pool_manager
         self._timeout_s = timeout_s
 
     @classmethod
@@ -103,12 +108,15 @@ class Cluster:
         configuration.connection_pool_maxsize = 64
         configuration.retries = False
         configuration.socket_options = _KEEPALIVE
+        # Said once: the client would look for one in all of the environment before each request.
+        direct = should_bypass_proxies(configuration.host, configuration.no_proxy or "")
+        configuration.proxy = None if direct else configuration.proxy
         return cls(client.ApiClient(configuration), timeout_s)
 
     @property
     def server(self) -> str:
         """URL of the API server."""
-        return str(self._api.configuration.host)
+        return self._server
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None if it does not exist."""
@@ -325,13 +333,17 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "dvcr"}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self.server + quote(path) + (f"?{urlencode(query)}" if query else "")
-        timeout = (min(_CONNECT_TIMEOUT_S, self._timeout_s), None if waits else self._timeout_s)
+        url = self._server + quote(path) + (f"?{urlencode(query)}" if query else "")
+        timeout = urllib3.Timeout(
+            connect=min(_CONNECT_TIMEOUT_S, self._timeout_s), read=None if waits else self._timeout_s
+        )
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
-            answer = self._api.rest_client.request(method, url, headers, body, _request_timeout=timeout)
-        except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as exc:
+            response = self._connections.urlopen(
+                method, url, body=content, headers=headers, timeout=timeout, preload_content=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise ClusterError(f"cannot reach the Kubernetes API at {self.server}: {exc}") from exc
-        response: urllib3.BaseHTTPResponse = answer.response
         if response.status >= 300:
             body, retry_after = _read(response, path), response.headers.get("Retry-After", "")
             raise error_from(response.status, body, f"{method} {path}", retry_after)

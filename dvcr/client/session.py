@@ -1,5 +1,6 @@
-"""Sessions of `requests` that follow redirects with care, or not at all."""
+"""Sessions of `requests` that follow redirects with care, or not at all, and look for proxies once."""
 
+import os
 from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
 from itertools import count
@@ -7,7 +8,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.utils import requote_uri
+from requests.sessions import merge_setting
+from requests.utils import get_environ_proxies, requote_uri
 
 from dvcr.errors import RegistryError
 
@@ -15,7 +17,37 @@ MAX_REDIRECTS = 10
 _MAX_DRAINED_BYTES = 64 * 2**10
 
 
-class UnfollowingSession(requests.Session):
+class _Session(requests.Session):
+    """Looks for a host's proxy in the environment once; `requests` does so for each request, at much of its cost.
+
+    What changes there later concerns only hosts that were not asked yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[tuple[str | None, int | None, str | None], dict[str, str]] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """What `requests` asks before each request."""
+        if self.trust_env:
+            given = proxies or {}
+            proxies = given | {k: v for k, v in self._found_for(url, given.get("no_proxy")).items() if k not in given}
+            if verify is True or verify is None:
+                verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or verify
+        settings = {"proxies": proxies, "stream": stream, "verify": verify, "cert": cert}
+        # As requests does with what was given; its stubs say nothing of this function.
+        return {name: merge_setting(value, getattr(self, name)) for name, value in settings.items()}  # type: ignore[no-untyped-call]
+
+    def _found_for(self, url: str, no_proxy: str | None) -> dict[str, str]:
+        parts = urlsplit(url)
+        key = parts.hostname, parts.port, no_proxy
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = get_environ_proxies(url, no_proxy=no_proxy)
+        return found
+
+
+class UnfollowingSession(_Session):
     """Gives redirects as they are, and closed; long bodies of theirs are not read.
 
     `requests` reads them whole, into memory and however long they are: also where it was told not to follow, for
@@ -29,7 +61,7 @@ class UnfollowingSession(requests.Session):
         return iter(())
 
 
-class RegistrySession(requests.Session):
+class RegistrySession(_Session):
     """Keeps no cookies, follows at most ten redirects and none from https to http, and leaves ~/.netrc alone.
 
     Authorization goes to the server that it is for: `requests` drops it where a redirect leads elsewhere. Long bodies
