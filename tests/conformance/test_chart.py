@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from controller.api.kinds import crds
-from controller.api.resource import VALIDATING_WEBHOOKS
+from controller.api.resource import DISK, IMAGE, VALIDATING_WEBHOOKS
+from controller.api.rights import CLONING
 from controller.consoles.paths import SUBRESOURCES
 from controller.consoles.registration import API_SERVICE_NAME
 from controller.disks.work import WORK_LABEL
@@ -175,8 +176,9 @@ def test_names_are_those_that_the_controller_asks_for() -> None:
     [role] = [each for each in objects if each["kind"] == "Role"]
     assert role["rules"][1]["resourceNames"] == [inspect.signature(LeaderLease).parameters["name"].default]
     edit, view = (find(objects, "ClusterRole", f"dvcr-{name}") for name in ("edit", "view"))
-    reached = [name for role in (view, edit) for name in role["rules"][1]["resources"]]
-    assert sorted(reached) == sorted(f"virtualmachines/{name}" for name in SUBRESOURCES)
+    allowed = [name for role in (view, edit) for rule in role["rules"] for name in rule["resources"] if "/" in name]
+    cloned = [f"{kind.plural}/{CLONING}" for kind in (IMAGE, DISK)]
+    assert sorted(allowed) == sorted([*cloned, *(f"virtualmachines/{name}" for name in SUBRESOURCES)])
     sources = find(objects, "NetworkPolicy", "dvcr-registry")["spec"]["ingress"][0]["from"]
     labels = [source["podSelector"]["matchExpressions"][0]["key"] for source in sources[1:]]
     assert labels == [NAME_LABEL, WORK_LABEL]
