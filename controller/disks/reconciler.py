@@ -20,7 +20,7 @@ from controller.disks.claim import (
 from controller.disks.filling import Filling
 from controller.disks.loss import IMAGE_AVAILABLE, find_loss, imports_for_itself
 from controller.disks.origin import Waiting, find_origin, import_target
-from controller.disks.storage_class import volume_profile
+from controller.disks.storage_class import volume_profile, waits_for_consumer
 from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
@@ -130,11 +130,12 @@ class DiskReconciler:
             message = f"the volume behind PersistentVolumeClaim {claim_name(disk.name)!r} is gone; bring it back"
             disk.condition(READY, False, "PVCLost", message)
             return again_s
-        if not is_bound(claim):
+        bound = is_bound(claim)
+        if not bound and not waits_for_consumer(self._cluster, claim["spec"].get("storageClassName") or ""):
             status.phase = DiskPhase.PROVISIONING
             disk.condition(READY, False, "WaitForVolume", "waits for a volume to stand behind the claim")
             return again_s
-        if provided_bytes(claim) < requested_bytes(claim):
+        if bound and provided_bytes(claim) < requested_bytes(claim):
             status.phase = DiskPhase.RESIZING
             message = f"grows from {status.capacity or 'less'} to {format_bytes(disk_bytes(claim))}"
             disk.condition(READY, False, "Resizing", message)
@@ -148,7 +149,8 @@ class DiskReconciler:
                 return self._wait(disk, waiting)
         status.phase = DiskPhase.READY
         status.progress = "100%"
-        disk.condition(READY, True, "Ready", "the disk can be used")
+        later = "" if bound else "; its volume is made where a machine first uses it"
+        disk.condition(READY, True, "Ready", f"the disk can be used{later}")
         return again_s
 
     def _tell_loss(self, disk: Subject[DiskStatus], claim: Object) -> float | None:

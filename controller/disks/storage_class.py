@@ -28,17 +28,28 @@ def volume_profile(cluster: ClusterPort, storage_class: str) -> VolumeProfile:
     ResourceError `StorageClassInvalid` for an annotation that means nothing. A class that is not there says nothing:
     the claim waits for it.
     """
-    classes = cluster.list(STORAGE_CLASS)
-    for found in classes:
+    found = _find(cluster, storage_class)
+    if found is None:
+        return VolumeProfile()
+    return VolumeProfile(
+        _choice(found, VOLUME_MODE_ANNOTATION, _VOLUME_MODES), _choice(found, ACCESS_MODE_ANNOTATION, _ACCESS_MODES)
+    )
+
+
+def waits_for_consumer(cluster: ClusterPort, storage_class: str) -> bool:
+    """Whether volumes of the class, the default one for an empty name, come to be where a pod is that wants them."""
+    found = _find(cluster, storage_class)
+    return found is not None and found.get("volumeBindingMode") == "WaitForFirstConsumer"
+
+
+def _find(cluster: ClusterPort, storage_class: str) -> Object | None:
+    for found in cluster.list(STORAGE_CLASS):
         annotations = found["metadata"].get("annotations") or {}
         if storage_class == found["metadata"]["name"] or (
             not storage_class and annotations.get(_DEFAULT_ANNOTATION) == "true"
         ):
-            return VolumeProfile(
-                _choice(found, VOLUME_MODE_ANNOTATION, _VOLUME_MODES),
-                _choice(found, ACCESS_MODE_ANNOTATION, _ACCESS_MODES),
-            )
-    return VolumeProfile()
+            return found
+    return None
 
 
 def _choice(storage_class: Object, annotation: str, values: tuple[str, ...]) -> str:

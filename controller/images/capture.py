@@ -183,8 +183,10 @@ class DiskCapture:
         if "deletionTimestamp" in disk["metadata"]:
             phase = DiskPhase.TERMINATING
         claim = self._cluster.get(PVC, claim_name(name), namespace)
-        if phase != DiskPhase.READY or claim is None or not is_bound(claim):
+        if phase != DiskPhase.READY or claim is None:
             return NotThere("DiskNotReady", waits_for(label, phase), _WAIT_S)
+        if not is_bound(claim):
+            return NotThere("DiskNotReady", f"waits for {label}, which has no volume before a machine uses it", _WAIT_S)
         users = [pod for pod in pods_using(self._cluster, claim_name(name), namespace) if not captured_for(pod)]
         machine = users[0] if len(users) == 1 and machine_of(users[0]) and is_ready(users[0]) else None
         if users and (machine is None or "deletionTimestamp" in machine["metadata"]):

@@ -4,7 +4,7 @@ from controller.api.disk import DiskPhase
 from controller.api.machine import NOT_BOOTABLE, AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
 from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
-from controller.disks.claim import claim_name, disk_bytes, is_block, is_bound, pinned_image
+from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
 from controller.disks.loss import told_loss
 from controller.disks.usage import is_over, machine_of, pods_using, user_of
 from controller.images.existing import NotThere, find_image
@@ -70,7 +70,7 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
         return NotReady("DiskNotFound", f"waits for {label}, which does not exist")
     phase = (disk.get("status") or {}).get("phase", DiskPhase.PENDING)
     claim = cluster.get(PVC, claim_name(device.name), namespace)
-    if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None or not is_bound(claim):
+    if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None:
         return NotReady("DiskNotReady", waits_for(label, phase))
     for pod in pods_using(cluster, claim_name(device.name), namespace):
         if machine_of(pod) != machine and not is_over(pod):

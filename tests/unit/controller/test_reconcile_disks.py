@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, MACHINE, POD, PVC, STORAGE_CLASS
+from controller.api.resource import CLUSTER_IMAGE, DISK, EVENT, IMAGE, MACHINE, POD, PVC, STORAGE_CLASS
 from controller.disks.claim import FILLED_ANNOTATION
 from controller.disks.usage import disks_of_machine
 from controller.launcher.spec import FillSpec, WorkEnd, WorkStatus
 from controller.runtime.errors import ClusterError
 from dvcr.errors import ResourceError
-from tests.unit.controller.test_reconcile_story import DISK_SPEC, ready_image, running_machine
+from tests.unit.controller.test_reconcile_story import DISK_SPEC, MACHINE_SPEC, ready_image, running_machine
 from tests.unit.controller.world import World
 
 
@@ -172,13 +172,14 @@ def test_a_lost_volume_is_noticed_until_it_is_back() -> None:
     assert world.status(DISK, "data")["phase"] == "Ready"
 
 
-def storage_class(world: World, name: str, **annotations: str) -> None:
+def storage_class(world: World, name: str, binding_mode: str = "Immediate", **annotations: str) -> None:
     prefix = "virtualdisk.virtualization.deckhouse.io"
     annotations = {f"{prefix}/{key.replace('_', '-')}": value for key, value in annotations.items()}
     if name == "standard":
         annotations["storageclass.kubernetes.io/is-default-class"] = "true"
     metadata = {"name": name, "annotations": annotations}
-    world.cluster.create(STORAGE_CLASS, {"kind": "StorageClass", "metadata": metadata, "provisioner": "x"})
+    obj = {"kind": "StorageClass", "metadata": metadata, "provisioner": "x", "volumeBindingMode": binding_mode}
+    world.cluster.create(STORAGE_CLASS, obj)
 
 
 def test_the_storage_class_says_which_modes_the_volume_has() -> None:
@@ -211,6 +212,46 @@ def test_a_storage_class_that_asks_for_nonsense_is_named() -> None:
     with pytest.raises(ResourceError, match="it can be Filesystem or Block"):
         world.apply(DISK, "raw", {"persistentVolumeClaim": {"size": "1Gi", "storageClassName": "fast"}})
     assert world.condition(DISK, "raw", "Ready")["reason"] == "StorageClassInvalid"
+
+
+def test_a_volume_that_waits_for_its_consumer_keeps_no_machine_waiting() -> None:
+    world = World()
+    storage_class(world, "standard", "WaitForFirstConsumer")
+    world.apply(DISK, "root", {"persistentVolumeClaim": {"size": "1Gi"}})
+    assert world.status(DISK, "root")["phase"] == "Ready"
+    assert world.condition(DISK, "root", "Ready")["message"] == (
+        "the disk can be used; its volume is made where a machine first uses it"
+    )
+    golden = {"dataSource": {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "root"}}}
+    world.apply(IMAGE, "golden", golden)
+    assert world.condition(IMAGE, "golden", "Ready")["message"] == (
+        "waits for VirtualMachineDisk 'root', which has no volume before a machine uses it"
+    )
+    world.delete(IMAGE, "golden")
+    world.apply(MACHINE, "web", MACHINE_SPEC)
+    assert world.find(POD, "vm-web") is not None
+    world.bind("vmd-root")
+    assert world.condition(DISK, "root", "Ready")["message"] == "the disk can be used"
+    world.cluster.set_status(PVC, "vmd-root", "default", phase="Lost")
+    world.settle()
+    assert world.status(DISK, "root")["phase"] == "PVCLost"
+
+
+def test_only_volumes_of_a_class_that_waits_may_be_missing() -> None:
+    world = World()
+    storage_class(world, "standard", "WaitForFirstConsumer")
+    storage_class(world, "fast")
+    world.apply(DISK, "root", {"persistentVolumeClaim": {"size": "1Gi", "storageClassName": "fast"}})
+    assert world.condition(DISK, "root", "Ready")["reason"] == "WaitForVolume"
+
+
+def test_the_copy_into_an_eager_disk_is_what_its_volume_waits_for() -> None:
+    world = World()
+    storage_class(world, "standard", "WaitForFirstConsumer")
+    ready_image(world)
+    world.apply(DISK, "root", {**DISK_SPEC, "provisioning": "Eager"})
+    assert world.condition(DISK, "root", "Ready")["reason"] == "Copying"
+    assert world.find(POD, f"fill-{world.get(DISK, 'root')['metadata']['uid']}") is not None
 
 
 def test_a_disk_in_use_is_deleted_only_after_its_machine() -> None:
