@@ -24,7 +24,10 @@ from controller.machines.pod import NAME_LABEL
 from controller.runtime.lease import LeaderLease
 from controller.webhooks.registration import NAME as WEBHOOKS_NAME
 from controller.webhooks.registration import _configuration
-from dvcr.config import ENVIRONMENT_PREFIX, Settings, load_settings
+from dvcr.access.caller import Caller
+from dvcr.access.policy import Policy
+from dvcr.access.scope import Action
+from dvcr.config import ENVIRONMENT_PREFIX, AccessSettings, RuleSettings, Settings, load_settings
 from tests.support.go_tool import HELM, HELM_3
 from tests.support.helm import CHART, MATRIX, NAMESPACE, environment, find, helm, render, try_helm, workloads
 
@@ -195,8 +198,17 @@ def test_logins_fit_their_hashes_and_only_they_may_push() -> None:
         password = base64.b64decode(secret[name])
         assert len(password) == 40
         assert bcrypt.checkpw(password, users[name].encode())
-    rules = tomllib.loads(find(objects, "ConfigMap", "dvcr-config")["data"]["dvcr.toml"])["access"]["rules"]
-    assert [rule["users"] for rule in rules] == [["controller", "worker", "uploader"]]
+    access = tomllib.loads(find(objects, "ConfigMap", "dvcr-config")["data"]["dvcr.toml"])["access"]
+    policy = Policy(AccessSettings(rules=tuple(map(RuleSettings.model_validate, access["rules"]))))
+
+    def may(user: str, repository: str) -> set[Action]:
+        return {action for action in Action if policy.allows(Caller(user), repository, action)}
+
+    for repository in ("cvmi/debian", "vmi/team/debian", "vmd/team/root"):
+        assert [may(name, repository) for name in users] == [set(Action)] * 3 + [set()]
+    # Whatever else somebody keeps there; the worker finds chunks in it, by their digests.
+    assert [may(name, "team/app") for name in users] == [set(), {Action.PULL}, set(), set()]
+    assert [policy.pulls_everything(Caller(name)) for name in users] == [False, True, False, False]
 
 
 def test_helm_can_keep_the_release(rendered: list[dict[str, Any]]) -> None:

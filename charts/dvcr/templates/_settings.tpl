@@ -1,12 +1,13 @@
 {{/*
-The settings of all parts, as TOML. To the rules of values the chart adds the one by which its own parts work: the
-controller's machines read images and write those that are made of disks; everyone else has what values grant.
+The settings of all parts, as TOML. To the rules of values the chart adds those by which its own parts work: they have
+the repositories of DVCR's images, and the worker finds chunks in all others too; everyone else has what values grant.
 */}}
 {{- define "dvcr.settings" -}}
-{{- $pipeline := dict "repositories" (list "**") "users" (list "controller" "worker" "uploader") "actions" (list "pull" "push" "delete") -}}
+{{- $own := dict "repositories" (list "cvmi/**" "vmi/**" "vmd/**") "users" (list "controller" "worker" "uploader") "actions" (list "pull" "push" "delete") -}}
+{{- $anywhere := dict "repositories" (list "**") "users" (list "worker") "actions" (list "pull") -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $access := get $config "access" | default dict -}}
-{{- $rules := prepend (get $access "rules" | default list) $pipeline -}}
+{{- $rules := concat (list $own $anywhere) (get $access "rules" | default list) -}}
 {{- $_ := set $access "rules" $rules -}}
 {{- $_ := set $config "access" $access -}}
 {{- toToml $config -}}
