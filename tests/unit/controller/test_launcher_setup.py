@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from controller.launcher.settings import launcher_settings
 from controller.launcher.spec import CACHE_FOLDER
 from controller.machines.setup import LauncherSetup, bounded
 from dvcr.config import ClientSettings, LauncherSettings, load_settings
@@ -43,6 +45,20 @@ def test_what_is_left_open_stays_open() -> None:
         {"name": "DVCR__CLIENT__URL", "value": "http://registry.test"},
         {"name": "DVCR__LAUNCHER__CACHE_DIR", "value": CACHE_FOLDER},
     ]
+
+
+def test_launchers_get_no_password_but_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ClientSettings(url="http://registry.test", username="controller", password=SecretStr("hidden"))
+    shown = LauncherSetup(("dvcr-launcher",), "dvcr", registry)
+    assert (shown.shows_credentials, setup(LauncherSettings()).shows_credentials) == (True, False)
+    assert "hidden" not in str(shown.environment())
+    for entry in shown.environment():
+        monkeypatch.setenv(entry["name"], entry["value"])
+
+    got = launcher_settings(tmp_path / "root").client
+
+    assert (got.username, got.password.get_secret_value(), got.url) == ("", "", "http://registry.test")
+    assert got.credentials_file == tmp_path / "root/etc/dvcr/registry.json"
 
 
 def test_launchers_get_the_authority_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
