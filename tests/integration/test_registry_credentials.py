@@ -12,6 +12,8 @@ import pytest
 import requests
 
 from controller.api.resource import IMAGE, POD, SECRET
+from controller.launcher.disks import WatchedExport
+from controller.launcher.images import images
 from controller.launcher.spec import (
     CREDENTIALS_PATH,
     CaptureSpec,
@@ -24,14 +26,15 @@ from controller.launcher.spec import (
 )
 from controller.machines.launcher_status import HttpLauncherStatus
 from dvcr.access.caller import Caller
-from dvcr.access.keys import TokenKeys
+from dvcr.access.keys import TokenKeys, make_key
 from dvcr.access.scope import Scope
 from dvcr.access.tokens import Tokens
+from dvcr.artifact.memory import ChunkMemory
 from dvcr.artifact.reader import ImageReader
 from dvcr.artifact.store import fetch
 from dvcr.client.credentials import Credentials
 from dvcr.client.registry import RegistryClient
-from dvcr.config import ClientSettings
+from dvcr.config import ClientSettings, LauncherSettings, Settings
 from dvcr.digest import Digest
 from dvcr.errors import RegistryError
 from tests.support.access import PASSWORDS, guarded_registry
@@ -187,6 +190,37 @@ def test_a_launcher_waits_for_credentials_and_reads_newer_ones(guarded: Guarded,
         show(pod, guarded.token(*pulls))
         pod.wait_until(lambda: pod.status().disks[-1].streamed_percent == 100, 60, "copy of the plugged disk")
         pod.terminate()
+
+
+def test_a_guest_that_reads_without_good_credentials_goes_on_once_there_are_some(tmp_path: Path) -> None:
+    with guarded_registry(tmp_path) as server:
+        guarded = Guarded(server, tmp_path)
+        image = guarded.publish("vmi/tests/system", tmp_path / "raw", 48 * MIB)
+        content = (tmp_path / "raw").read_bytes()
+        scope = "repository:vmi/tests/system:pull"
+        file = tmp_path / "registry.json"
+        file.write_bytes(guarded.token(scope).write())
+        settings = Settings(
+            client=ClientSettings(url=guarded.url, credentials_file=file),
+            launcher=LauncherSettings(cache_dir=tmp_path / "cache"),
+        )
+        with images(settings, ChunkMemory(2**20)) as open_image:
+            export = WatchedExport(open_image(image))
+            assert export.read(0, 512) == content[:512]
+            # As when it runs out: the key that signed it is not accepted any more.
+            (key,) = (tmp_path / "keys").glob("*.pem")
+            make_key(tmp_path / "keys")
+            key.unlink()
+            bearer = {"Authorization": f"Bearer {Credentials.read(file.read_bytes()).token}"}
+            eventually(lambda: requests.get(f"{guarded.url}/v2/", headers=bearer).status_code == 401, "a refusal", 30)
+
+            with pytest.raises(RegistryError, match="invalid_token") as refused:
+                export.read(44 * MIB, 512)
+            assert refused.value.retryable
+            assert not export.recovered()
+            file.write_bytes(guarded.token(scope).write())
+            assert export.recovered()
+            assert export.read(44 * MIB, 512) == content[44 * MIB : 44 * MIB + 512]
 
 
 def starting(pod: LauncherPod) -> str:
