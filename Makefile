@@ -32,6 +32,7 @@ test-kubernetes: setup ## Run the tests of API, controller and node on a real ku
 	@echo "Kubernetes' own programs: built once, into .cache/go"
 	@scripts/go-kubernetes $$($(BIN)/python -m tests.support.kubernetes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m kubernetes tests/conformance tests/integration
+	KUBECTL=$$($(BIN)/python -m tests.support.kubernetes kubectl | xargs scripts/go-kubernetes) $(BIN)/python -m pytest tests/conformance/test_cluster_kubectl.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile --kubernetes $(ON_KUBERNETES)
 
 check: setup ## Format, lint, types, layers, generated pages and the generated parts of the chart

@@ -31,7 +31,7 @@ class Action:
 
 def is_allowed(image: Image, user: User, action: Action) -> bool:
     """Whether some rule grants the action to the user."""
-    return MASTERS in user.groups or any(_grants(rule, action) for rule in _rules(image, user, action.namespace))
+    return MASTERS in user.groups or any(_grants(rule, action) for rule in rules(image, user, action.namespace))
 
 
 def refusal(user: User, action: Action) -> StatusError:
@@ -48,7 +48,8 @@ def refusal(user: User, action: Action) -> StatusError:
     return StatusError(403, "Forbidden", message, {key: value for key, value in details.items() if value})
 
 
-def _rules(image: Image, user: User, namespace: str) -> Iterator[dict[str, Any]]:
+def rules(image: Image, user: User, namespace: str) -> Iterator[dict[str, Any]]:
+    """What is granted to the user in the namespace, and everywhere."""
     bindings = [*image.of(_CLUSTER_BINDINGS), *(image.of(_BINDINGS, namespace) if namespace else ())]
     for binding in bindings:
         place = binding.key.namespace

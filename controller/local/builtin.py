@@ -3,11 +3,15 @@
 Their schemas hold defaults and the fields without which an object makes no sense; everything else is kept as it comes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from controller.local import cells
 from controller.local.definition import Column, Definition
 
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
+_CREATED = Column("Created At", ".metadata.creationTimestamp")
+_DATA = Column("Data", cells.count_of_data)
 _STRING = {"type": "string"}
 _STRINGS = {"type": "object", "additionalProperties": _STRING}
 
@@ -62,6 +66,13 @@ _PVC = _open(
     },
     required=["spec"],
 )
+
+
+def _or_none(part: str, field: str) -> Callable[[dict[str, Any]], str]:
+    """The cell for a field that may have no value."""
+    return lambda obj: str((obj.get(part) or {}).get(field) or cells.NONE)
+
+
 _NAMES = _open({"plural": _STRING, "kind": _STRING}, required=["plural", "kind"])
 _CRD = _open(
     {
@@ -116,11 +127,18 @@ _API_SERVICE = _open(
 def _rbac(kind: str, plural: str, schema: dict[str, Any], *columns: Column, namespaced: bool = True) -> Definition:
     return Definition(
         "rbac.authorization.k8s.io", "v1", kind, plural, namespaced, singular=kind.lower(), schema=schema,
-        columns=(*columns, _AGE),
+        columns=columns,
     )  # fmt: skip
 
 
-_ROLE_COLUMN = Column("Role", ".roleRef.name")
+def _subjects(title: str, kind: str) -> Column:
+    return Column(title, lambda binding: cells.subjects(binding, kind), priority=1)
+
+
+_OF_BINDINGS = (
+    Column("Role", cells.role), _AGE, _subjects("Users", "User"), _subjects("Groups", "Group"),
+    _subjects("ServiceAccounts", "ServiceAccount"),
+)  # fmt: skip
 
 
 def _core(kind: str, plural: str, *short_names: str, **more: Any) -> Definition:
@@ -145,10 +163,15 @@ BUILT_IN: tuple[Definition, ...] = (
         has_status=True,
         selectable_fields=("spec.unschedulable",),
         columns=(
-            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Status", cells.node_status),
+            Column("Roles", cells.node_roles),
             _AGE,
             Column("Version", ".status.nodeInfo.kubeletVersion"),
-            Column("Internal-IP", ".status.addresses[?(@.type=='InternalIP')].address", priority=1),
+            Column("Internal-IP", lambda node: cells.node_address(node, "InternalIP"), priority=1),
+            Column("External-IP", lambda node: cells.node_address(node, "ExternalIP"), priority=1),
+            Column("OS-Image", ".status.nodeInfo.osImage", priority=1),
+            Column("Kernel-Version", ".status.nodeInfo.kernelVersion", priority=1),
+            Column("Container-Runtime", ".status.nodeInfo.containerRuntimeVersion", priority=1),
         ),
     ),
     _core(
@@ -160,12 +183,14 @@ BUILT_IN: tuple[Definition, ...] = (
         schema=_POD,
         selectable_fields=("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "status.phase", "status.podIP"),
         columns=(
-            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
-            Column("Status", ".status.phase"),
-            Column("Restarts", ".status.containerStatuses[0].restartCount", "integer"),
+            Column("Ready", cells.pod_ready),
+            Column("Status", cells.pod_status),
+            Column("Restarts", cells.pod_restarts),
             _AGE,
-            Column("IP", ".status.podIP", priority=1),
-            Column("Node", ".spec.nodeName", priority=1),
+            Column("IP", _or_none("status", "podIP"), priority=1),
+            Column("Node", _or_none("spec", "nodeName"), priority=1),
+            Column("Nominated Node", _or_none("status", "nominatedNodeName"), priority=1),
+            Column("Readiness Gates", cells.readiness_gates, priority=1),
         ),
     ),
     _core(
@@ -176,12 +201,15 @@ BUILT_IN: tuple[Definition, ...] = (
         has_status=True,
         columns=(
             Column("Capacity", ".spec.capacity.storage"),
-            Column("Access Modes", ".spec.accessModes"),
+            Column("Access Modes", lambda volume: cells.modes(volume["spec"].get("accessModes"))),
             Column("Reclaim Policy", ".spec.persistentVolumeReclaimPolicy"),
-            Column("Status", ".status.phase"),
-            Column("Claim", ".spec.claimRef.name"),
+            Column("Status", cells.phase),
+            Column("Claim", cells.volume_claim),
             Column("StorageClass", ".spec.storageClassName"),
+            Column("VolumeAttributesClass", lambda _: cells.UNSET),
+            Column("Reason", ".status.reason"),
             _AGE,
+            Column("VolumeMode", ".spec.volumeMode", priority=1),
         ),
     ),
     _core(
@@ -191,29 +219,38 @@ BUILT_IN: tuple[Definition, ...] = (
         has_status=True,
         schema=_PVC,
         columns=(
-            Column("Status", ".status.phase"),
+            Column("Status", cells.phase),
             Column("Volume", ".spec.volumeName"),
-            Column("Capacity", ".status.capacity.storage"),
-            Column("Access Modes", ".spec.accessModes"),
+            Column("Capacity", cells.claim_capacity),
+            Column("Access Modes", cells.claim_modes),
             Column("StorageClass", ".spec.storageClassName"),
+            Column("VolumeAttributesClass", lambda _: cells.UNSET),
             _AGE,
+            Column("VolumeMode", ".spec.volumeMode", priority=1),
         ),
     ),
     _core(
         "Secret",
         "secrets",
         schema=_open({"type": {"type": "string", "default": "Opaque"}, "data": _STRINGS}),
-        columns=(Column("Type", ".type"), _AGE),
+        columns=(Column("Type", ".type"), _DATA, _AGE),
         selectable_fields=("type",),
     ),
-    _core("ConfigMap", "configmaps", "cm", schema=_open({"data": _STRINGS}), columns=(_AGE,)),
+    _core("ConfigMap", "configmaps", "cm", schema=_open({"data": _STRINGS}), columns=(_DATA, _AGE)),
     _core(
         "Service",
         "services",
         "svc",
         has_status=True,
         categories=("all",),
-        columns=(Column("Type", ".spec.type"), Column("Cluster-IP", ".spec.clusterIP"), _AGE),
+        columns=(
+            Column("Type", ".spec.type"),
+            Column("Cluster-IP", _or_none("spec", "clusterIP")),
+            Column("External-IP", cells.service_address),
+            Column("Port(s)", cells.service_ports),
+            _AGE,
+            Column("Selector", cells.selector, priority=1),
+        ),
     ),
     _core("ServiceAccount", "serviceaccounts", "sa", columns=(_AGE,)),
     _core(
@@ -234,12 +271,18 @@ BUILT_IN: tuple[Definition, ...] = (
             "type",
         ),
         columns=(
-            Column("Last Seen", ".lastTimestamp", "date"),
+            Column("Last Seen", lambda event: cells.event_time(event, "lastTimestamp", "firstTimestamp")),
             Column("Type", ".type"),
             Column("Reason", ".reason"),
-            Column("Object", ".involvedObject.name"),
+            Column("Object", cells.event_object),
+            Column("Subobject", ".involvedObject.fieldPath", priority=1),
+            Column("Source", cells.event_source, priority=1),
             Column("Message", ".message"),
+            Column("First Seen", lambda event: cells.event_time(event, "firstTimestamp"), priority=1),
+            Column("Count", lambda event: str(event.get("count") or 1), priority=1),
+            Column("Name", ".metadata.name", priority=1),
         ),
+        shown_name="",
     ),
     Definition(
         "coordination.k8s.io",
@@ -259,9 +302,11 @@ BUILT_IN: tuple[Definition, ...] = (
         singular="poddisruptionbudget",
         has_status=True,
         columns=(
-            Column("Min Available", ".spec.minAvailable"),
-            Column("Max Unavailable", ".spec.maxUnavailable"),
-            Column("Allowed Disruptions", ".status.disruptionsAllowed", "integer"),
+            Column("Min Available", lambda obj: cells.budget(obj, "minAvailable")),
+            Column("Max Unavailable", lambda obj: cells.budget(obj, "maxUnavailable")),
+            Column(
+                "Allowed Disruptions", lambda obj: (obj.get("status") or {}).get("disruptionsAllowed", 0), "integer"
+            ),
             _AGE,
         ),
     ),
@@ -283,14 +328,15 @@ BUILT_IN: tuple[Definition, ...] = (
             Column("Provisioner", ".provisioner"),
             Column("ReclaimPolicy", ".reclaimPolicy"),
             Column("VolumeBindingMode", ".volumeBindingMode"),
-            Column("AllowVolumeExpansion", ".allowVolumeExpansion", "boolean"),
+            Column("AllowVolumeExpansion", lambda obj: bool(obj.get("allowVolumeExpansion"))),
             _AGE,
         ),
+        shown_name=cells.class_name,
     ),
-    _rbac("Role", "roles", _RULES),
-    _rbac("ClusterRole", "clusterroles", _RULES, namespaced=False),
-    _rbac("RoleBinding", "rolebindings", _BINDING, _ROLE_COLUMN),
-    _rbac("ClusterRoleBinding", "clusterrolebindings", _BINDING, _ROLE_COLUMN, namespaced=False),
+    _rbac("Role", "roles", _RULES, _CREATED),
+    _rbac("ClusterRole", "clusterroles", _RULES, _CREATED, namespaced=False),
+    _rbac("RoleBinding", "rolebindings", _BINDING, *_OF_BINDINGS),
+    _rbac("ClusterRoleBinding", "clusterrolebindings", _BINDING, *_OF_BINDINGS, namespaced=False),
     Definition(
         "apiregistration.k8s.io",
         "v1",
@@ -300,7 +346,7 @@ BUILT_IN: tuple[Definition, ...] = (
         singular="apiservice",
         has_status=True,
         schema=_API_SERVICE,
-        columns=(Column("Service", ".spec.service.name"), _AGE),
+        columns=(Column("Service", cells.api_service), Column("Available", lambda _: "True"), _AGE),
     ),
     Definition(
         "apiextensions.k8s.io",
@@ -312,6 +358,6 @@ BUILT_IN: tuple[Definition, ...] = (
         singular="customresourcedefinition",
         has_status=True,
         schema=_CRD,
-        columns=(Column("Created At", ".metadata.creationTimestamp"),),
+        columns=(_CREATED,),
     ),
 )

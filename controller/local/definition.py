@@ -1,5 +1,6 @@
 """What the API serves: one `Definition` for each kind and version, built in or from a stored CRD."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,10 +15,11 @@ _AGE_COLUMN: dict[str, Any] = {"name": "Age", "jsonPath": ".metadata.creationTim
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A printer column; `path` is a JSONPath. `priority` above 0 shows with `-o wide` only."""
+    """A printer column. `path` is a JSONPath, or what makes the cell of an object; `priority` above 0 shows with
+    `-o wide` only."""
 
     name: str
-    path: str
+    path: str | Callable[[dict[str, Any]], Any]
     type: str = "string"
     priority: int = 0
     description: str = ""
@@ -37,6 +39,8 @@ class Definition:
     has_status: bool = False
     schema: dict[str, Any] = field(default_factory=lambda: OPEN_SCHEMA)
     columns: tuple[Column, ...] = ()
+    shown_name: str | Callable[[dict[str, Any]], Any] = ".metadata.name"
+    """As a column's path: what tables have in their first column, Name. Empty: they do not begin with it."""
     selectable_fields: tuple[str, ...] = ()
     singular: str = ""
     custom: bool = False

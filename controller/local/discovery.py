@@ -6,14 +6,15 @@ from typing import Any
 from controller.api.errors import unknown_path
 from controller.local import eviction
 from controller.local.definition import Definition
-from controller.local.schema import of_object
+from controller.local.schema import OBJECT_META, of_object
 
 GroupVersions = Iterable[tuple[str, str]]
+_METADATA = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 VERSION = {
     "major": "1",
-    "minor": "32",
-    "gitVersion": "v1.32.0+dvcr",
+    "minor": "36",
+    "gitVersion": "v1.36.0+dvcr",
     "gitCommit": "",
     "gitTreeState": "",
     "buildDate": "1970-01-01T00:00:00Z",
@@ -67,11 +68,14 @@ def openapi_v3(served: Iterable[Definition], path: str) -> dict[str, Any]:
     of_version = [each for each in served if _path(each) == path]
     if not of_version:
         raise unknown_path()
-    schemas, paths = {}, {}
+    schemas, paths = {_METADATA: OBJECT_META}, {}
     for each in of_version:
         identity = {"group": each.group, "version": each.version, "kind": each.kind}
         name = f"{each.group or 'core'}.{each.version}.{each.kind}"
-        schemas[name] = {**of_object(each.schema), "x-kubernetes-group-version-kind": [identity]}
+        schema = of_object(each.schema)
+        metadata = {"description": OBJECT_META["description"], "allOf": [{"$ref": f"#/components/schemas/{_METADATA}"}]}
+        properties = {**schema["properties"], "metadata": metadata}
+        schemas[name] = {**schema, "properties": properties, "x-kubernetes-group-version-kind": [identity]}
         scope = "/namespaces/{namespace}" if each.namespaced else ""
         reference = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
         operation = {

@@ -82,6 +82,12 @@ _MESSAGES: dict[tuple[str, str], _Message] = {
         2: _Field("spec", {1: _Field("resourceAttributes", _ATTRIBUTES)}),
         3: _Field("status", "skipped"),
     },
+    ("authorization.k8s.io/v1", "SelfSubjectRulesReview"): {
+        1: _METADATA,
+        2: _Field("spec", {1: _Field("namespace", "string")}),
+        3: _Field("status", "skipped"),
+    },
+    ("authentication.k8s.io/v1", "SelfSubjectReview"): {1: _METADATA, 2: _Field("status", "skipped")},
     (_RBAC, "Role"): _ROLE,
     (_RBAC, "ClusterRole"): _ROLE,
     (_RBAC, "RoleBinding"): _BINDING,

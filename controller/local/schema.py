@@ -15,9 +15,19 @@ Schema = dict[str, Any]
 
 _STRING: Schema = {"type": "string"}
 _STRINGS: Schema = {"type": "object", "additionalProperties": _STRING}
+_CONVENTIONS = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
+_DESCRIPTIONS = {
+    "apiVersion": "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
+    "recognized schemas to the latest internal value, and may reject unrecognized values. More info: "
+    f"{_CONVENTIONS}#resources",
+    "kind": "Kind is a string value representing the REST resource this object represents. Servers may infer this from "
+    "the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
+    f"{_CONVENTIONS}#types-kinds",
+}
 _TEXTS = ("name", "generateName", "namespace", "uid", "resourceVersion", "selfLink", "deletionTimestamp")
 OBJECT_META: Schema = {
     "type": "object",
+    "description": f"Standard object's metadata. More info: {_CONVENTIONS}#metadata",
     "properties": {
         **dict.fromkeys(_TEXTS, _STRING),
         "creationTimestamp": {"type": "string", "nullable": True},
@@ -45,7 +55,8 @@ OBJECT_META: Schema = {
 
 def of_object(schema: Schema) -> Schema:
     """The schema of a whole object: what the kind states, and the type and metadata that every object has."""
-    properties = {**(schema.get("properties") or {}), "apiVersion": _STRING, "kind": _STRING, "metadata": OBJECT_META}
+    described = {name: {**_STRING, "description": text} for name, text in _DESCRIPTIONS.items()}
+    properties = {**(schema.get("properties") or {}), **described, "metadata": OBJECT_META}
     return {**schema, "type": "object", "properties": properties}
 
 

@@ -19,6 +19,7 @@ from controller.local.aggregation import Aggregator
 from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCOUNTS, Authenticator, User
 from controller.local.authorization import Action, is_allowed, refusal
 from controller.local.definition import Definition, definitions, find
+from controller.local.impersonation import acting
 from controller.local.patch import apply_patch
 from controller.local.representation import body_of, in_version, line, read_continue, write_continue
 from controller.local.request import (
@@ -31,7 +32,7 @@ from controller.local.request import (
     object_body,
     rendering,
 )
-from controller.local.review import SELF, is_review, review
+from controller.local.review import ABOUT_ONESELF, is_review, review
 from controller.local.selectors import matcher
 from controller.local.store import Key, Store, Stored
 from controller.local.table import partial_metadata, table
@@ -92,7 +93,7 @@ def _authentication(store: Store, authenticator: Authenticator) -> Middleware:
             user = authenticator.user(store.image, request.headers.get("Authorization", ""))
             if user is None:
                 raise StatusError(401, "Unauthorized", "Unauthorized")
-            request[_USER] = user
+            request[_USER] = acting(store.image, user, request.headers)
         return await handler(request)
 
     return authenticate
@@ -126,7 +127,7 @@ class _Api:
             action = _action(request, place)
             asks = request.method == "POST" and is_review(place.group, place.version, place.plural)
             # Everybody may ask about themselves. Whether there is a thing is for those to know who may see it.
-            if not (asks and place.plural == SELF) and not is_allowed(self._store.image, user, action):
+            if not (asks and place.plural in ABOUT_ONESELF) and not is_allowed(self._store.image, user, action):
                 raise refusal(user, action)
             if asks:
                 answer = review(self._store.image, user, place.plural, await object_body(request))

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller.local.definition import Column, Definition
+from controller.local.durations import human_duration
 
 _STEP = re.compile(
     r"\.?(?P<name>[A-Za-z0-9_-]+(?:\\\.[A-Za-z0-9_-]+)*)"
@@ -20,7 +21,8 @@ def table(
     definition: Definition, objects: Iterable[dict[str, Any]], list_meta: dict[str, Any], include: str
 ) -> dict[str, Any]:
     """A meta.k8s.io/v1 Table. `include` says how much of each object a row carries: None, Metadata or Object."""
-    columns = [Column("Name", ".metadata.name", description="Name of the object"), *definition.columns]
+    name = definition.shown_name
+    columns = [*([Column("Name", name, description="Name of the object")] if name else []), *definition.columns]
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -58,27 +60,6 @@ def find(obj: Any, path: str) -> list[Any]:
     return values
 
 
-def human_duration(seconds: float) -> str:
-    """A duration as kubectl shows ages."""
-    s = max(int(seconds), 0)
-    minutes, hours, days = s // 60, s // 3600, s // 86400
-    if s < 120:
-        return f"{s}s"
-    if minutes < 10:
-        return f"{minutes}m{s % 60}s" if s % 60 else f"{minutes}m"
-    if hours < 3:
-        return f"{minutes}m"
-    if hours < 8:
-        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
-    if hours < 48:
-        return f"{hours}h"
-    if days < 8:
-        return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
-    if days < 730:
-        return f"{days}d"
-    return f"{days // 365}y{days % 365}d" if days < 8 * 365 and days % 365 else f"{days // 365}y"
-
-
 def _take(value: Any, step: re.Match[str]) -> list[Any]:
     name = step["name"] or step["quoted"]
     if name is not None:
@@ -94,6 +75,8 @@ def _take(value: Any, step: re.Match[str]) -> list[Any]:
 
 
 def _cell(obj: dict[str, Any], column: Column) -> Any:
+    if not isinstance(column.path, str):
+        return column.path(obj)
     values = find(obj, column.path)
     if not values or values[0] is None:
         return None

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -24,26 +25,34 @@ from tests.support.waiting import eventually
 
 VERSION = "v1.36.3"
 ETCD, ETCDUTL = "go.etcd.io/etcd/server/v3@v3.6.16", "go.etcd.io/etcd/etcdutl/v3@v3.6.16"
-PROGRAMS = ("kube-apiserver", "kube-controller-manager")
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kubectl")
 TOKEN = "a-token-of-the-tests"
 VOLUMES_BY_NODES = "*,-persistentvolume-binder-controller"
 """The controllers where node agents bind claims, and free their volumes, by themselves."""
 READY_TIMEOUT_S = 120
+_NO_GO = 3  # exit status of the script
 
 _SCRIPT = Path(__file__).parents[2] / "scripts/go-kubernetes"
 
 
 @cache
-def programs() -> Path:
-    """The folder of Kubernetes' programs, built if they are not yet, which takes a quarter of an hour.
+def program(name: str) -> Path:
+    """One of Kubernetes' programs: the one in the folder KUBEBUILDER_ASSETS, else built if it is not yet, which takes a
+    quarter of an hour for all. That folder, as setup-envtest makes it, never has kube-controller-manager.
 
-    Without Go the test is skipped, and fails where CI=true.
+    Where it is to be built without Go the test is skipped, and fails where CI=true.
     """
-    if shutil.which("go") is None and "KUBEBUILDER_ASSETS" not in os.environ and os.environ.get("CI") != "true":
-        pytest.skip("kube-apiserver needs Go, which is not installed")
-    done = subprocess.run([_SCRIPT, VERSION, *PROGRAMS], capture_output=True, text=True, check=False)
+    done = subprocess.run([_SCRIPT, VERSION, name], capture_output=True, text=True, check=False)
+    if done.returncode == _NO_GO and os.environ.get("CI") != "true":
+        pytest.skip(f"{name} needs Go, which is not installed")
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
+
+
+def etcd() -> Path:
+    """As `program`."""
+    given = Path(os.environ.get("KUBEBUILDER_ASSETS", "")) / "etcd"
+    return given if given.is_absolute() and given.exists() else Path(go_tool.build(ETCD))
 
 
 @dataclass
@@ -79,7 +88,7 @@ class KubernetesProcess(ClusterProcess):
             if self.defines_kinds:
                 self.define(crds())
             self._run_beside(
-                programs() / "kube-controller-manager",
+                program("kube-controller-manager"),
                 f"--kubeconfig={self.kubeconfig}",
                 f"--controllers={self.controllers}",
                 f"--service-account-private-key-file={self.root}/key.pem",
@@ -133,7 +142,7 @@ class KubernetesProcess(ClusterProcess):
         self.kubeconfig.write_text(self.configuration(TOKEN))
         self._etcd_url, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self._run_beside(
-            go_tool.build(ETCD),
+            etcd(),
             f"--data-dir={self.root}/etcd",
             f"--listen-client-urls={self._etcd_url}",
             f"--advertise-client-urls={self._etcd_url}",
@@ -148,7 +157,7 @@ class KubernetesProcess(ClusterProcess):
         with (self.root / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [
-                    programs() / "kube-apiserver",
+                    program("kube-apiserver"),
                     f"--etcd-servers={self._etcd_url}",
                     "--bind-address=127.0.0.1",
                     f"--secure-port={self.port}",
@@ -228,4 +237,4 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    print(VERSION, *PROGRAMS)  # for scripts/go-kubernetes
+    print(VERSION, *(sys.argv[1:] or PROGRAMS))  # for scripts/go-kubernetes

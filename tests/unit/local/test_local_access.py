@@ -4,9 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
+from controller.api.errors import StatusError
 from controller.local.authentication import Authenticator, User, service_account
 from controller.local.authorization import Action, is_allowed, refusal
+from controller.local.impersonation import acting
+from controller.local.review import review
 from controller.local.store import Image, Key, Stored
 
 GROUP = "subresources.virtualization.deckhouse.io"
@@ -133,3 +137,51 @@ def test_other_tokens_are_not_known() -> None:
     for header in ("", "Bearer ", "Bearer nonsense", "Basic admin-token", f"Bearer {foreign}", f"Bearer {old}"):
         assert authenticator.user(image(account()), header) is None, header
     assert authenticator.user(image(), "Bearer admin-token") == User("dvcr", ("system:masters", "system:authenticated"))
+
+
+OWNER = User("dvcr", ("system:masters", "system:authenticated"))
+
+
+def heads(*headers: tuple[str, str]) -> CIMultiDict[str]:
+    return CIMultiDict(headers)
+
+
+def test_who_may_act_as_somebody_else_is_taken_for_them() -> None:
+    assert acting(image(), OWNER, heads()) == OWNER
+    named = heads(("impersonate-user", "ann"), ("impersonate-group", "readers"))
+    assert acting(image(), OWNER, named) == User("ann", ("readers", "system:authenticated"))
+    assert acting(image(), OWNER, heads(("Impersonate-User", ALICE.name))) == ALICE
+
+
+@pytest.mark.parametrize(
+    ("headers", "missing"),
+    [
+        (heads(("Impersonate-User", "ann")), 'users "ann" is forbidden'),
+        (heads(("Impersonate-User", "system:serviceaccount:other:bob")), 'serviceaccounts "bob" is forbidden'),
+        (heads(("Impersonate-User", "eve"), ("Impersonate-Group", "system:masters")), 'groups "system:masters" is'),
+    ],
+)
+def test_who_may_not_is_refused(headers: CIMultiDict[str], missing: str) -> None:
+    rule = role("ClusterRole", verbs=["impersonate"], apiGroups=[""], resources=["users"], resourceNames=["eve"])
+    bound = binding({"kind": "ServiceAccount", "name": "alice", "namespace": "team"}, kind="ClusterRoleBinding",
+                    role_kind="ClusterRole")  # fmt: skip
+    with pytest.raises(StatusError) as refused:
+        acting(image(rule, bound), ALICE, headers)
+    assert (refused.value.code, missing in refused.value.message) == (403, True)
+
+
+def test_groups_without_a_user_are_no_request() -> None:
+    with pytest.raises(StatusError) as refused:
+        acting(image(), OWNER, heads(("Impersonate-Group", "readers")))
+    assert refused.value.code == 400
+
+
+def test_one_is_told_who_one_is_and_what_one_may() -> None:
+    told = review(image(role(), binding()), ALICE, "selfsubjectrulesreviews", {"spec": {"namespace": "team"}})["status"]
+    assert {"verbs": ["get"], "apiGroups": [GROUP], "resources": ["virtualmachines/console"]} in told["resourceRules"]
+    elsewhere = review(image(role(), binding()), ALICE, "selfsubjectrulesreviews", {"spec": {"namespace": "other"}})
+    assert [rule["resources"] for rule in elsewhere["status"]["resourceRules"]] == [
+        ["selfsubjectreviews"], ["selfsubjectaccessreviews"], ["selfsubjectrulesreviews"],
+    ]  # fmt: skip
+    who = review(image(), ALICE, "selfsubjectreviews", {})["status"]["userInfo"]
+    assert who == {"username": ALICE.name, "groups": list(ALICE.groups)}

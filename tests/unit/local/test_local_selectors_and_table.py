@@ -7,8 +7,9 @@ from controller.api.errors import StatusError
 from controller.local.builtin import BUILT_IN
 from controller.local.cascade import timestamp
 from controller.local.definition import Column, Definition
+from controller.local.durations import human_duration
 from controller.local.selectors import matcher
-from controller.local.table import find, human_duration, table
+from controller.local.table import find, table
 
 POD = next(each for each in BUILT_IN if each.kind == "Pod")
 OBJ: dict[str, Any] = {
