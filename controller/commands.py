@@ -32,7 +32,7 @@ def controller(
     """
     from controller.assembly import build_loops
     from controller.consoles.site import MachineApiSite
-    from controller.cpumodels.default import ensure_default
+    from controller.cpumodels.default import insist_on_default
     from controller.images.recent import RecentImages
     from controller.images.registry import RemoteImageRegistry
     from controller.machines.authority import MachineAuthority
@@ -66,8 +66,8 @@ def controller(
 
     def ready() -> None:
         LEADER.set(1)
-        ensure_default(cluster)
         typer.echo(f"reconciling {cluster.server}")
+        insist_on_default(cluster, stopping)
 
     with ExitStack() as stack:
         stack.enter_context(Service(MachineApiSite(cluster, authority, settings.controller)))

@@ -167,15 +167,21 @@ class Informer:
         items, version = self._source.list_page(self._resource, self._field_selector)
         with self._lock:
             before = {key_of(obj): obj for obj in self._objects.all()}
+            listed = {key_of(item): item for item in items}
             went_back = _is_newer(self._reached, _number(version))
             self._reached = _number(version)
-            for key in before if went_back else before.keys() - {key_of(item) for item in items}:
-                # What was noted after the list was made is not in it.
-                if went_back or not _is_newer(_version(before[key]), self._reached):
+            for key, known in before.items():
+                if not went_back and _is_newer(_version(known), self._reached):
+                    # Noted after the list was made, which tells nothing of it.
+                    listed.pop(key, None)
+                elif key not in listed:
                     self._objects.remove(key)
-            for item in items:
+            for key, item in listed.items():
                 item["metadata"].pop("managedFields", None)
-                self._put(item)
+                # A restored object can be of an older version than the one that was known.
+                known_version = None if went_back else _version(before.get(key))
+                if known_version is None or known_version != _version(item):
+                    self._objects.put(item)
             after = {key_of(obj): obj for obj in self._objects.all()}
         self._synced.set()
         for key in before.keys() | after.keys():

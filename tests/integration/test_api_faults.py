@@ -1,8 +1,10 @@
 """What follows a cluster goes on whatever its API server does."""
 
 import math
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from controller.runtime.cluster import Cluster, Object
 from controller.runtime.informer import Informer
 from tests.support.api_proxy import Answer, ApiProxy, Asked, Cut, Fault, Late, api_proxy
 from tests.support.cluster import ClusterProcess
+from tests.support.kubernetes import KubernetesProcess
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 2
@@ -159,3 +162,75 @@ def test_a_server_that_is_away_for_a_while(cluster: ClusterProcess) -> None:
         eventually(lambda: changes == ["later"], "what came then is told once")
     finally:
         informer.stop()
+
+
+class Restored:
+    """What an informer knows of a server that goes back to a backup."""
+
+    def __init__(self, server: ClusterProcess) -> None:
+        self.cluster = Cluster.connect(server.kubeconfig)
+        self.informer = self.cluster.inform(SECRET)
+        assert self.informer.wait_synced(10)
+
+    def make(self, *names: str) -> None:
+        for name in names:
+            self.cluster.create(SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata(name)})
+            eventually(lambda name=name: self.informer.get(name, "default"), f"{name} is told")  # type: ignore[misc]
+
+    def went_back(self) -> None:
+        """Look that what is there is known, and what comes then."""
+        eventually(lambda: not self.informer.get("after", "default"), "what came after the backup is forgotten", 60)
+        assert self.informer.get("before", "default") == self._stored("before")
+        assert self.informer.get("changed", "default") == self._stored("changed")
+        self.make("now")
+        assert versions(self.informer.list()) == versions(self.cluster.list(SECRET))
+
+    def _stored(self, name: str) -> Object:
+        stored = self.cluster.get(SECRET, name, "default")
+        assert stored is not None
+        stored["metadata"].pop("managedFields", None)
+        return stored
+
+
+def test_a_server_that_is_restored_from_a_backup(cluster: ClusterProcess, tmp_path: Path) -> None:
+    site = Restored(cluster)
+    try:
+        site.make("before", "changed")
+        cluster.kill()
+        shutil.copytree(cluster.root / "data", tmp_path / "backup")
+        cluster.start()
+        site.make("after")
+        site.cluster.patch(SECRET, "changed", {"stringData": {"key": "value"}}, "default")
+        cluster.kill()
+        shutil.rmtree(cluster.root / "data")
+        shutil.copytree(tmp_path / "backup", cluster.root / "data")
+        cluster.start()
+        site.went_back()
+    finally:
+        site.informer.stop()
+
+
+@pytest.mark.kubernetes
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("bumped", [True, False])
+def test_a_kubernetes_that_is_restored_from_a_backup(tmp_path: Path, bumped: bool) -> None:
+    """Also by somebody who did not have the revisions go on, which leaves watches of other clients silent."""
+    (tmp_path / "kubernetes").mkdir()
+    server = KubernetesProcess(tmp_path / "kubernetes", controllers="serviceaccount-controller")
+    try:
+        server.start()
+        site = Restored(server)
+        try:
+            site.make("before", "changed")
+            server.back_up(tmp_path / "etcd.db")
+            site.make("after", *(f"more-{number}" for number in range(200)))
+            site.cluster.patch(SECRET, "changed", {"stringData": {"key": "value"}}, "default")
+            server.stop()
+            server.restore(tmp_path / "etcd.db", bumped=bumped)
+            server.start()
+            site.went_back()
+        finally:
+            site.informer.stop()
+    finally:
+        if server.process is not None:
+            server.stop()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.api_proxy import Asked, Late, api_proxy
+from tests.support.api_proxy import Answer, Asked, Cut, Late, api_proxy
 from tests.support.cluster import ClusterProcess
 from tests.support.kubernetes import KubernetesProcess
 from tests.support.redis import RedisServer
@@ -177,3 +177,17 @@ def test_a_controller_that_is_killed_again_and_again_ends_with_one_of_each(site:
             site.start(kubeconfig, "--no-leader-elect")
         assert state["kills"] >= 4
         site.all_ready_and_once()
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_an_api_server_that_fails_again_and_again_has_nothing_done_twice(site: Site, seed: int) -> None:
+    """Every fourth request, reads and writes alike, in one of these ways: some before it was done, some after."""
+    chance = random.Random(seed)
+    busy = Answer(429, {"kind": "Status", "message": "too many requests", "code": 429}, {"Retry-After": "1"})
+    faults = (busy, Answer(500, b"etcdserver: request timed out"), Answer(503, b"<html>"), Cut(0), Cut(30), Late(2))
+    with api_proxy(site.server) as proxy:
+        proxy.spoil = lambda _: chance.choice(faults) if chance.random() < 0.25 else None
+        replica = site.start(proxy.kubeconfig())
+        site.apply("a", "b", "c")
+        site.all_ready_and_once()
+        assert not replica.ended

@@ -118,13 +118,15 @@ class KubernetesProcess(ClusterProcess):
             for line in answer.iter_lines():
                 file.write(base64.b64decode(json.loads(line)["result"].get("blob", "")))
 
-    def restore(self, snapshot: Path) -> None:
+    def restore(self, snapshot: Path, *, bumped: bool = True) -> None:
         """Have etcd begin anew with what was saved. Everything must have been stopped.
 
-        As Kubernetes advises: with revisions that nobody has seen yet, so that whoever watches lists again.
+        As Kubernetes advises: `bumped` to revisions that nobody has seen yet, so that whoever watches lists again.
         """
         shutil.rmtree(self.root / "etcd")
-        options = (f"--data-dir={self.root}/etcd", "--bump-revision=1000000000", "--mark-compacted")
+        options = [f"--data-dir={self.root}/etcd"]
+        if bumped:
+            options += ["--bump-revision=1000000000", "--mark-compacted"]
         done = subprocess.run(
             [go_tool.build(ETCDUTL), "snapshot", "restore", snapshot, *options],
             capture_output=True, text=True, timeout=60, check=False,

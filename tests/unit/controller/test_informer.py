@@ -184,6 +184,21 @@ def test_a_server_that_has_gone_back_is_listed_anew_and_what_it_does_not_have_is
         eventually(lambda: "newer" in running.names(), "what comes then is followed")
 
 
+def test_a_list_is_believed_where_it_has_something_older() -> None:
+    """As after the restore of a backup whose revisions were made to go on."""
+    server = Server(pod("a", 1), pod("b", 2))
+    with Running(server) as running:
+        stream = server.stream()
+        stream.events.put({"type": "MODIFIED", "object": pod("a", 12)})
+        eventually(lambda: running.informer.get("a", "default") == pod("a", 12), "an event")
+        running.changes.clear()
+        server.version = "1000000005"
+        stream.events.put({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}})
+        server.stream()
+        assert running.informer.get("a", "default") == pod("a", 1)
+        assert running.changes == [("default", "a")]
+
+
 def test_a_kind_without_versions_is_followed_by_lists() -> None:
     """As some aggregated APIs have them."""
 
