@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 # Suites that run as they are on the embedded API server and on a real one.
-ON_KUBERNETES := tests/contracts/test_cluster_port.py tests/e2e/test_main_job.py tests/integration/node \
+ON_KUBERNETES := tests/contracts/test_cluster_port.py tests/integration/node \
+    $(patsubst %,tests/e2e/test_%.py,main_job registry_access) \
     $(patsubst %,tests/integration/test_%.py,controller_command controller_process machine_api resource_verbs)
 
 .PHONY: help setup demo test test-image test-kubernetes e2e check format docs image lock conformance bench-controller bench-machines bench-pipeline bench-registry clean

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,23 +8,37 @@ from demo.guest import build
 from tests.support.kubernetes import VOLUMES_BY_NODES, KubernetesProcess
 from tests.support.product import Product, running_product
 
+StartProduct = Callable[[Mapping[str, str]], AbstractContextManager[Product]]
+
 
 @pytest.fixture(scope="session")
-def product(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Product]:
-    """One `dvcr up` for all tests that do not restart it; with --kubernetes on a real API server."""
-    data = tmp_path_factory.mktemp("product") / "data"
-    if not request.config.getoption("--kubernetes"):
-        with running_product(data) as running:
-            yield running
-        return
-    server = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), controllers=VOLUMES_BY_NODES)
-    try:
-        server.start()
-        with running_product(data, kubeconfig=server.kubeconfig) as running:
-            yield running
-    finally:
-        if server.process is not None:
-            server.stop()
+def start_product(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> StartProduct:
+    """`dvcr up` with these variables in its environment; with --kubernetes on a real API server of its own."""
+
+    @contextmanager
+    def start(settings: Mapping[str, str]) -> Iterator[Product]:
+        data = tmp_path_factory.mktemp("product") / "data"
+        if not request.config.getoption("--kubernetes"):
+            with running_product(data, settings) as running:
+                yield running
+            return
+        server = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), controllers=VOLUMES_BY_NODES)
+        try:
+            server.start()
+            with running_product(data, settings, server.kubeconfig) as running:
+                yield running
+        finally:
+            if server.process is not None:
+                server.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def product(start_product: StartProduct) -> Iterator[Product]:
+    """One for all tests that do not restart it."""
+    with start_product({}) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,11 @@ from controller.launcher.spec import CloudInit
 from controller.runtime.cluster import Cluster
 from demo.server import serve_folder
 from dvcr.client.credentials import Credentials
+from tests.e2e.conftest import StartProduct
 from tests.e2e.resources import cluster_image, disk, machine, operation
 from tests.e2e.test_golden_image import boots, golden_image
 from tests.support.access import write_passwords
-from tests.support.product import Product, running_product
+from tests.support.product import Product
 from tests.support.waiting import eventually
 
 PASSWORD = "of all parts and no pod"
@@ -46,7 +47,7 @@ class Pods:
 
 
 @pytest.mark.timeout(600)
-def test_from_an_image_to_golden_ones(tmp_path: Path, guest: Path) -> None:
+def test_from_an_image_to_golden_ones(tmp_path: Path, guest: Path, start_product: StartProduct) -> None:
     write_passwords(tmp_path / "htpasswd", {"dvcr": PASSWORD})
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / guest.name).symlink_to(guest)
@@ -60,7 +61,7 @@ def test_from_an_image_to_golden_ones(tmp_path: Path, guest: Path) -> None:
         "DVCR__CLIENT__USERNAME": "dvcr",
         "DVCR__CLIENT__PASSWORD": PASSWORD,
     }
-    with running_product(tmp_path / "data", settings) as product, serve_folder(tmp_path / "images") as server:
+    with start_product(settings) as product, serve_folder(tmp_path / "images") as server:
         product.apply(
             cluster_image("base", f"{server}/{guest.name}"),
             cluster_image("tools", f"{server}/tools.iso"),
