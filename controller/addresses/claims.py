@@ -15,6 +15,7 @@ from controller.api.data_source import NamedInNamespace
 from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE, MACHINE
 from controller.disks.usage import pods_of_machine
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Index, Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -54,10 +55,15 @@ class ClaimReconciler:
         claim.hold()
         spec = AddressClaimSpec.read(claim.obj["spec"])
         claim.status.conflict_message = None
-        if claim.status.address is None:
-            self._bind(claim, spec)
-        else:
-            self._keep(claim, spec, claim.status.address)
+        try:
+            if claim.status.address is None:
+                self._bind(claim, spec)
+            else:
+                self._keep(claim, spec, claim.status.address)
+        except ClusterError as exc:
+            claim.status.phase = claim.status.phase or ClaimPhase.PENDING
+            claim.tell_trouble(READY, exc)
+            raise
         claim.save()
         return None
 

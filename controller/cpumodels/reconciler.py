@@ -6,6 +6,7 @@ from controller.api.resource import CPU_MODEL, MACHINE, NODE
 from controller.cpumodels.nodes import Fit, capability_of, fit, label_of
 from controller.launcher.capability import Capability
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -30,7 +31,12 @@ class CpuModelReconciler:
             self._remove(model, nodes)
             return None
         model.hold()
-        self._match(model, nodes)
+        try:
+            self._match(model, nodes)
+        except ClusterError as exc:
+            model.status.phase = model.status.phase or CpuModelPhase.PENDING
+            model.tell_trouble(READY, exc)
+            raise
         model.save()
         return None
 

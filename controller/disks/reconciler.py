@@ -25,7 +25,7 @@ from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
-from controller.runtime.errors import ClusterError, ConflictError, MissingError, RefusedError
+from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -227,9 +227,6 @@ class DiskReconciler:
 
     def _tell_trouble(self, disk: Subject[DiskStatus], exc: DvcrError) -> None:
         """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
-        if isinstance(exc, ClusterError) and not isinstance(exc, RefusedError):
-            return
         if disk.status.phase is not DiskPhase.READY:
             disk.status.phase = disk.status.phase or DiskPhase.PENDING
-            disk.condition(READY, False, exc.reason, exc.message)
-        disk.save()
+            disk.tell_trouble(READY, exc)

@@ -26,7 +26,6 @@ from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
 from controller.runtime.conditions import Clock, find_condition, utc_now
-from controller.runtime.errors import ClusterError, RefusedError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -233,11 +232,8 @@ class ImageReconciler:
 
     def _tell_trouble(self, image: Subject[ImageStatus], exc: DvcrError) -> None:
         """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
-        if isinstance(exc, ClusterError) and not isinstance(exc, RefusedError):
-            return
         image.status.phase = image.status.phase or ImagePhase.PENDING
-        image.condition(READY, False, exc.reason, exc.message)
-        image.save()
+        image.tell_trouble(READY, exc)
 
 
 def _wanted_claim(spec: ClusterImageSpec | ImageSpec) -> ImageClaim | None:

@@ -16,10 +16,10 @@ from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
 from controller.pod_secret import build_secret, put_secret
 from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
-from controller.runtime.errors import RefusedError
+from controller.runtime.errors import RefusedError, concerns_users
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
-from dvcr.errors import RegistryError
+from dvcr.errors import DvcrError
 
 
 class MachineStart:
@@ -59,17 +59,18 @@ class MachineStart:
         except RefusedError as exc:
             visit.failure = exc
             return NotReady(exc.reason, f"waits for what the cluster refuses: {exc.message}")
+        except DvcrError as exc:
+            if not concerns_users(exc):
+                raise
+            return NotReady(exc.reason, exc.message)
 
-    def _create(self, visit: Visit, launch: Launch) -> Object | NotReady:
+    def _create(self, visit: Visit, launch: Launch) -> Object:
         machine = visit.machine
         metadata, owner = machine.obj["metadata"], machine.owner_reference()
         launch.annotations[RENEWAL_ANNOTATION] = self._authority.renewal()
         pod = build_pod(metadata, owner, visit.spec, launch, self._setup)
         files = machine_files(launcher_spec(metadata, visit.spec, launch)) | self._authority.issue(machine.uid)
-        try:
-            grant = self._access.grant(image_scopes(visit, pod))
-        except RegistryError as exc:
-            return NotReady(exc.reason, exc.message)
+        grant = self._access.grant(image_scopes(visit, pod))
         if grant is not None:
             pod["metadata"]["annotations"][ACCESS_ANNOTATION] = grant.note
             files |= grant.files

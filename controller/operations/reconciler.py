@@ -11,6 +11,7 @@ from controller.machines.request import MOVES, REQUEST_ANNOTATION, PowerRequest,
 from controller.machines.states import MIGRATING, RUNNING
 from controller.operations.table import displaces, refusal, refused_by_policy
 from controller.runtime.conditions import Clock, find_condition, read_time, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -44,7 +45,12 @@ class OperationReconciler:
             return self._remove_in_time(operation)
         # Deleted half-way, an operation must still take its request back.
         operation.hold()
-        again_s = self._carry_out(operation, spec, machine)
+        try:
+            again_s = self._carry_out(operation, spec, machine)
+        except ClusterError as exc:
+            operation.status.phase = operation.status.phase or OperationPhase.PENDING
+            operation.tell_trouble(COMPLETED, exc)
+            raise
         operation.save()
         if operation.status.phase in _ENDED:
             self._withdraw(operation, machine)

@@ -63,6 +63,11 @@ class InvalidError(RefusedError):
         self.causes = causes
 
 
+def concerns_users(error: DvcrError) -> bool:
+    """Whether a status should tell of it: not of a conflict, nor of an API server that would not take the status."""
+    return not isinstance(error, ClusterError) or isinstance(error, RefusedError)
+
+
 def error_from(status: int, body: bytes | dict[str, Any], where: str, retry_after: str = "") -> ClusterError:
     """The error that an answer (a `Status` object, or whatever stands in its place) means.
 

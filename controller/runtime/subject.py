@@ -8,11 +8,12 @@ from typing import Any, Generic, TypeVar
 from controller.api.model import ApiModel, Condition
 from controller.api.resource import GROUP, Resource
 from controller.runtime.conditions import Clock, set_condition, write_time
-from controller.runtime.errors import MissingError
+from controller.runtime.errors import MissingError, concerns_users
 from controller.runtime.events import record_event
 from controller.runtime.index import Object
 from controller.runtime.metrics import PHASE_CHANGES
 from controller.runtime.port import ClusterPort
+from dvcr.errors import DvcrError
 
 FINALIZER = f"{GROUP}/dvcr"
 MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
@@ -125,6 +126,12 @@ class Subject(Generic[S]):
                 warning=transition.warning,
                 now=write_time(self._clock()),
             )
+
+    def tell_trouble(self, condition_type: str, error: DvcrError) -> None:
+        """Have the condition say what keeps the object from getting on, at once, if it is anything for users."""
+        if concerns_users(error):
+            self.condition(condition_type, False, error.reason, error.message)
+            self.save()
 
     def _write_finalizers(self, finalizers: list[str]) -> None:
         obj = copy.deepcopy(self.obj)

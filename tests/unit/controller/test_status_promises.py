@@ -14,13 +14,17 @@ from controller.api.resource import (
     DISK,
     IMAGE,
     MACHINE,
+    NODE,
     OPERATION,
     POD,
     PVC,
     SECRET,
     Resource,
 )
+from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
+from controller.launcher.capability import Capability
 from controller.runtime.errors import RefusedError, error_from
+from dvcr.errors import RegistryError
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, IMAGE_SPEC, MACHINE_SPEC, ready_image
 from tests.unit.controller.world import World, check_promises
 
@@ -113,3 +117,37 @@ def test_a_machine_that_the_quota_forbids_is_told_of_and_starts_once_it_may(reso
     world.settle()
     world.run_pod()
     assert world.status(MACHINE, "web")["phase"] == "Running"
+
+
+def test_a_machine_whose_image_cannot_be_looked_for_says_so() -> None:
+    world = World()
+    ready_image(world)
+    world.registry.error = RegistryError("the registry does not answer", code="UNAVAILABLE", status=503)
+    device = {"type": "ClusterVirtualMachineImage", "clusterVirtualMachineImage": {"name": "debian"}}
+    check_promises(MACHINE, world.apply(MACHINE, "web", MACHINE_SPEC | {"blockDevices": [device]}))
+    condition = world.condition(MACHINE, "web", "Running")
+    assert (condition["reason"], condition["message"]) == (world.registry.error.reason, "the registry does not answer")
+
+
+def test_an_address_that_the_cluster_refuses_is_told_of() -> None:
+    world = World(cidrs=("10.0.0.0/24",))
+    world.cluster.refused[ADDRESS_LEASE] = exceeded()
+    with pytest.raises(RefusedError):
+        world.apply(ADDRESS_CLAIM, "mine", {})
+    check_promises(ADDRESS_CLAIM, world.get(ADDRESS_CLAIM, "mine"))
+    assert world.condition(ADDRESS_CLAIM, "mine", "Ready")["message"] == exceeded().message
+    world.cluster.refused.clear()
+    world.settle()
+    assert world.status(ADDRESS_CLAIM, "mine")["phase"] == "Bound"
+
+
+def test_a_node_that_may_not_be_labelled_is_told_of() -> None:
+    world = World()
+    told = Capability.of("tcg", ["sse"], {"Nehalem": ["sse"]}).model_dump_json()
+    node = {"metadata": {"name": "node", "annotations": {CAPABILITY_ANNOTATION: told}}}
+    world.cluster.create(NODE, node)
+    world.cluster.refusals[NODE] = exceeded()
+    with pytest.raises(RefusedError):
+        world.apply(CPU_MODEL, "host", {"type": "Host"})
+    told_of = [each for each in world.cluster.list(CPU_MODEL) if "status" in each]
+    assert {each["status"]["conditions"][0]["message"] for each in told_of} == {exceeded().message}
