@@ -104,6 +104,7 @@ def test_the_whole_pod() -> None:
                 },
             },
             "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 105,
             "securityContext": {
                 "runAsNonRoot": True,
