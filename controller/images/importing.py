@@ -110,10 +110,10 @@ class ImageImport:
         def find_origin() -> Origin | NotThere:
             return self._origins.find(source, namespace)
 
-        # The registry is only asked where the board does not know better: thousands may wait in line.
+        # The registry is only asked where it may know more than the board: thousands may come at once and wait in line.
         progress = self._board.progress(target.uid)
-        done = None if self._is_under_way(progress) else self.done(target, status)
-        if done is not None:
+        is_new = progress is None and status.progress is None
+        if not is_new and not self._is_under_way(progress) and (done := self.done(target, status)) is not None:
             return done
         if source.type == SourceType.UPLOAD:
             return self._follow_upload(target, source, status, progress)

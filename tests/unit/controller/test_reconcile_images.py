@@ -5,6 +5,7 @@ from datetime import timedelta
 from controller.api.resource import CLUSTER_IMAGE, EVENT, IMAGE
 from dvcr.artifact.staged import Part
 from dvcr.digest import Digest
+from dvcr.errors import RegistryError
 from dvcr.jobs.job import JobProgress, JobState, UploadState
 from tests.unit.controller.world import World
 
@@ -50,6 +51,15 @@ def test_lost_progress_is_noticed_and_the_job_sent_again() -> None:
     world.settle()
     assert len(world.board.submitted) == 2
     assert world.status(IMAGE, "a")["progress"] == "50%", "progress never goes back"
+
+
+def test_a_new_image_gets_in_line_while_the_registry_is_away() -> None:
+    world = World()
+    world.registry.error = RegistryError("the registry is away", reason="RegistryUnavailable")
+    world.apply(IMAGE, "a", HTTP)
+
+    assert len(world.board.submitted) == 1
+    assert world.condition(IMAGE, "a", "Ready")["reason"] == "ImportQueued"
 
 
 def test_a_worker_that_went_silent_is_replaced() -> None:
