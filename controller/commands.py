@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LEASE_TIMEOUT_S = 4
 """For each request about the Lease: several fit into the time that a leader has for a renewal."""
+SERVICE_TIMEOUT_S = 8
+"""For each request of what the API server calls here: it waits for 10 s itself, and so does the end of the process."""
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +55,8 @@ def controller(
     settings: Settings = context.obj
     cluster = Cluster.connect(settings.controller.kubeconfig)
     board = RedisJobBoard.from_settings(settings.broker)
-    authority = MachineAuthority(cluster, settings.controller.namespace)
+    called = Cluster.connect(settings.controller.kubeconfig, timeout_s=SERVICE_TIMEOUT_S)
+    authority = MachineAuthority(called, settings.controller.namespace)
     launchers = HttpLauncherStatus(authority, allow_many() // 2)
     lease = _lease(settings.controller.kubeconfig, settings.controller.namespace) if leader_elect else None
     cached = CachedCluster(cluster, (lambda: lease.held) if lease is not None else (lambda: True))
@@ -70,10 +73,10 @@ def controller(
         insist_on_default(cluster, stopping)
 
     with ExitStack() as stack:
-        stack.enter_context(Service(MachineApiSite(cluster, authority, settings.controller)))
+        stack.enter_context(Service(MachineApiSite(called, authority, settings.controller)))
         webhooks: Service | None = None
         if settings.controller.webhooks.enabled:
-            webhooks = stack.enter_context(Service(WebhookSite(cluster, authority, settings.controller)))
+            webhooks = stack.enter_context(Service(WebhookSite(called, authority, settings.controller)))
         # The API server asks whoever is ready. The machine API has no say in it: some clusters cannot have that.
         is_ready = webhooks.listening.is_set if webhooks is not None else lambda: True
         stack.enter_context(Monitoring(settings.monitoring, is_ready))

@@ -62,7 +62,7 @@ def watch_objects(
                 _, version = cluster.list_page(resource, selector)
                 break
             metadata = event["object"]["metadata"]
-            version = metadata["resourceVersion"]
+            version = metadata.get("resourceVersion") or version
             if event["type"] == "BOOKMARK" or (namespace and metadata.get("namespace") != namespace):
                 continue
             if event["type"] == "DELETED":

@@ -1,5 +1,6 @@
 """A cluster whose kinds that are followed are read from memory."""
 
+import time
 from collections.abc import Callable, Hashable
 
 from controller.api.resource import Resource
@@ -7,6 +8,8 @@ from controller.runtime.cluster import Cluster
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Index, Object
 from controller.runtime.informer import Informer, OnChange
+
+_STOP_TIMEOUT_S = 5
 
 # `list` hides the built-in inside the class.
 Objects = list[Object]
@@ -34,8 +37,11 @@ class CachedCluster:
 
     def stop(self) -> None:
         """Follow nothing any more."""
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         for informer in self._informers.values():
-            informer.stop()
+            informer.stop(0)
+        for informer in self._informers.values():
+            informer.stop(max(0.0, deadline - time.monotonic()))
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         informer = self._informer(resource)

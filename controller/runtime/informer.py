@@ -82,15 +82,15 @@ class Informer:
         """Wait for the first complete list; False if it did not come in time."""
         return self._synced.wait(timeout_s)
 
-    def stop(self) -> None:
-        """Stop following. Idempotent."""
+    def stop(self, timeout_s: float = 5) -> None:
+        """Stop following, and wait so long for a request that is under way. Idempotent."""
         self._stopping.set()
         with self._lock:
             watch = self._watch
         if watch is not None:
             watch.stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout=5)
+            self._thread.join(timeout_s)
 
     @property
     def synced(self) -> bool:

@@ -1,6 +1,5 @@
 """What follows a cluster goes on whatever its API server does."""
 
-import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ FAULTS: dict[str, Fault] = {
     "a gateway in its own words": Answer(503, b"<html>no backend</html>", {"Retry-After": "1"}),
     "a page in the place of an answer": Answer(200, b"<html>log in here</html>\n"),
     "an answer that is nothing": Answer(200),
-    "no answer": Late(math.inf),
+    "no answer": Late(None),
     "an answer that is late": Late(1),
     "an answer that is cut": Cut(20),
     "an answer that is cut before it begins": Cut(0),

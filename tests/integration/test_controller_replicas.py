@@ -17,14 +17,16 @@ from tests.support.api_proxy import Answer, Asked, Cut, Late, api_proxy
 from tests.support.cluster import ClusterProcess
 from tests.support.kubernetes import KubernetesProcess
 from tests.support.redis import RedisServer
-from tests.support.replicas import READY_S, Replica, Site
+from tests.support.replicas import READY_S, START_S, Replica, Site
 from tests.support.stalling_proxy import StallingProxy, stalling_proxy
 from tests.support.waiting import eventually
 
 TAKE_OVER_S = 20
 
 
-@pytest.fixture(params=["embedded", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+@pytest.fixture(
+    params=["embedded", pytest.param("kubernetes", marks=[pytest.mark.kubernetes, pytest.mark.timeout(600)])]
+)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterProcess]:
     """Each of the API servers; on none does anybody else bind claims or run pods."""
     root = tmp_path / "cluster"
@@ -142,6 +144,16 @@ def test_a_leader_leads_on_where_the_api_server_is_slow(site: Site) -> None:
         site.all_ready_and_once()
         assert [first.leads, second.leads, first.ended] == [True, False, False]
         assert site.lease()["leaseTransitions"] == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--no-leader-elect",)], ids=["candidate", "alone"])
+def test_a_controller_ends_when_it_is_asked_to_though_nobody_answers_it(site: Site, options: tuple[str, ...]) -> None:
+    with api_proxy(site.server) as proxy:
+        proxy.spoil = lambda _: Late(None)
+        replica = site.start(proxy.kubeconfig(), *options)
+        eventually(lambda: proxy.asked, "it asks", START_S)
+        replica.process.terminate()
+        assert replica.process.wait(28) == 0  # Kubernetes kills after 30 s
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -60,9 +60,9 @@ class Cut:
 
 @dataclass(frozen=True)
 class Late:
-    """The server is asked only after that time. For ever: nobody is answered, as long as the proxy runs."""
+    """The server is asked only after that time; None: there is no answer, as long as the proxy runs."""
 
-    by_s: float
+    by_s: float | None
 
 
 Fault = Answer | Cut | Late

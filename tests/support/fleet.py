@@ -185,7 +185,7 @@ class Launchers:
 class Fleet:
     """All of them, while it is entered; pods are at addresses of `network`, two numbers of 127.0.0.0/8."""
 
-    def __init__(self, cluster: Cluster, board: JobBoard, namespace: str, network: str = "127.64") -> None:
+    def __init__(self, cluster: Cluster, board: JobBoard, namespace: str, network: str = "127.200") -> None:
         self.taken: Counter[str] = Counter()
         """How often each job was given out."""
         self._board = board
