@@ -11,7 +11,7 @@ from typing import Any
 
 from controller.api import errors
 from controller.api.errors import FieldCause
-from controller.local import admission, cascade, schema
+from controller.local import admission, cascade, ownership, schema
 from controller.local.authentication import User
 from controller.local.definition import Definition
 from controller.local.store import Key, Stored, Transaction
@@ -24,7 +24,7 @@ _MODIFIED = "the object has been modified; please apply your changes to the late
 
 @dataclass
 class Target:
-    """The object that a request is about. `warnings` collects what the client should hear."""
+    """The object that a request is about, and who asks. `warnings` collects what the client should hear."""
 
     definition: Definition
     namespace: str
@@ -32,6 +32,8 @@ class Target:
     strict: bool = False
     user: User | None = None
     """Who asks; None for this process itself, which may do everything."""
+    manager: str = "dvcr"
+    """As whom the fields that are set are on record (meta/v1, `fieldManager`)."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -43,8 +45,50 @@ class Target:
         return self.definition.named(self.name)
 
 
-def create(tx: Transaction, target: Target, body: dict[str, Any]) -> Stored:
-    """Create an object. Raises StatusError: 400, 403, 404 (no such namespace), 409, 422."""
+def apply(
+    tx: Transaction, target: Target, config: dict[str, Any], *, part: str = "", force: bool = False
+) -> tuple[Stored, bool]:
+    """Server-side apply (meta/v1, PatchOptions); the object, and whether it was made.
+
+    With `part` "status" the status alone is applied, else all but the status. Raises StatusError as `create` and
+    `update`, and 409 where others own what would change.
+    """
+    definition = target.definition
+    for name in ("apiVersion", "kind"):
+        if not config.get(name):
+            raise errors.bad_request(f"Object '{name}' is missing: it must be set on what is applied")
+    wanted = _decode(target, config)
+    require_name(target, wanted["metadata"])
+    if wanted["metadata"].pop("managedFields", None):
+        raise errors.bad_request("metadata.managedFields must be nil")
+    if part == "status":
+        wanted = {key: value for key, value in wanted.items() if key in ("apiVersion", "kind", "status")}
+    elif definition.has_status:
+        wanted.pop("status", None)
+    wanted.setdefault("metadata", {})["name"] = target.name
+    owner = ownership.applied_by(target.manager, definition.api_version, part)
+    owned: list[dict[str, Any]] = []
+
+    def change(old: dict[str, Any]) -> dict[str, Any]:
+        merged, entries = ownership.apply(old, wanted, _shape(target), owner, cascade.timestamp(), force=force)
+        owned[:] = entries
+        return merged
+
+    if tx.image.get(target.key) is not None:
+        return update(tx, target, change, part=part, owners=owned), False
+    if part:
+        raise errors.not_found(target.about)
+    change({"apiVersion": definition.api_version, "metadata": {}})
+    return create(tx, target, wanted, owners=owned), True
+
+
+def create(
+    tx: Transaction, target: Target, body: dict[str, Any], *, owners: list[dict[str, Any]] | None = None
+) -> Stored:
+    """Create an object; `owners` are its managedFields.
+
+    Raises StatusError: 400, 403, 404 (no such namespace), 409, 422.
+    """
     definition = target.definition
     obj = _decode(target, body)
     metadata = obj["metadata"]
@@ -62,6 +106,8 @@ def create(tx: Transaction, target: Target, body: dict[str, Any]) -> Stored:
     if definition.custom:
         metadata["generation"] = 1
     _finish(tx, target, obj, None)
+    if owners:
+        obj["metadata"]["managedFields"] = owners
     if tx.image.get(target.key) is not None:
         raise errors.already_exists(target.about)
     stored = tx.put(target.key, obj)
@@ -80,11 +126,17 @@ def require_name(target: Target, metadata: dict[str, Any]) -> None:
 
 
 def update(
-    tx: Transaction, target: Target, change: Callable[[dict[str, Any]], dict[str, Any]], *, part: str = ""
+    tx: Transaction,
+    target: Target,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    part: str = "",
+    owners: list[dict[str, Any]] | None = None,
 ) -> Stored:
     """Replace an object by what `change` makes of it; with `part` "status" the status alone, else all but the status.
 
-    Returns the object as it was left, also when that removed it (its last finalizer went). A change that changes
+    `owners`, read after `change`, are its new managedFields; without, those who owned what is changed lose it to who
+    asks. Returns the object as it was left, also when that removed it (its last finalizer went). A change that changes
     nothing writes nothing. Raises StatusError: 400, 404, 409, 422.
     """
     definition = target.definition
@@ -100,6 +152,7 @@ def update(
         why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old_metadata['uid']}"
         raise errors.conflict(target.about, why)
     require_name(target, metadata)
+    sent = metadata.get("managedFields")
     if part == "status":
         obj = {**copy.deepcopy(old), **({"status": obj["status"]} if "status" in obj else {})}
     else:
@@ -111,6 +164,12 @@ def update(
         _check_finalizers(target, obj, old)
     obj["metadata"]["resourceVersion"] = old_metadata["resourceVersion"]
     _finish(tx, target, obj, old, admit=part != "status")
+    if owners is None:
+        owner = ownership.updated_by(target.manager, definition.api_version, part)
+        owners = ownership.update(old, obj, sent, _shape(target), owner, cascade.timestamp())
+    obj["metadata"].pop("managedFields", None)
+    if owners:
+        obj["metadata"]["managedFields"] = owners
     if obj == old:
         return stored
     if definition.custom and _specified(definition, obj) != _specified(definition, old):
@@ -164,6 +223,10 @@ def bind(tx: Transaction, target: Target, binding: dict[str, Any]) -> None:
     status["conditions"] = [*conditions, scheduled]
     metadata = dict(stored.obj["metadata"])
     tx.put(target.key, {**stored.obj, "metadata": metadata, "spec": {**spec, "nodeName": node}, "status": status})
+
+
+def _shape(target: Target) -> ownership.Shape:
+    return ownership.Shape(schema.of_object(target.definition.schema), target.definition.custom)
 
 
 def _decode(target: Target, body: dict[str, Any]) -> dict[str, Any]:

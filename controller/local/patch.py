@@ -11,6 +11,7 @@ from controller.api.errors import StatusError, bad_request
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
 
 # By which field the items of a list are told apart, by the list's name; a list that is not here is replaced as a whole.
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -44,10 +45,8 @@ def apply_patch(obj: dict[str, Any], patch: Any, content_type: str, *, custom: b
         return merged
     if content_type == STRATEGIC_PATCH and not custom:
         return _strategic(obj, patch)
-    if content_type.startswith("application/apply-patch"):
-        message = "server-side apply is not supported by this API server: use client-side apply (`kubectl apply -f`)"
-    else:
-        message = f"the body of the request was in an unsupported format: {content_type or 'no Content-Type'}"
+    served = [JSON_PATCH, MERGE_PATCH, *([] if custom else [STRATEGIC_PATCH]), APPLY_PATCH]
+    message = f"the body of the request was in an unknown format - accepted media types include: {', '.join(served)}"
     raise StatusError(415, "UnsupportedMediaType", message)
 
 
@@ -111,7 +110,7 @@ def _strategic(value: Any, patch: dict[str, Any]) -> dict[str, Any]:
 def _strategic_list(name: str, value: list[Any], patch: list[Any]) -> list[Any]:
     if name in _MERGED_SETS:
         return [*value, *(each for each in patch if each not in value)]
-    key = _merge_key(name, [*patch, *value])
+    key = list_key(name, [*patch, *value])
     if key is None or any(isinstance(each, dict) and each.get("$patch") == "replace" for each in patch):
         return [copy.deepcopy(each) for each in patch if not (isinstance(each, dict) and "$patch" in each)]
     result = list(value)
@@ -127,7 +126,8 @@ def _strategic_list(name: str, value: list[Any], patch: list[Any]) -> list[Any]:
     return result
 
 
-def _merge_key(name: str, items: list[Any]) -> str | None:
+def list_key(name: str, items: list[Any]) -> str | None:
+    """The field by which the items of a built-in kind's list are told apart; None for one that is replaced."""
     if not all(isinstance(each, dict) for each in items):
         return None
     return next((key for key in _MERGE_KEYS.get(name, ()) if any(key in each for each in items)), None)
@@ -137,7 +137,7 @@ def _reorder(name: str, result: dict[str, Any], order: list[Any]) -> None:
     items = result.get(name)
     if not items:
         return
-    key = _merge_key(name, [each for each in [*items, *order] if isinstance(each, dict)])
+    key = list_key(name, [each for each in [*items, *order] if isinstance(each, dict)])
 
     def identity(each: Any) -> Any:
         return each.get(key) if isinstance(each, dict) and key else each

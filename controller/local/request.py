@@ -67,6 +67,11 @@ def number(request: web.Request, name: str) -> int | None:
     return int(text)
 
 
+def field_manager(request: web.Request) -> str:
+    """As whom the client sets fields: what it says, else the program that it is."""
+    return request.query.get("fieldManager") or request.headers.get("User-Agent", "").split("/")[0] or "unknown"
+
+
 def content_type(request: web.Request) -> str:
     return request.headers.get("Content-Type", "").split(";")[0].strip().lower()
 

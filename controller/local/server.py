@@ -20,13 +20,14 @@ from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCO
 from controller.local.authorization import Action, is_allowed, refusal
 from controller.local.definition import Definition, definitions, find
 from controller.local.impersonation import acting
-from controller.local.patch import apply_patch
+from controller.local.patch import APPLY_PATCH, apply_patch
 from controller.local.representation import body_of, in_version, line, read_continue, write_continue
 from controller.local.request import (
     ResourcePath,
     body,
     content_type,
     dry_run,
+    field_manager,
     flag,
     number,
     object_body,
@@ -185,6 +186,7 @@ class _Api:
             path.name,
             strict=request.query.get("fieldValidation") == "Strict",
             user=request[_USER],
+            manager=field_manager(request),
         )
         if not path.name:
             match request.method:
@@ -300,6 +302,8 @@ class _Api:
                     detail = "Invalid value: 0x0: must be specified for an update"
                     raise errors.invalid(target.about, [errors.FieldCause("metadata.resourceVersion", detail)])
                 return obj
+        elif content_type(request) == APPLY_PATCH:
+            return await self._apply(request, target, part)
         else:
             patch, kind = await body(request), content_type(request)
 
@@ -310,6 +314,18 @@ class _Api:
             lambda tx: lifecycle.update(tx, target, change, part=part), dry_run=dry_run(request)
         )
         return self._answer(request, target, stored)
+
+    async def _apply(self, request: web.Request, target: lifecycle.Target, part: str) -> web.Response:
+        config, force = await body(request), flag(request, "force")
+        if not isinstance(config, dict):
+            raise errors.bad_request("what is applied must be an object")
+        if not request.query.get("fieldManager"):
+            about = errors.ObjectName("meta.k8s.io", "", "PatchOptions")
+            raise errors.invalid(about, [errors.FieldCause.required("fieldManager", "is required for apply patch")])
+        stored, made = await self._store.write(
+            lambda tx: lifecycle.apply(tx, target, config, part=part, force=force), dry_run=dry_run(request)
+        )
+        return self._answer(request, target, stored, 201 if made else 200)
 
     async def _delete(self, request: web.Request, target: lifecycle.Target) -> web.Response:
         options = await _delete_options(request)
@@ -407,6 +423,10 @@ class _Api:
     async def _watch(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
         asked = request.query.get("resourceVersion", "")
         initial = flag(request, "sendInitialEvents")
+        if "sendInitialEvents" in request.query and request.query.get("resourceVersionMatch") != "NotOlderThan":
+            detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            cause = errors.FieldCause.forbidden("resourceVersionMatch", detail)
+            raise errors.invalid(errors.ObjectName("meta.k8s.io", "", "ListOptions"), [cause])
         version = None if initial or asked in ("", "0") else number(request, "resourceVersion")
         timeout_s = number(request, "timeoutSeconds") or random.randint(1800, 3600)
         if version is not None:

@@ -23,6 +23,7 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 MERGE, JSON_PATCH, STRATEGIC = (
     f"application/{kind}+json" for kind in ("merge-patch", "json-patch", "strategic-merge-patch")
 )
+APPLY = "application/apply-patch+yaml"
 # What differs between any two servers.
 _OWN = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "deletionTimestamp", "continue"}
 
@@ -51,10 +52,13 @@ class Api:
 
     def watch(self, path: str, count: int, **parameters: str) -> list[tuple[str, str]]:
         """Type and name of so many events."""
+        return [(each["type"], each["object"]["metadata"]["name"]) for each in self.events(path, count, **parameters)]
+
+    def events(self, path: str, count: int, **parameters: str) -> list[Any]:
+        """So many events."""
         parameters |= {"watch": "1", "timeoutSeconds": "20"}
         with self._session.get(self.process.url + path, params=parameters, stream=True, timeout=30) as answer:
-            events = (json.loads(line) for line in answer.iter_lines() if line)
-            return [(event["type"], event["object"]["metadata"]["name"]) for event in islice(events, count)]
+            return list(islice((json.loads(line) for line in answer.iter_lines() if line), count))
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +229,120 @@ def tables(api: Api) -> Iterator[Any]:
     yield code, table["kind"], columns, cells
 
 
+def built_in_tables(api: Api) -> Iterator[Any]:
+    api.raw("POST", MAPS, {**config_map("shown"), "binaryData": {"b": "aGk="}})
+    secrets, pods = MAPS.replace("configmaps", "secrets"), MAPS.replace("configmaps", "pods")
+    api.raw("POST", secrets, {"metadata": {"name": "shown"}, "data": {"a": "MQ=="}})
+    api.raw("POST", pods, pod("shown"))
+    for path in (f"{MAPS}/shown", f"{secrets}/shown", f"{pods}/shown"):
+        table = api.raw("GET", path, headers={"Accept": TABLE})[1]
+        columns = [(column["name"], column["priority"]) for column in table["columnDefinitions"]]
+        ages = {index for index, (name, _) in enumerate(columns) if name == "Age"}
+        yield columns, [cell for index, cell in enumerate(table["rows"][0]["cells"]) if index not in ages]
+
+
+def bookmarks(api: Api) -> Iterator[Any]:
+    labels = {"marked": "yes"}
+    for number in range(3):
+        api.raw("POST", MAPS, config_map(f"marked-{number}", labels=labels))
+    selected = {"labelSelector": "marked=yes", "allowWatchBookmarks": "true"}
+    listing = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+    events = api.events(MAPS, 4, **selected, **listing)
+    yield sorted(event["object"]["metadata"].get("name", "") for event in events[:3])
+    yield events[3]["type"], events[3]["object"]["kind"], events[3]["object"]["metadata"]["annotations"]
+    # Where the bookmark is, one goes on: nothing is told again, and nothing left out.
+    version = events[3]["object"]["metadata"]["resourceVersion"]
+    api.raw("DELETE", f"{MAPS}/marked-1")
+    yield api.watch(MAPS, 1, labelSelector="marked=yes", resourceVersion=version)
+    yield api.raw("GET", MAPS, params={"watch": "1", "sendInitialEvents": "true"})[0]
+
+
+def pod(name: str, *containers: dict[str, Any]) -> dict[str, Any]:
+    spec = {"containers": [*containers] or [{"name": "main", "image": "x:1"}], "automountServiceAccountToken": False}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def applied(api: Api, path: str, obj: dict[str, Any], manager: str, query: str = "") -> Any:
+    """The answer to applying, with who owns what."""
+    code, answer = api.raw("PATCH", f"{path}?fieldManager={manager}{query}", obj, kind=APPLY)
+    if code >= 400:
+        return code, answer["reason"], answer["message"], answer["details"]["causes"]
+    return code, normal(answer).get("data") or normal(answer).get("spec", {}).get("containers"), owners(answer)
+
+
+def owners(obj: dict[str, Any]) -> list[Any]:
+    entries = obj["metadata"]["managedFields"]
+    return sorted(
+        (each["manager"], each["operation"], each.get("subresource", ""), json.dumps(each["fieldsV1"], sort_keys=True))
+        for each in entries
+    )
+
+
+def applying(api: Api) -> Iterator[Any]:
+    at = f"{MAPS}/applied"
+
+    def of(manager: str, query: str = "", **data: str) -> Any:
+        return applied(api, at, {**config_map("applied"), "data": data}, manager, query)
+
+    yield of("one", a="1", b="2")
+    version = api.raw("GET", at)[1]["metadata"]["resourceVersion"]
+    yield of("one", a="1", b="2")
+    yield api.raw("GET", at)[1]["metadata"]["resourceVersion"] == version
+    yield of("two", c="3")
+    yield of("two", c="3", a="1")  # the same value: both own it
+    yield of("two", c="3", a="9")
+    yield of("two", "&force=true", c="3", a="9", b="9")
+    yield of("one", d="4")  # what others own stays
+    yield of("two", c="3")  # what nobody else owns goes
+    code, changed = api.raw("PATCH", f"{at}?fieldManager=three", {"data": {"c": "5", "e": "6"}}, kind=MERGE)
+    yield code, normal(changed)["data"], owners(changed)
+    yield of("two", c="7")
+    yield of("two", "&force=true&dryRun=All", c="7")
+    yield normal(api.raw("GET", at)[1])["data"]
+    yield api.raw("PATCH", at, config_map("applied"), kind=APPLY)[0]
+    yield api.raw("PATCH", f"{at}?fieldManager=x", config_map("another"), kind=APPLY)[0]
+    yield api.raw("PATCH", f"{at}?fieldManager=x", {"data": {}}, kind=APPLY)[0]
+
+
+def applying_lists(api: Api) -> Iterator[Any]:
+    at = MAPS.replace("configmaps", "pods") + "/applied"
+
+    def of(manager: str, *containers: dict[str, Any], query: str = "") -> Any:
+        return applied(api, at, pod("applied", *containers), manager, query)
+
+    one, two = ({"name": name, "image": "x:1", "terminationMessagePath": f"/{name}"} for name in ("one", "two"))
+    yield of("first", one, two)
+    yield of("second", {"name": "two", "image": "x:2"})
+    yield of("second", {"name": "two", "image": "x:2"}, query="&force=true")
+    labelled = {
+        **pod("applied"),
+        "metadata": {"name": "applied", "labels": {"a": "b"}, "finalizers": ["example.com/f"]},
+    }
+    del labelled["spec"]
+    code, answer = api.raw("PATCH", f"{at}?fieldManager=third", labelled, kind=APPLY)
+    yield code, answer["metadata"]["labels"], answer["metadata"]["finalizers"], owners(answer)
+    del labelled["metadata"]["finalizers"]
+    code, answer = api.raw("PATCH", f"{at}?fieldManager=third", labelled, kind=APPLY)
+    yield code, answer["metadata"].get("finalizers"), owners(answer)
+
+
+def applying_kinds(api: Api) -> Iterator[Any]:
+    at = f"{DISKS}/applied"
+
+    def of(manager: str, size: str, query: str = "", path: str = at) -> Any:
+        obj = {**disk("applied", persistentVolumeClaim={"size": size}), "status": {"phase": "Ready"}}
+        code, answer = api.raw("PATCH", f"{path}?fieldManager={manager}{query}", obj, kind=APPLY)
+        if code >= 400:
+            return code, answer["reason"], answer["details"]["causes"]
+        return code, answer["spec"], answer.get("status"), answer["metadata"]["generation"], owners(answer)
+
+    yield of("one", "1Gi")
+    yield of("two", "2Gi")
+    yield of("two", "2Gi", "&force=true")
+    yield of("status", "9Gi", path=f"{at}/status")
+    yield api.raw("PATCH", f"{DISKS}/none/status?fieldManager=x", disk("none"), kind=APPLY)[0]
+
+
 def discovery(api: Api) -> Iterator[Any]:
     kinds = api.raw("GET", f"/apis/{GROUP}/{VERSION}")[1]["resources"]
     for kind in sorted(kinds, key=lambda each: each["name"]):
@@ -246,6 +364,7 @@ def odd_specs(api: Api) -> Iterator[Any]:
 
 SCENARIOS = [
     what_is_not_there, creation, refusals, updates, patches, lists, deletion, watches, tables, discovery, odd_specs,
+    built_in_tables, bookmarks, applying, applying_lists, applying_kinds,
 ]  # fmt: skip
 
 

@@ -99,6 +99,18 @@ def test_apply_creates_configures_and_leaves_alone(kubectl: Kubectl) -> None:
     assert "NotFound" in kubectl.refused("get", "cm", "applied")
 
 
+def test_server_side_apply(kubectl: Kubectl) -> None:
+    manifest = CONFIG_MAP.replace("NAME", "owned")
+    apply = ("apply", "--server-side", "-f", "-", "--field-manager")
+    assert kubectl(*apply, "one", stdin=manifest) == "configmap/owned serverside-applied\n"
+    refused = kubectl.refused(*apply, "two", stdin=manifest.replace('a: "1"', 'a: "2"'))
+    assert 'conflict with "one"' in refused
+    kubectl(*apply, "two", "--force-conflicts", stdin=manifest.replace('a: "1"', 'a: "2"'))
+    kubectl(*apply, "one", stdin=manifest.replace('a: "1"', 'b: "1"'))
+    assert json.loads(kubectl("get", "cm", "owned", "-o", "json"))["data"] == {"a": "2", "b": "1"}
+    kubectl("delete", "cm", "owned")
+
+
 def test_apply_merges_pods_by_the_names_of_their_lists(kubectl: Kubectl) -> None:
     manifest = POD.replace("NAME", "merged")
     kubectl("apply", "-f", "-", stdin=manifest)

@@ -185,6 +185,28 @@ def applying(kubectl: Kubectl) -> Iterator[tuple[int, str]]:
     yield kubectl("replace", "-f", "-", stdin=json.dumps({**DISK, "metadata": metadata("none")}))
 
 
+def applying_on_the_server(kubectl: Kubectl) -> Iterator[tuple[int, str]]:
+    def of(manager: str, *options: str, **data: str) -> tuple[int, str]:
+        obj = {**CONFIG_MAP, "metadata": metadata("owned"), "data": data}
+        return kubectl("apply", "--server-side", "--field-manager", manager, *options, "-f", "-", stdin=json.dumps(obj))
+
+    yield of("one", a="1", b="1")
+    yield of("one", a="1", b="1")
+    yield of("two", a="2")
+    yield of("two", "--force-conflicts", a="2")
+    yield of("one", b="2")
+    yield of("one", "--dry-run=server", b="3")
+    yield kubectl("get", "cm", "owned", "-o", "yaml", "--show-managed-fields")
+    yield kubectl("delete", "cm", "owned")
+    # What was applied by the client before goes over to the server: what is left out then goes.
+    late = {**CONFIG_MAP, "metadata": metadata("late"), "data": {"a": "1", "b": "1"}}
+    yield kubectl("apply", "-f", "-", stdin=json.dumps(late))
+    yield kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(late))
+    yield kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps({**late, "data": {"a": "2"}}))
+    yield kubectl("get", "cm", "late", "-o", "jsonpath={.data}")
+    yield kubectl("delete", "cm", "late")
+
+
 def showing(kubectl: Kubectl) -> Iterator[tuple[int, str]]:
     for kind in KINDS:
         yield kubectl("get", kind, *ALL)
@@ -297,7 +319,8 @@ def removing(kubectl: Kubectl) -> Iterator[tuple[int, str]]:
 
 
 SCENARIOS: list[Scenario] = [
-    applying, showing, describing, explaining, asking_what_one_may, changing, waiting, telling, removing,
+    applying, applying_on_the_server, showing, describing, explaining, asking_what_one_may, changing, waiting, telling,
+    removing,
 ]  # fmt: skip
 
 

@@ -230,9 +230,24 @@ def test_json_patch_and_unsupported_patches(api: Api) -> None:
     patch = [{"op": "test", "path": "/spec/size", "value": 1}, {"op": "replace", "path": "/spec/size", "value": 5}]
     assert api("PATCH", f"{THINGS}/patched", patch, headers=kind)["spec"]["size"] == 5
     assert api("PATCH", f"{THINGS}/patched", patch, headers=kind, code=422)["reason"] == "Invalid"
-    for unsupported in ("application/apply-patch+yaml", "application/strategic-merge-patch+json"):
-        answer = api("PATCH", f"{THINGS}/patched", {}, headers={"Content-Type": unsupported}, code=415)
-        assert answer["reason"] == "UnsupportedMediaType"
+    strategic = {"Content-Type": "application/strategic-merge-patch+json"}
+    assert api("PATCH", f"{THINGS}/patched", {}, headers=strategic, code=415)["reason"] == "UnsupportedMediaType"
+
+
+def test_what_is_applied_is_made_and_has_an_owner(api: Api) -> None:
+    kind = {"Content-Type": "application/apply-patch+yaml"}
+    at = f"{THINGS}/applied"
+    refused = api("PATCH", at, thing("applied"), headers=kind, code=422)
+    assert "fieldManager: Required value" in refused["message"]
+    made = api("PATCH", f"{at}?fieldManager=one", thing("applied"), headers=kind, code=201)
+    assert [entry["manager"] for entry in made["metadata"]["managedFields"]] == ["one"]
+    again = api("PATCH", f"{at}?fieldManager=one", thing("applied"), headers=kind)
+    assert again["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+    changed = thing("applied")
+    changed["spec"]["size"] += 1
+    assert api("PATCH", f"{at}?fieldManager=two", changed, headers=kind, code=409)["reason"] == "Conflict"
+    forced = api("PATCH", f"{at}?fieldManager=two&force=true", changed, headers=kind)
+    assert forced["spec"]["size"] == changed["spec"]["size"]
 
 
 def test_dry_run_keeps_nothing(api: Api) -> None:
