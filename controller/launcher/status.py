@@ -3,6 +3,7 @@ controller.
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 
@@ -100,7 +101,8 @@ async def _send(output: "asyncio.Queue[bytes | None]", peer: web.WebSocketRespon
 
 @asynccontextmanager
 async def serving(app: web.Application, host: str, port: int, tls: ServerTls | None = None) -> AsyncIterator[None]:
-    """Serve the application while the context is entered; ConfigError if the address cannot be had.
+    """Serve the application while the context is entered; ConfigError if the address cannot be had, retryable where
+    somebody else has it now.
 
     With `tls`, certificates that change are taken over.
     """
@@ -111,7 +113,8 @@ async def serving(app: web.Application, host: str, port: int, tls: ServerTls | N
         try:
             await web.TCPSite(runner, host, port, ssl_context=tls.context if tls else None).start()
         except OSError as exc:
-            raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+            message = f"cannot listen on {host}:{port}: {exc.strerror}"
+            raise ConfigError(message, retryable=exc.errno == errno.EADDRINUSE) from exc
         yield
     finally:
         if watching is not None:

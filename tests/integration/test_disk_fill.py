@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,16 @@ def test_an_interrupted_copy_goes_on(pod: FillPod, image_server: ImageServer, si
     with pod:
         assert pod.end() == WorkEnd()
     assert content(pod.disk) == CONTENT
+
+
+def test_an_address_that_somebody_else_has_is_tried_again(pod: FillPod) -> None:
+    with socket.create_server((pod.address, STATUS_PORT)):
+        with pod:
+            end = pod.end()
+        assert end.retryable
+        assert f"cannot listen on {pod.address}:{STATUS_PORT}" in end.message
+    with pod:
+        assert pod.end() == WorkEnd()
 
 
 def test_a_damaged_chunk_is_named_and_waited_for(pod: FillPod, image_server: ImageServer) -> None:
