@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 from kubernetes import client, config
@@ -81,8 +81,13 @@ class Cluster:
     def __init__(self, api: client.ApiClient, timeout_s: float = _TIMEOUT_S) -> None:
         self._api = api
         self._server = str(api.configuration.host)
-        # The client's own way to a request decides for each anew what kind of body it has.
-        self._connections: urllib3.PoolManager = api.rest_client.pool_manager
+        # The client's own way to a request finds out for each anew what kind of body it has, and which connections lead
+        # to its server.
+        manager: urllib3.PoolManager = api.rest_client.pool_manager
+        self._connections = manager.connection_from_url(self._server)
+        parts = urlsplit(self._server)
+        # A proxy that sees what is asked has to be told the whole address.
+        self._base = self._server if api.configuration.proxy and parts.scheme == "http" else parts.path
         self._timeout_s = timeout_s
 
     @classmethod
@@ -333,14 +338,21 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "dvcr"}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self._server + quote(path) + (f"?{urlencode(query)}" if query else "")
+        target = self._base + quote(path) + (f"?{urlencode(query)}" if query else "")
         timeout = urllib3.Timeout(
             connect=min(_CONNECT_TIMEOUT_S, self._timeout_s), read=None if waits else self._timeout_s
         )
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
             response = self._connections.urlopen(
-                method, url, body=content, headers=headers, timeout=timeout, preload_content=False
+                method,
+                target,
+                content,
+                headers,
+                redirect=False,
+                assert_same_host=False,  # its host is the proxy, where there is one
+                timeout=timeout,
+                preload_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise ClusterError(f"cannot reach the Kubernetes API at {self.server}: {exc}") from exc
