@@ -20,6 +20,9 @@ from tests.support.waiting import eventually
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, IMAGE_SPEC, MACHINE_SPEC
 from tests.unit.controller.world import MemoryImageRegistry, MemoryLaunchers
 
+# After a restart kube-apiserver serves its own kinds many seconds before it serves others, and informers back off.
+PATIENCE_S = 60
+
 
 class Running:
     """A controller in threads."""
@@ -57,7 +60,7 @@ class Running:
         def reached() -> bool:
             return ((self.get(resource, name) or {}).get("status") or {}).get("phase") == phase
 
-        eventually(reached, f"{resource.kind} {name} {phase}")
+        eventually(reached, f"{resource.kind} {name} {phase}", PATIENCE_S)
 
     def wait_gone(self, resource: Resource, name: str) -> None:
         eventually(lambda: self.get(resource, name) is None, f"{resource.kind} {name} is gone")
@@ -69,7 +72,7 @@ class Running:
         self.cluster.patch(PVC, claim, status, "default", "status")
 
     def run_pod(self, pod: str, node: str = "node") -> None:
-        eventually(lambda: self.get(POD, pod), f"pod {pod}")
+        eventually(lambda: self.get(POD, pod), f"pod {pod}", PATIENCE_S)
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
         self.cluster.create_in(POD, pod, "default", "binding", binding)
