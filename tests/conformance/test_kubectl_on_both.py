@@ -311,7 +311,8 @@ def removing(kubectl: Kubectl) -> Iterator[tuple[int, str]]:
     yield kubectl("delete", "cm", "none", "--ignore-not-found")
     yield kubectl("delete", "vmd", "disk", "--dry-run=server")
     yield kubectl("patch", "vmd", "disk", "--type=merge", "-p", '{"metadata": {"finalizers": ["example.com/held"]}}')
-    yield kubectl("delete", "vmd", "disk", "--wait", "--timeout=1s")
+    # kubectl has a warning for watches that last less than a second.
+    yield kubectl("delete", "vmd", "disk", "--wait", "--timeout=2s")
     yield kubectl("patch", "vmd", "disk", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
     yield kubectl("delete", "pod", "pod", "--wait", "--grace-period=1")
     yield kubectl("delete", "vmd,cm,secret,svc,sa,role,rolebinding,lease,sc", *ALL)
