@@ -1,5 +1,6 @@
 """What the registry was asked a moment ago is not asked again: a decorator over ImageRegistry."""
 
+import copy
 import threading
 import time
 from collections import OrderedDict
@@ -82,7 +83,8 @@ class RecentImages:
     def _ask(self, key: tuple[str, str], known: Artifact | None) -> Artifact | None:
         away = self._away
         if away is not None and self._clock() < away[0] + AWAY_S:
-            raise _again(away[1])
+            # A copy: an error that is raised twice mixes up whose it is.
+            raise copy.copy(away[1])
         try:
             if known is not None and self._registry.find_digest(*key) == known.digest:
                 return known
@@ -91,10 +93,3 @@ class RecentImages:
             if exc.code == "UNAVAILABLE":  # not where one image has its troubles
                 self._away = self._clock(), exc
             raise
-
-
-def _again(error: RegistryError) -> RegistryError:
-    """The same for another caller: an error that is raised twice mixes up whose it is."""
-    return RegistryError(
-        error.message, code=error.code, status=error.status, reason=error.reason, retryable=error.retryable
-    )
