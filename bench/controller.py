@@ -36,9 +36,9 @@ from bench.processes import CACHE, child, cpu_seconds
 from bench.report import Row, machine, show, write
 from controller.api.resource import DISK, IMAGE, MACHINE, POD, Resource
 from controller.runtime.cluster import Cluster
-from controller.runtime.index import Object
 from controller.runtime.informer import Informer
 from dvcr.config import as_environment
+from tests.support.fleet import spec_of
 from tests.support.kubernetes import VERSION, KubernetesProcess
 from tests.support.redis import RedisServer
 
@@ -60,17 +60,6 @@ AUDIT = {
     "omitStages": ["RequestReceived"],
     "rules": [{"level": "Metadata", "users": [CONTROLLER]}, {"level": "None"}],
 }
-
-
-def spec_of(resource: Resource, name: str) -> Object:
-    """What is applied under that name."""
-    if resource == IMAGE:
-        return {"dataSource": {"type": "HTTP", "http": {"url": f"http://images.example.com/{name}.qcow2"}}}
-    if resource == DISK:
-        source = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": name}}
-        return {"persistentVolumeClaim": {"size": "64Mi"}, "dataSource": source}
-    device = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": name}}
-    return {"cpu": {"cores": 1}, "memory": {"size": "128Mi"}, "blockDevices": [device]}
 
 
 class Audit:

@@ -19,12 +19,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """An API server that has the kinds, and asks no webhook: the embedded one, then a real one."""
     kind = KubernetesProcess if request.param == "kubernetes" else ClusterProcess
     process = kind(tmp_path_factory.mktemp("cluster"))
-    try:
-        process.start()
+    with process:
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 @pytest.fixture

@@ -49,15 +49,11 @@ NO_WEBHOOKS = {"controller": {"webhooks": {"enabled": False}}}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
     """A control plane without DVCR's kinds, with others', and with a namespace that takes restricted pods only."""
     process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), defines_kinds=False)
-    try:
-        process.start()
+    with process:
         process.define(foreign_kinds.definitions())
         process.kubectl("create", "namespace", NAMESPACE)
         process.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 @pytest.fixture(scope="module", params=MATRIX, ids=lambda path: path.name.removesuffix("-values.yaml"))

@@ -17,12 +17,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A control plane that has none of the kinds; also one that knows of CEL what the oldest that it can be knew."""
     root = tmp_path_factory.mktemp("kubernetes")
     process = KubernetesProcess(root, defines_kinds=False, options=request.param)
-    try:
-        process.start()
+    with process:
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 def test_kubectl_installs_what_is_printed_and_again(server: KubernetesProcess) -> None:

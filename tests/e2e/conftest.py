@@ -23,13 +23,8 @@ def start_product(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
                 yield running
             return
         server = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), controllers=VOLUMES_BY_NODES)
-        try:
-            server.start()
-            with running_product(data, settings, server.kubeconfig) as running:
-                yield running
-        finally:
-            if server.process is not None:
-                server.stop()
+        with server, running_product(data, settings, server.kubeconfig) as running:
+            yield running
 
     return start
 

@@ -216,8 +216,7 @@ def test_a_kubernetes_that_is_restored_from_a_backup(tmp_path: Path, bumped: boo
     """Also by somebody who did not have the revisions go on, which leaves watches of other clients silent."""
     (tmp_path / "kubernetes").mkdir()
     server = KubernetesProcess(tmp_path / "kubernetes", controllers="serviceaccount-controller")
-    try:
-        server.start()
+    with server:
         site = Restored(server)
         try:
             site.make("before", "changed")
@@ -230,6 +229,3 @@ def test_a_kubernetes_that_is_restored_from_a_backup(tmp_path: Path, bumped: boo
             site.went_back()
         finally:
             site.informer.stop()
-    finally:
-        if server.process is not None:
-            server.stop()

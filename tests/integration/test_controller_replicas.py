@@ -37,12 +37,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterPr
         )
     else:
         process = ClusterProcess(root)
-    try:
-        process.start()
+    with process:
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 @pytest.fixture

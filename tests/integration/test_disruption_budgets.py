@@ -53,12 +53,8 @@ RUNNING = MachineStatus(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
     """A control plane with two nodes and disks that both can open."""
     process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"), controllers=CONTROLLERS)
-    try:
-        process.start()
+    with process:
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,7 @@ class World:
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp(request.param)
     server = ClusterProcess(root) if request.param == "embedded" else KubernetesProcess(root)
-    try:
-        server.start()
+    with server:
         world = World(server, {user: _session(server, user) for user in ROLES})
         if request.param == "embedded":
             yield world
@@ -65,9 +64,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             # The API server learns of them with delay.
             eventually(lambda: _is_refused(world), "the webhooks are asked", 60)
             yield world
-    finally:
-        if server.process is not None:
-            server.stop()
 
 
 def _session(server: ClusterProcess, user: str) -> requests.Session:

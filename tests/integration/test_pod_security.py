@@ -30,8 +30,7 @@ DISK = DiskSpec(name="vmd-root", kind="disk", path="/disks/work/disk.qcow2", siz
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
     """A control plane with a namespace of each standard, and what machines' pods name."""
     process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"))
-    try:
-        process.start()
+    with process:
         cluster = Cluster.connect(process.kubeconfig)
         for standard in STANDARDS:
             labels = {"pod-security.kubernetes.io/enforce": standard}
@@ -40,9 +39,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProce
         eventually(lambda: all(process.session().get(url, timeout=10).ok for url in accounts), "accounts", 60)
         process.kubectl("create", "priorityclass", "high", "--value=1000")
         yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 def setup(node_cache_dir: Path | None = None) -> LauncherSetup:

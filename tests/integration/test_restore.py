@@ -18,8 +18,7 @@ def test_what_was_there_at_the_backup_is_there_again_without_its_source(tmp_path
     (tmp_path / "kubernetes").mkdir()
     server = KubernetesProcess(tmp_path / "kubernetes", controllers=VOLUMES_BY_NODES)
     data, snapshot, registry = tmp_path / "data", tmp_path / "etcd.db", tmp_path / "registry"
-    try:
-        server.start()
+    with server:
         with running_product(data, kubeconfig=server.kubeconfig) as product, serving(hostile.disk()) as source:
             product.apply(cluster_image("kept", source.url), disk("root", "kept"), machine("web", "root"))
             product.apply(cluster_image("gone", source.url))
@@ -57,6 +56,3 @@ def test_what_was_there_at_the_backup_is_there_again_without_its_source(tmp_path
             product.apply(disk("another", "kept"), machine("other", "another"))
             product.wait_for_phase("vmd", "another", "Ready")
             product.wait_for_phase("vm", "other", "Running")
-    finally:
-        if server.process is not None:
-            server.stop()

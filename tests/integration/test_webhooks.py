@@ -24,17 +24,13 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
     """A control plane whose requests the webhooks judge."""
     process = KubernetesProcess(tmp_path_factory.mktemp("kubernetes"))
-    try:
-        process.start()
+    with process:
         cluster = Cluster.connect(process.kubeconfig)
         new_image(cluster, "disk", cdrom=False)
         settings = ControllerSettings(webhooks=WebhookSettings(enabled=True, external_name="127.0.0.1"))
         with Service(WebhookSite(cluster, MachineAuthority(cluster, "default"), settings)):
             eventually(lambda: is_asked(cluster), "the webhooks are asked", 60)
             yield process
-    finally:
-        if process.process is not None:
-            process.stop()
 
 
 @pytest.fixture(scope="module")

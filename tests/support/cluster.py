@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import pytest
 import requests
@@ -70,6 +71,19 @@ class ClusterProcess:
         assert line.startswith("listening on https://"), f"{line!r}\n{(self.root / 'log').read_text()}"
         self.url = line.split()[-1]
         self.port = int(self.url.rsplit(":", 1)[1])
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop it, unless it was killed."""
+        if self.process is not None:
+            self.stop()
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""

@@ -23,7 +23,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from controller.api.pod_claims import volume_claims
-from controller.api.resource import POD, PVC, Resource
+from controller.api.resource import DISK, IMAGE, POD, PVC, Resource
 from controller.certificates import KeyPair
 from controller.launcher.spec import (
     AUTHORITY_FILE,
@@ -37,7 +37,7 @@ from controller.launcher.spec import (
 from controller.machines.authority import MachineAuthority
 from controller.runtime.cluster import Cluster
 from controller.runtime.controller import Controller, Reconciler
-from controller.runtime.index import Key
+from controller.runtime.index import Key, Object
 from controller.runtime.informer import Informer
 from controller.runtime.termination import termination
 from dvcr.artifact.image import DiskImage, ImageSource
@@ -56,6 +56,17 @@ _SOURCE = ImageSource("qcow2", _MIB, {"sha256": "0" * 64}, "https://example.com/
 _IMAGE = DiskImage(64 * _MIB, 4 * _MIB, (), False, _SOURCE, datetime(2026, 1, 1, tzinfo=UTC))
 _CONFIG = config_json(_IMAGE)
 _MANIFEST = DiskManifest.of(_IMAGE, _CONFIG)
+
+
+def spec_of(resource: Resource, name: str) -> Object:
+    """What is applied under that name: an image, a disk that is made of it, or a machine that has the disk."""
+    if resource == IMAGE:
+        return {"dataSource": {"type": "HTTP", "http": {"url": f"http://images.example.com/{name}.qcow2"}}}
+    if resource == DISK:
+        source = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": name}}
+        return {"persistentVolumeClaim": {"size": "64Mi"}, "dataSource": source}
+    device = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": name}}
+    return {"cpu": {"cores": 1}, "memory": {"size": "128Mi"}, "blockDevices": [device]}
 
 
 class Claims:

@@ -18,7 +18,7 @@ from controller.runtime.stream import WatchResponse
 from dvcr.config import as_environment
 from dvcr.jobs.redis import RedisJobBoard
 from tests.support.cluster import ClusterProcess
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, spec_of
 from tests.support.kubernetes import free_port
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
@@ -181,13 +181,3 @@ class Site:
             replica.close()
         self.pods.close()
         self.claims.close()
-
-
-def spec_of(resource: Resource, name: str) -> Object:
-    if resource == IMAGE:
-        return {"dataSource": {"type": "HTTP", "http": {"url": f"http://images.example.com/{name}.qcow2"}}}
-    if resource == DISK:
-        source = {"type": "VirtualMachineImage", "virtualMachineImage": {"name": name}}
-        return {"persistentVolumeClaim": {"size": "64Mi"}, "dataSource": source}
-    device = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": name}}
-    return {"cpu": {"cores": 1}, "memory": {"size": "128Mi"}, "blockDevices": [device]}
