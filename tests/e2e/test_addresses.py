@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from demo.server import serve_folder
 from tests.e2e.resources import API, cluster_image, disk, machine, operation
+from tests.support.guest_page import guest_page
 from tests.support.product import Product
 from tests.support.waiting import eventually
 
@@ -38,13 +38,6 @@ def image(product: Product, guest: Path) -> Iterator[str]:
     product.dvcr("delete", "cvmi", "addressed")
 
 
-def page(address: str) -> str:
-    try:
-        return requests.get(f"http://{address}:{PORT}/", timeout=10).text
-    except requests.ConnectionError:
-        return ""
-
-
 def test_a_machine_answers_at_the_address_that_it_claims_before_and_after_a_restart(
     product: Product, image: str
 ) -> None:
@@ -59,18 +52,18 @@ def test_a_machine_answers_at_the_address_that_it_claims_before_and_after_a_rest
     product.apply(web)
     status = product.wait_for_phase("vm", "web", "Running")["status"]
     assert (status["ipAddress"], status["ipAddressClaim"]) == (ADDRESS, "fixed")
-    eventually(lambda: page(ADDRESS) == "hello from the guest\n", "the guest's page", 180)
+    eventually(lambda: guest_page(ADDRESS, PORT) == "hello from the guest\n", "the guest's page", 180)
     assert product.get("vmip", "fixed")["status"]["virtualMachineName"] == "web"
 
     product.apply(operation("web-again", "Restart", "web"))
     product.wait_for_phase("vmop", "web-again", "Completed", timeout_s=180)
     status = product.wait_for_phase("vm", "web", "Running")["status"]
     assert status["ipAddress"] == ADDRESS
-    eventually(lambda: page(ADDRESS) == "hello from the guest\n", "the guest's page after the restart", 180)
+    eventually(lambda: guest_page(ADDRESS, PORT) == "hello from the guest\n", "the guest's page after the restart", 180)
 
     product.dvcr("delete", "vm", "web")
     product.dvcr("delete", "vmd", "addressed")
-    assert page(ADDRESS) == ""
+    assert guest_page(ADDRESS, PORT) == ""
     product.dvcr("delete", "vmip", "fixed")
     assert product.wait_for_phase("vmip", "late", "Bound")["status"]["address"] == ADDRESS
     product.dvcr("delete", "vmip", "late")

@@ -15,6 +15,7 @@ import requests
 
 from controller.launcher.passt import resolvers
 from controller.launcher.spec import STATUS_PORT, MachineState, NetworkStatus
+from tests.support.guest_page import guest_page
 from tests.support.machine import LauncherPod, guest_disk, machine_spec
 from tests.support.waiting import eventually
 
@@ -81,18 +82,6 @@ def serving_host() -> Iterator[Host]:
         host.server.server_close()
 
 
-def page(pod: LauncherPod, port: int) -> str:
-    return page_at(pod.address, port)
-
-
-def page_at(address: str, port: int) -> str:
-    """What a guest's server shows there; nothing if none answers."""
-    try:
-        return requests.get(f"http://{address}:{port}/", timeout=20).text
-    except requests.ConnectionError:
-        return ""
-
-
 def trouble(pod: LauncherPod) -> str:
     network = pod.status().network
     return network.trouble if network else ""
@@ -127,14 +116,16 @@ def test_a_guest_serves_at_its_address_reaches_out_and_not_the_hosts_loopback(tm
             assert "reached" not in console
             assert host.callers == [host.outside]
 
-            assert page(pod, 80) == page(pod, 8000) == "hello from the guest\n"
+            assert guest_page(pod.address, 80) == guest_page(pod.address, 8000) == "hello from the guest\n"
             assert pod.status().network == NetworkStatus(kind="passt")
             with pytest.raises(requests.ConnectionError):
                 requests.get(f"http://{pod.address}:8001/", timeout=20)
 
             os.kill(passt_pid(pod), signal.SIGKILL)
             pod.wait_until(lambda: "signal 9" in trouble(pod), 30, "word of the dead passt")
-            pod.wait_until(lambda: page(pod, 80) == "hello from the guest\n", 60, "the guest's page again")
+            pod.wait_until(
+                lambda: guest_page(pod.address, 80) == "hello from the guest\n", 60, "the guest's page again"
+            )
             assert trouble(pod) == ""
             assert pod.status().state is MachineState.RUNNING
 
@@ -161,8 +152,8 @@ def test_a_guest_on_qemus_own_network_serves_at_its_address_too(tmp_path: Path, 
         console = pod.wait_for_console("DVCR-GUEST ready", BOOT_S)
         assert "DVCR-GUEST address=10.0.2.15" in console
         assert "DVCR-GUEST mtu=65520" in console
-        assert page(pod, 8000) == "hello from the guest\n"
-        assert page(pod, 62080) == "hello from the guest\n"
+        assert guest_page(pod.address, 8000) == "hello from the guest\n"
+        assert guest_page(pod.address, 62080) == "hello from the guest\n"
         assert pod.status().network == NetworkStatus(kind="user")
         pod.terminate()
 

@@ -8,7 +8,8 @@ import pytest
 
 from controller.launcher.spec import MachineState, MigrationState, NetworkStatus, TerminationReason
 from tests.integration.test_launcher_migration import PATIENCE_S, moving
-from tests.integration.test_launcher_network import page_at, serving_host
+from tests.integration.test_launcher_network import serving_host
+from tests.support.guest_page import guest_page
 from tests.support.machine import guest_disk, machine_spec
 
 __all__ = ["guest_disk"]
@@ -42,7 +43,7 @@ def test_a_guests_ports_and_its_way_out_move_with_it(tmp_path: Path, guest_disk:
         spec = machine_spec(tmp_path / "m", disks=disks, cloud_init=cloud_init, address=ADDRESS)
         with moving(tmp_path, spec, settings) as move:
             move.source.wait_for_console("reached=1", PATIENCE_S)
-            assert page_at(ADDRESS, 8000) == "hello from the guest\n"
+            assert guest_page(ADDRESS, 8000) == "hello from the guest\n"
             waiting = move.target.status().network
             assert waiting is not None
             assert ADDRESS in waiting.trouble
@@ -51,7 +52,7 @@ def test_a_guests_ports_and_its_way_out_move_with_it(tmp_path: Path, guest_disk:
             move.wait_for(MigrationState.DONE)
             assert move.source.terminate().reason is TerminationReason.MOVED
             move.target.wait_until(
-                lambda: page_at(ADDRESS, 8000) == "hello from the guest\n", PATIENCE_S, "the page after the move"
+                lambda: guest_page(ADDRESS, 8000) == "hello from the guest\n", PATIENCE_S, "the page after the move"
             )
             move.target.wait_for_console("reached=", PATIENCE_S)
             status = move.target.status()
