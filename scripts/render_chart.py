@@ -28,6 +28,8 @@ NOT_IN_CONFIG = {
     "uploader.external_url", "uploader.in_cluster_url", "uploader.tls.certificate_file", "uploader.tls.key_file",
     "monitoring", "controller.namespace", "controller.launcher_image", "controller.machine_api", "controller.webhooks",
     "launcher.cache_dir",
+    # Neither the kubelet's probes nor DVCR's own parts have a certificate to show.
+    "registry.tls.client_certificates", "uploader.tls.client_certificates",
     # Secrets.
     "storage.s3.access_key_id", "storage.s3.secret_access_key", "client.password", "broker.url",
 }  # fmt: skip

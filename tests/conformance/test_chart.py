@@ -12,6 +12,7 @@ from typing import Any
 
 import bcrypt
 import pytest
+import yaml
 from pydantic import BaseModel, SecretStr
 
 from controller.api.kinds import crds
@@ -29,7 +30,18 @@ from dvcr.access.policy import Policy
 from dvcr.access.scope import Action
 from dvcr.config import ENVIRONMENT_PREFIX, AccessSettings, RuleSettings, Settings, load_settings
 from tests.support.go_tool import HELM, HELM_3
-from tests.support.helm import CHART, MATRIX, NAMESPACE, environment, find, helm, render, try_helm, workloads
+from tests.support.helm import (
+    CHART,
+    KUBERNETES,
+    MATRIX,
+    NAMESPACE,
+    environment,
+    find,
+    helm,
+    render,
+    try_helm,
+    workloads,
+)
 
 MAX_RELEASE_BYTES = 2**20
 """What Helm keeps of a release is one Secret, and etcd takes no larger object."""
@@ -81,6 +93,8 @@ def test_every_setting_is_given_by_config_or_by_the_chart() -> None:
         "access.anonymous", "launcher.cache_dir",
         # Its parts have passwords in their environment; the pods that the controller makes have a file.
         "client.credentials_file",
+        # Neither the kubelet's probes nor the parts have a certificate to show.
+        "registry.tls.client_certificates", "uploader.tls.client_certificates",
     }  # fmt: skip
     config = _set_of_paths(_schema_paths())
 
@@ -125,7 +139,29 @@ def test_every_setting_of_config_arrives(tmp_path: Path, monkeypatch: pytest.Mon
         ({"config": {"importer": {"concurency": 3}}}, "additional properties 'concurency' not allowed"),
         ({"config": {"importer": {"concurrency": "many"}}}, "got string, want integer"),
         ({"config": {"client": {"password": "x"}}}, "additional properties 'password' not allowed"),
+        ({"config": {"registry": {"tls": {"client_certificates": "required"}}}}, "'client_certificates' not allowed"),
+        ({"config": None}, "missing property 'config'"),
+        ({"registry": {"tls": None}}, "missing property 'tls'"),
+        ({"fullnameOverride": "My_images"}, "does not match pattern"),
         ({"worker": {"replica": 3}}, "additional properties 'replica' not allowed"),
+        ({"worker": {"resources": {"request": {"cpu": 1}}}}, "additional properties 'request' not allowed"),
+        ({"worker": {"extraEnv": [{"name": "A", "value": 3}]}}, "got number, want string"),
+        ({"worker": {"tolerations": [{"effect": "NoScheduling"}]}}, "value must be one of 'NoSchedule'"),
+        ({"worker": {"affinity": {"nodeAffinty": {}}}}, "additional properties 'nodeAffinty' not allowed"),
+        ({"worker": {"topologySpreadConstraints": [{"topologyKey": "zone"}]}}, "missing properties 'maxSkew'"),
+        ({"networkPolicies": {"metricsFrom": [{"podSelektor": {}}]}}, "properties 'podSelektor' not allowed"),
+        ({"registry": {"persistence": {"accessModes": ["RWO"]}}}, "value must be one of 'ReadWriteOnce'"),
+        ({"uploader": {"ingress": {"enabled": True, "host": "https://a.example.com"}}}, "does not match pattern"),
+        ({"config": {"storage": {"driver": "s3"}}}, "config.storage.s3.bucket: name the bucket"),
+        ({"registry": {"s3": {"existingSecret": "keys"}}}, "is for config.storage.driver: s3"),
+        ({"redis": {"external": {"existingSecret": "url"}}}, "redis: either enabled or external.existingSecret"),
+        ({"access": {"existingSecret": "x", "users": {"alice": "$2y$x"}}}, "users are in the htpasswd of that Secret"),
+        ({"registry": {"tls": {"certManager": {"enabled": True}}}}, "registry.tls.certManager.issuerRef"),
+        ({"registry": {"tls": {"hasAuthority": True}}}, "is about the Secret registry.tls.existingSecret"),
+        ({"uploader": {"gateway": {"enabled": True, "host": "a.example.com"}}}, "uploader.gateway.parentRefs"),
+        ({"worker": {"autoscaling": {"type": "hpa", "minReplicas": 0}}}, "only keda scales to none"),
+        ({"worker": {"autoscaling": {"type": "keda", "minReplicas": 3, "maxReplicas": 2}}}, "more than maxReplicas"),
+        ({"monitoring": {"port": 9443}}, "one port each"),
         ({"registry": {"replicas": 2}}, "more than one needs config.storage.driver: s3"),
         ({"redis": {"enabled": False}}, "name the Secret with the URL of a Redis"),
         ({"uploader": {"ingress": {"enabled": True}}}, "uploader.ingress.host"),
@@ -149,6 +185,59 @@ def test_wrong_values_are_refused_with_the_reason(values: dict[str, Any], messag
 
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_values_that_are_taken_away_are_as_if_empty() -> None:
+    nothing = {
+        "nameOverride": None,
+        "image": {"tag": None, "pullSecrets": None},
+        "access": {"existingSecret": None, "users": None},
+        "redis": {"external": {"existingSecret": None}},
+        "registry": {
+            "resources": None,
+            "nodeSelector": None,
+            "tls": {"existingSecret": None},
+            "ingress": {"className": None, "tlsSecret": None},
+        },
+        "uploader": {"tls": {"existingSecret": None}, "ingress": {"annotations": None}},
+    }
+    empty = {"registry": {"resources": None}}
+
+    assert [*map(_without_passwords, render(nothing))] == [*map(_without_passwords, render(empty))]
+
+
+def test_names_that_yaml_takes_for_numbers_stay_names() -> None:
+    text = helm(
+        "template",
+        "2",
+        CHART,
+        "--namespace=7",
+        f"--kube-version={KUBERNETES}",
+        values={"image": {"pullSecrets": ["1"]}},
+    )
+    objects = [each for each in yaml.safe_load_all(text) if each]
+
+    names = {name for each in objects for name in _names(each)}
+    assert {"1", "2", "7"} <= names
+    assert {type(name) for name in names} == {str}
+    assert environment(find(objects, "Deployment", "2-dvcr-controller"))["DVCR__CONTROLLER__NAMESPACE"]["value"] == "7"
+
+
+@pytest.mark.parametrize("part", ["registry", "uploader"])
+def test_the_ingress_speaks_what_its_backend_speaks(part: str) -> None:
+    prefix = "nginx.ingress.kubernetes.io/"
+    limited = {"enabled": True, "host": "a.example.com", "annotations": {f"{prefix}proxy-body-size": "10g"}}
+    plain, encrypted = ({"ingress": limited, "tls": {"existingSecret": secret}} for secret in ("", "tls"))
+    found = {}
+    for name, values in (("plain", plain), ("encrypted", encrypted)):
+        objects = render({part: values})
+        service = find(objects, "Service", f"dvcr-{part}")["spec"]["ports"][0]
+        found[name] = find(objects, "Ingress", f"dvcr-{part}")["metadata"]["annotations"], service.get("appProtocol")
+
+    unlimited = {f"{prefix}proxy-request-buffering": "off", f"{prefix}proxy-buffering": "off"}
+    annotations = {**limited["annotations"], **unlimited}  # type: ignore[dict-item]
+    assert found["plain"] == (annotations, None)
+    assert found["encrypted"] == ({**annotations, f"{prefix}backend-protocol": "HTTPS"}, "https")
 
 
 def test_crds_are_those_of_the_code_and_are_kept(rendered: list[dict[str, Any]]) -> None:
@@ -217,6 +306,21 @@ def test_helm_can_keep_the_release(rendered: list[dict[str, Any]]) -> None:
     assert len(gzip.compress(json.dumps(rendered).encode())) * 16 / 9 < MAX_RELEASE_BYTES / 2
 
 
+def _names(obj: Any) -> Iterator[Any]:
+    """Names, namespaces and values of labels, at any depth of what Kubernetes reads."""
+    if isinstance(obj, list):
+        for each in obj:
+            yield from _names(each)
+    elif isinstance(obj, dict) and obj.get("kind") != "CustomResourceDefinition":
+        for key, value in obj.items():
+            if key in ("labels", "matchLabels", "selector") and isinstance(value, dict):
+                yield from (each for each in value.values() if not isinstance(each, dict))
+            if key in ("name", "namespace", "secretName", "claimName", "serviceAccountName"):
+                yield value
+            else:
+                yield from _names(value)
+
+
 def _settings(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The path and the default of every setting."""
     for name, field in model.model_fields.items():
@@ -252,13 +356,13 @@ def _set_of_paths(schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[str
 _CHOSEN: dict[str, Any] = {
     "controller.kvm_resource": "example.com/kvm",
     "log.level": "error", "log.style": "json", "storage.driver": "s3", "storage.s3.bucket": "images",
-    "storage.s3.endpoint_url": "https://s3.example.com", "registry.tls.client_certificates": "required",
+    "storage.s3.endpoint_url": "https://s3.example.com",
     "registry.quotas": {"team/": 2**40, "": 2**50}, "access.groups": {"operators": ["olga"]},
     "access.rules": [{"repositories": ["a/**"], "actions": ["pull"], "users": ["@operators"]}],
     "access.issuers": [{"name": "idp", "issuer": "https://i", "audience": "dvcr", "jwks": "https://i/keys"}],
     "client.ca_pem": "-----BEGIN CERTIFICATE-----\n",
     "access.external_url": "https://registry.example.com", "importer.source_addresses": "public",
-    "importer.platform": "linux/arm64", "importer.connections": 7, "uploader.tls.client_certificates": "required",
+    "importer.platform": "linux/arm64", "importer.connections": 7,
     "controller.machine_cidrs": ["10.7.0.0/16"], "controller.address_annotations": {"a.example.com/b": '["{address}"]'},
     "launcher.accelerator": "kvm", "launcher.network": "passt", "launcher.guest_tcp_ports": "22",
     "launcher.guest_udp_ports": "53", "launcher.guest_denied_networks": ["10.0.0.0/8"],

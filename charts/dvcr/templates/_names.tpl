@@ -23,8 +23,8 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 
 {{- define "dvcr.selector" -}}
 {{- $root := default . .root -}}
-app.kubernetes.io/name: {{ include "dvcr.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "dvcr.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -46,19 +46,16 @@ app.kubernetes.io/component: {{ . }}
 {{- if .Values.redis.enabled -}}
 {{- printf "%s-redis" (include "dvcr.fullname" .) -}}
 {{- else -}}
-{{- required "redis.enabled is false: name the Secret with the URL of a Redis, redis.external.existingSecret" .Values.redis.external.existingSecret -}}
+{{- .Values.redis.external.existingSecret -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "dvcr.registryTlsSecret" -}}
 {{- with .Values.registry.tls -}}
-{{- if and .existingSecret .certManager.enabled -}}
-{{- fail "registry.tls: either existingSecret or certManager.enabled" -}}
-{{- end -}}
 {{- if .certManager.enabled -}}
 {{- printf "%s-registry-tls" (include "dvcr.fullname" $) -}}
 {{- else -}}
-{{- .existingSecret -}}
+{{- default "" .existingSecret -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -68,7 +65,7 @@ app.kubernetes.io/component: {{ . }}
 {{- end -}}
 
 {{- define "dvcr.uploaderUrl" -}}
-{{- printf "%s://%s-uploader.%s.svc:%v" (ternary "https" "http" (ne .Values.uploader.tls.existingSecret "")) (include "dvcr.fullname" .) .Release.Namespace .Values.uploader.port -}}
+{{- printf "%s://%s-uploader.%s.svc:%v" (ternary "https" "http" (not (empty .Values.uploader.tls.existingSecret))) (include "dvcr.fullname" .) .Release.Namespace .Values.uploader.port -}}
 {{- end -}}
 
 {{- define "dvcr.uploaderExternalUrl" -}}
@@ -76,7 +73,7 @@ app.kubernetes.io/component: {{ . }}
 {{- if .externalUrl -}}
 {{- .externalUrl -}}
 {{- else if .ingress.enabled -}}
-{{- printf "%s://%s" (ternary "https" "http" (ne .ingress.tlsSecret "")) .ingress.host -}}
+{{- printf "%s://%s" (ternary "https" "http" (not (empty .ingress.tlsSecret))) .ingress.host -}}
 {{- else if .gateway.enabled -}}
 {{- printf "https://%s" .gateway.host -}}
 {{- else -}}

@@ -19,13 +19,13 @@ enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 securityContext:
   {{- include "dvcr.podSecurity" (default 10001 .user) | nindent 2 }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector:
@@ -93,12 +93,12 @@ resources:
 - {name: DVCR__CLIENT__URL, value: {{ include "dvcr.registryUrl" .root | quote }}}
 - {name: DVCR__CLIENT__USERNAME, value: {{ .component }}}
 - name: DVCR__CLIENT__PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ include "dvcr.accessSecret" .root }}, key: {{ .component }}}}
+  valueFrom: {secretKeyRef: {name: {{ include "dvcr.accessSecret" .root | quote }}, key: {{ .component }}}}
 {{- if eq (include "dvcr.trustsAuthority" .root) "true" }}
 - {name: DVCR__CLIENT__CA_FILE, value: /etc/dvcr/registry-ca/ca.crt}
 {{- end }}
 - name: DVCR__BROKER__URL
-  valueFrom: {secretKeyRef: {name: {{ include "dvcr.redisSecret" .root }}, key: url}}
+  valueFrom: {secretKeyRef: {name: {{ include "dvcr.redisSecret" .root | quote }}, key: url}}
 {{- end -}}
 
 {{- define "dvcr.monitoringEnvironment" -}}
@@ -129,7 +129,7 @@ resources:
 {{- if and .pipeline (eq (include "dvcr.trustsAuthority" .root) "true") }}
 - name: registry-ca
   secret:
-    secretName: {{ include "dvcr.registryTlsSecret" .root }}
+    secretName: {{ include "dvcr.registryTlsSecret" .root | quote }}
     items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- with .values.extraVolumes }}
