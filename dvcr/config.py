@@ -183,7 +183,7 @@ class AccessSettings(_Section):
     service: str = Field("dvcr", pattern=r"^[A-Za-z0-9._:/-]{1,255}$")
     """Name of this registry in its tokens; servers of one registry share it."""
     external_url: str = Field("", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+)?$")
-    """How clients reach the registry, where they don't reach it directly; empty: as each request says."""
+    """Where all clients get their tokens, for proxies that change the host; empty: where each reached the registry."""
     token_key_dir: Path = Path("data/token-keys")
     """Folder of the keys that sign tokens; servers of one registry share it. The first key is made at first start."""
     token_life_s: int = Field(300, ge=10, le=3600)

@@ -154,7 +154,9 @@ class Authentication:
             return self._settings.external_url.rstrip("/") + TOKEN_PATH
         if not _HOST.fullmatch(request.host):
             raise BadRequestError("the Host header names no host")
-        return f"{request.scheme}://{request.host}{TOKEN_PATH}"
+        # Said by a proxy that ends TLS, else by nobody but this client about itself.
+        behind_tls = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower() == "https"
+        return f"{'https' if behind_tls else request.scheme}://{request.host}{TOKEN_PATH}"
 
     async def close(self, _app: web.Application) -> None:
         """End the threads, and with them what still waits."""

@@ -254,6 +254,16 @@ def test_a_token_request_that_makes_no_sense(url: str) -> None:
     assert host.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "scheme"),
+    [("https", "https"), ("https, http", "https"), ("http", "http"), ("http,https", "http"), ("javascript", "http")],
+)
+def test_a_proxy_says_that_it_ends_tls(url: str, forwarded: str, scheme: str) -> None:
+    headers = {"Host": "registry.example.com", "X-Forwarded-Proto": forwarded}
+    challenge = requests.get(f"{url}/v2/", headers=headers).headers["WWW-Authenticate"]
+    assert f'realm="{scheme}://registry.example.com/token"' in challenge
+
+
 def test_anonymous(url: str) -> None:
     digest = push(url, "public/image", b"for all", ALICE)
     blob = f"{url}/v2/public/image/blobs/{digest}"
