@@ -123,10 +123,11 @@ def test_every_setting_of_config_arrives(tmp_path: Path, monkeypatch: pytest.Mon
     settings = load_settings(file).model_dump(mode="json")
 
     # After those of the chart's own parts.
-    rules = settings["access"].pop("rules")[2:]
-    assert rules == _filled(config["access"].pop("rules"), rules)
+    settings["access"]["rules"] = settings["access"]["rules"][2:]
+    own, *settings["importer"]["plain_http_registries"] = settings["importer"]["plain_http_registries"]
+    assert own == f"dvcr-registry.{NAMESPACE}.svc:5000"
     for path, _ in _settings(Settings):
-        if ".".join(path) in _set_of_paths(_schema_paths()) and path != ("access", "rules"):
+        if ".".join(path) in _set_of_paths(_schema_paths()):
             wanted, found = config, settings
             for part in path:
                 wanted, found = wanted[part], found[part]
@@ -238,6 +239,36 @@ def test_the_ingress_speaks_what_its_backend_speaks(part: str) -> None:
     annotations = {**limited["annotations"], **unlimited}  # type: ignore[dict-item]
     assert found["plain"] == (annotations, None)
     assert found["encrypted"] == ({**annotations, f"{prefix}backend-protocol": "HTTPS"}, "https")
+
+
+def test_a_registry_with_tls_is_never_asked_without() -> None:
+    text = find(render({"registry": {"tls": {"existingSecret": "tls"}}}), "ConfigMap", "dvcr-config")["data"][
+        "dvcr.toml"
+    ]
+
+    assert "plain_http_registries" not in text
+
+
+def test_who_is_called_serves_until_callers_have_heard_that_it_ends() -> None:
+    objects = render()
+    for part in ("controller", "uploader"):
+        pod = find(objects, "Deployment", f"dvcr-{part}")["spec"]["template"]["spec"]
+        delay_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert delay_s == 5
+        assert pod["terminationGracePeriodSeconds"] >= delay_s + 20
+    settings = tomllib.loads(find(objects, "ConfigMap", "dvcr-config")["data"]["dvcr.toml"])
+    assert settings["registry"]["drain_delay_s"] == 5
+
+
+def test_redis_is_started_anew_with_other_settings_only() -> None:
+    def annotations(**values: Any) -> dict[str, str]:
+        template = find(render({"redis": values}), "Deployment", "dvcr-redis")["spec"]["template"]
+        found: dict[str, str] = template["metadata"]["annotations"]
+        return found
+
+    # Each has a password of its own.
+    assert annotations() == annotations()
+    assert annotations() != annotations(maxMemory="1gb")
 
 
 def test_crds_are_those_of_the_code_and_are_kept(rendered: list[dict[str, Any]]) -> None:

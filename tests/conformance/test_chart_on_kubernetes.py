@@ -11,6 +11,7 @@ import yaml
 from tests.support import foreign_kinds, go_tool
 from tests.support.helm import CHART, MATRIX, NAMESPACE, RELEASE, helm, render, workloads
 from tests.support.kubernetes import KubernetesProcess
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -140,6 +141,19 @@ def test_an_upgrade_brings_new_fields_of_kinds(server: KubernetesProcess, tmp_pa
 
     assert "Phase" not in without
     assert "Phase" in with_them
+
+
+def test_an_upgrade_replaces_a_registry_that_never_became_ready(server: KubernetesProcess) -> None:
+    def image() -> str:
+        path = "jsonpath={.spec.containers[0].image}"
+        return server.try_kubectl("get", "pod", "dvcr-registry-0", "-n", NAMESPACE, "-o", path).stdout
+
+    registry = {"persistence": {"existingClaim": "another"}}
+    _release(server, "install", registry=registry, image={"tag": "misspelt"})
+    eventually(lambda: image() == "dvcr:misspelt", "the pod is there, and is never started", 60)
+    _release(server, "upgrade", registry=registry, image={"tag": "right"})
+    eventually(lambda: image() == "dvcr:right", "the pod is another one", 60)
+    helm("uninstall", RELEASE, *_where(server))
 
 
 def test_a_release_may_be_upgraded_by_another_helm(server: KubernetesProcess) -> None:
