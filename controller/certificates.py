@@ -16,6 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 # Clocks of two machines may differ.
 _BACKDATE = timedelta(minutes=5)
+_MAX_COMMON_NAME = 64
+"""Of X.509. A Service's name may be longer: clients look for it among the alternatives."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 
 def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_MAX_COMMON_NAME])])
 
 
 def _write_key(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -38,3 +38,11 @@ def test_the_lifetime_runs_out() -> None:
     assert 0.99 < lifetime_left(issued, NOW) < 1
     assert 0.49 < lifetime_left(issued, NOW + DAY / 2) < 0.5
     assert lifetime_left(issued, NOW + DAY) == 0
+
+
+def test_a_server_may_have_a_name_that_is_longer_than_a_subject() -> None:
+    name = f"{'a' * 40}-controller.{'b' * 63}.svc"
+
+    issued = Authority.create("ours", NOW).issue(name, [name], NOW, DAY, server=True, client=False).certificate
+
+    assert covers(issued, [name])
