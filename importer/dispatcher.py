@@ -13,6 +13,9 @@ from importer.kept import discard, jobs
 _LONGEST_INTERVAL_S = 5.0
 log = structlog.get_logger(__name__)
 IN_LINE = Gauge("dvcr_imports_in_line", "Imports that no worker has taken yet, of all workers together.")
+UNFINISHED = Gauge(
+    "dvcr_imports_unfinished", "Imports in line, under way or to be tried again, of all workers together."
+)
 
 
 class Dispatcher:
@@ -34,6 +37,7 @@ class Dispatcher:
         """Once. A Redis that does not answer is logged: the next look finds what this one missed."""
         try:
             IN_LINE.set(self._board.wake())
+            UNFINISHED.set(self._board.unfinished())
             for job_id in jobs(self._scratch_dir):
                 if self._board.progress(job_id) is None:
                     discard(self._scratch_dir, job_id)

@@ -73,6 +73,10 @@ class JobBoard(Protocol):
         """
         ...
 
+    def unfinished(self) -> int:
+        """How many jobs are in line, leased or postponed: what workers are needed for."""
+        ...
+
     def lease(self, key: str, owner: str, ttl_s: float) -> bool:
         """Take or renew an exclusive right to something else than a job; False while another owner has it."""
         ...

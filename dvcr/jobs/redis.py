@@ -63,6 +63,7 @@ class RedisJobBoard:
         self._give_back = connection.register_script(scripts.GIVE_BACK)
         self._finish = connection.register_script(scripts.FINISH)
         self._in_line = connection.register_script(scripts.IN_LINE)
+        self._unfinished = connection.register_script(scripts.UNFINISHED)
         self._lease = connection.register_script(scripts.LEASE)
         self._release = connection.register_script(scripts.RELEASE)
         self._update_ticket = connection.register_script(scripts.UPDATE_TICKET)
@@ -146,6 +147,11 @@ class RedisJobBoard:
         for _ in range(min(in_line, _MAX_CALLS) - called):
             self._call_worker()
         return in_line
+
+    def unfinished(self) -> int:
+        """How many are in line, leased or postponed."""
+        with _translated():
+            return int(self._unfinished())
 
     def lease(self, key: str, owner: str, ttl_s: float) -> bool:
         """Take or renew a right."""

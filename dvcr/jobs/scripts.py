@@ -173,6 +173,8 @@ return count
 """
 )
 
+UNFINISHED = IN_LINE.replace("return count", "return count + redis.call('ZCARD', DUE)")
+
 # KEYS: the lease. ARGV: owner, milliseconds
 LEASE = """
 local owner = redis.call('GET', KEYS[1])

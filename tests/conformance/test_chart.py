@@ -12,6 +12,7 @@ from typing import Any
 
 import bcrypt
 import pytest
+import redis
 import yaml
 from pydantic import BaseModel, SecretStr
 
@@ -29,6 +30,8 @@ from dvcr.access.caller import Caller
 from dvcr.access.policy import Policy
 from dvcr.access.scope import Action
 from dvcr.config import ENVIRONMENT_PREFIX, AccessSettings, RuleSettings, Settings, load_settings
+from dvcr.jobs.job import HttpOrigin, ImportJob, JobProgress, JobState
+from dvcr.jobs.redis import RedisJobBoard
 from tests.support.go_tool import HELM, HELM_3
 from tests.support.helm import (
     CHART,
@@ -42,6 +45,7 @@ from tests.support.helm import (
     try_helm,
     workloads,
 )
+from tests.support.redis import RedisServer
 
 MAX_RELEASE_BYTES = 2**20
 """What Helm keeps of a release is one Secret, and etcd takes no larger object."""
@@ -258,6 +262,24 @@ def test_who_is_called_serves_until_callers_have_heard_that_it_ends() -> None:
         assert pod["terminationGracePeriodSeconds"] >= delay_s + 20
     settings = tomllib.loads(find(objects, "ConfigMap", "dvcr-config")["data"]["dvcr.toml"])
     assert settings["registry"]["drain_delay_s"] == 5
+
+
+def test_keda_counts_imports_that_wait_and_that_are_under_way(redis_server: RedisServer) -> None:
+    board = RedisJobBoard.from_settings(redis_server.settings())
+    for name in ("runs", "postponed", "stays"):
+        board.submit(ImportJob(id=name, repository=name, tag="1", origin=HttpOrigin(url="http://example.com/x")))
+    for owner in ("a", "b"):
+        taken = board.take(owner, 60)
+    assert taken is not None
+    board.postpone(taken.job.id, "b", 60, JobProgress(state=JobState.WAITING))
+    objects = render({"worker": {"autoscaling": {"type": "keda"}}})
+    triggers = find(objects, "ScaledObject", "dvcr-worker")["spec"]["triggers"]
+
+    # As its scaler counts, by what kind of key it is. Workers that are called may have been called in vain.
+    connection = redis.Redis.from_url(redis_server.url.replace("redis+socket", "unix"))
+    lengths: dict[Any, Any] = {b"list": connection.llen, b"zset": connection.zcard}
+    names = [each["metadata"]["listName"] for each in triggers]
+    assert [lengths[connection.type(name)](name) for name in names] == [3, 2]
 
 
 def test_redis_is_started_anew_with_other_settings_only() -> None:

@@ -75,6 +75,20 @@ def test_submitted_job_is_queued_then_taken_once(board: JobBoard) -> None:
     assert board.wake() == 0
 
 
+def test_jobs_are_unfinished_in_line_leased_and_postponed(board: JobBoard) -> None:
+    assert board.unfinished() == 0
+    for name in ("runs", "waits", "ends", "stays"):
+        board.submit(job(name, "a"))
+    assert order(board, 3) == ["runs", "waits", "ends"]
+    assert board.postpone("waits", "me", 60, JobProgress(state=JobState.WAITING))
+    assert board.unfinished() == 4
+    assert board.finish("ends", "me", JobProgress(state=JobState.SUCCEEDED))
+    assert board.unfinished() == 3
+    for name in ("runs", "waits", "stays"):
+        board.forget(name)
+    assert board.unfinished() == 0
+
+
 def test_last_word_round_trips(board: JobBoard) -> None:
     board.submit(JOB)
     assert board.take("a", 60)

@@ -48,4 +48,5 @@ def test_a_worker_tells_how_many_imports_wait(redis_server: RedisServer, tmp_pat
     with Worker(redis_server.url, "http://127.0.0.1:9", tmp_path, monitoring__port=port, importer__lease_s=1):
         eventually(lambda: get(port, "/readyz").ok, "the worker is ready")
         eventually(lambda: "\ndvcr_imports_in_line 0.0\n" in get(port, "/metrics").text, "nothing is in line")
+        eventually(lambda: "\ndvcr_imports_unfinished 0.0\n" in get(port, "/metrics").text, "nothing is to be done")
         assert get(port, "/healthz").text == "ok\n"

@@ -147,6 +147,11 @@ class MemoryJobBoard:
             self._line_up_due()
             return len(self._in_line)
 
+    def unfinished(self) -> int:
+        with self._lock:
+            self._line_up_due()
+            return len(self._in_line) + len(self._due)
+
     def lease(self, key: str, owner: str, ttl_s: float) -> bool:
         with self._lock:
             holder, until = self._leases.get(key, (owner, 0.0))
