@@ -45,10 +45,12 @@ from controller.disks.reconciler import DiskReconciler
 from controller.disks.usage import disks_of_machine
 from controller.disks.work import HttpWorkProgress
 from controller.images.capture import DiskCapture, LauncherCaptures
+from controller.images.existing import ExistingImages
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import ImageRegistry
+from controller.images.reservations import Reservations, Settling
 from controller.images.usage import images_of_claim, images_of_machine
 from controller.images.volume import ImageVolume
 from controller.machines.address import LeasedAddress
@@ -82,10 +84,12 @@ def build_loops(
     settings: Settings,
 ) -> list[Loop]:
     """One loop for each kind."""
+    reservations = Reservations()
+    images = ExistingImages(cluster, registry, reservations)
     imports = ImageImport(
         board,
         registry,
-        Origins(cluster, registry),
+        Origins(cluster, images),
         settings.uploader,
         utc_now,
         retry_failed_s=settings.controller.retry_failed_s,
@@ -112,8 +116,12 @@ def build_loops(
         *(
             Loop(
                 resource,
-                ImageReconciler(
-                    cluster, resource, imports, captures, volumes, check_s=settings.controller.image_check_s
+                Settling(
+                    resource,
+                    ImageReconciler(
+                        cluster, resource, imports, captures, volumes, reservations, check_s=launcher.image_check_s
+                    ),
+                    reservations,
                 ),
                 triggers=(
                     (DISK, referring(resource, DISK)),
@@ -132,7 +140,13 @@ def build_loops(
         ),
         Loop(
             DISK,
-            DiskReconciler(cluster, imports, filling, launcher.default_storage_class, check_s=launcher.image_check_s),
+            Settling(
+                DISK,
+                DiskReconciler(
+                    cluster, images, imports, filling, launcher.default_storage_class, check_s=launcher.image_check_s
+                ),
+                reservations,
+            ),
             reads=(STORAGE_CLASS,),
             triggers=(
                 (PVC, disk_of_claim),
@@ -143,13 +157,17 @@ def build_loops(
         ),
         Loop(
             MACHINE,
-            MachineReconciler(
-                cluster,
-                MachineStart(cluster, registry, setup, authority, access, address),
-                authority,
-                access,
-                launchers,
-                Migrate(cluster, authority, access, launchers, settings.migration),
+            Settling(
+                MACHINE,
+                MachineReconciler(
+                    cluster,
+                    MachineStart(cluster, images, setup, authority, access, address),
+                    authority,
+                    access,
+                    launchers,
+                    Migrate(cluster, authority, access, launchers, settings.migration),
+                ),
+                reservations,
             ),
             reads=(DISRUPTION_BUDGET,),
             triggers=(

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from controller.api.data_source import DataSource, DiskSourceType
 from controller.api.disk import DiskStatus
-from controller.api.resource import CLUSTER_IMAGE, IMAGE
+from controller.api.reference import named_in
 from controller.disks.claim import DiskOrigin
-from controller.images.existing import NotThere, find_image
+from controller.images.existing import ExistingImages, NotThere
 from controller.images.importing import ImageImport, ImportState, ImportTarget
 from controller.images.registry import Artifact
 from controller.images.retrying import tell_retrying
-from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
 
 
@@ -32,13 +31,13 @@ def import_target(disk: Subject[DiskStatus]) -> ImportTarget:
 
 
 def find_origin(
-    cluster: ClusterPort, imports: ImageImport, disk: Subject[DiskStatus], source: DataSource
+    images: ExistingImages, imports: ImageImport, disk: Subject[DiskStatus], source: DataSource
 ) -> DiskOrigin | Waiting:
     """The artifact to start from, bringing an import forward if that is what it takes."""
     if source.type in (DiskSourceType.IMAGE, DiskSourceType.CLUSTER_IMAGE):
-        return _existing(cluster, imports, disk, source)
+        return _existing(images, disk, source)
     target = import_target(disk)
-    outcome = imports.advance(target, source, disk.status, disk.namespace)
+    outcome = imports.advance(target, source, disk.status, disk.identity)
     tell_retrying(disk, outcome)
     if outcome.image is not None:
         return _origin(outcome.image, target.repository)
@@ -52,15 +51,9 @@ def find_origin(
     )
 
 
-def _existing(
-    cluster: ClusterPort, imports: ImageImport, disk: Subject[DiskStatus], source: DataSource
-) -> DiskOrigin | Waiting:
-    clustered = source.type == DiskSourceType.CLUSTER_IMAGE
-    resource = CLUSTER_IMAGE if clustered else IMAGE
-    reference = source.cluster_virtual_machine_image if clustered else source.virtual_machine_image
-    name = reference.name if reference else ""
-    namespace = None if clustered else disk.namespace
-    stored = find_image(cluster, imports.registry, resource, name, namespace)
+def _existing(images: ExistingImages, disk: Subject[DiskStatus], source: DataSource) -> DiskOrigin | Waiting:
+    (image,) = named_in(source.write(), disk.namespace or "")
+    stored = images.find(image, disk.identity)
     if isinstance(stored, NotThere):
         return Waiting(stored.reason, stored.message, stored.again_s)
     return _origin(stored, stored.repository)

@@ -22,6 +22,7 @@ from controller.disks.loss import IMAGE_AVAILABLE, find_loss, imports_for_itself
 from controller.disks.origin import Waiting, find_origin, import_target
 from controller.disks.storage_class import volume_profile, waits_for_consumer
 from controller.disks.usage import machines_with, pods_using, user_of
+from controller.images.existing import ExistingImages
 from controller.images.importing import READY, ImageImport
 from controller.images.retrying import is_retrying
 from controller.runtime.conditions import Clock, find_condition, utc_now
@@ -43,6 +44,7 @@ class DiskReconciler:
     def __init__(
         self,
         cluster: ClusterPort,
+        images: ExistingImages,
         imports: ImageImport,
         filling: Filling,
         default_storage_class: str,
@@ -52,6 +54,7 @@ class DiskReconciler:
     ) -> None:
         """What a disk imported for itself, and still reads from, is looked for every `check_s` at least."""
         self._cluster = cluster
+        self._images = images
         self._imports = imports
         self._filling = filling
         self._default_storage_class = default_storage_class
@@ -92,7 +95,7 @@ class DiskReconciler:
             return None
         origin: DiskOrigin | None = None
         if spec.data_source is not None:
-            found = find_origin(self._cluster, self._imports, disk, spec.data_source)
+            found = find_origin(self._images, self._imports, disk, spec.data_source)
             if isinstance(found, Waiting):
                 return self._wait(disk, found)
             origin = found

@@ -16,6 +16,7 @@ from controller.images.existing import NotThere
 from controller.images.origins import Origins
 from controller.images.registry import Artifact, ImageRegistry
 from controller.runtime.conditions import Clock, find_condition, read_time
+from controller.runtime.index import Identity
 from dvcr.artifact.staged import Part
 from dvcr.config import UploaderSettings
 from dvcr.digest import Digest
@@ -93,22 +94,20 @@ class ImageImport:
         retry_failed_s: float,
     ) -> None:
         self._board = board
-        self.registry = registry
+        self._registry = registry
         self._origins = origins
         self._uploader = uploader
         self._clock = clock
         self._retry_failed = timedelta(seconds=retry_failed_s)
 
-    def advance(
-        self, target: ImportTarget, source: DataSource, status: ImportStatus, namespace: str | None
-    ) -> ImportOutcome:
+    def advance(self, target: ImportTarget, source: DataSource, status: ImportStatus, owner: Identity) -> ImportOutcome:
         """Do what is next for the artifact, and tell in `status` how far it is.
 
-        `namespace` is that of the object that `source` belongs to; None for one of the cluster.
+        `source` belongs to `owner`, whose pass is under way.
         """
 
         def find_origin() -> Origin | NotThere:
-            return self._origins.find(source, namespace)
+            return self._origins.find(source, owner)
 
         # The registry is only asked where it may know more than the board: thousands may come at once and wait in line.
         progress = self._board.progress(target.uid)
@@ -121,7 +120,7 @@ class ImageImport:
 
     def done(self, target: ImportTarget, status: ImportStatus) -> ImportOutcome | None:
         """The outcome, told in `status`, where the artifact exists."""
-        image = self.registry.find(target.repository, target.uid)
+        image = self._registry.find(target.repository, target.uid)
         if image is None:
             return None
         self._tell_done(target, image, status)
@@ -129,7 +128,7 @@ class ImageImport:
 
     def find(self, target: ImportTarget) -> Artifact | None:
         """The artifact, if it exists."""
-        return self.registry.find(target.repository, target.uid)
+        return self._registry.find(target.repository, target.uid)
 
     def forget(self, target: ImportTarget, status: ImportStatus) -> None:
         """Undo all of it: the job, the ticket with what was uploaded, the artifact. Idempotent."""
@@ -138,8 +137,8 @@ class ImageImport:
         if token:
             ticket = self._board.ticket(token)
             self._board.close_ticket(token)
-            self.registry.remove_upload(target.repository, ticket.parts if ticket else ())
-        self.registry.remove(target.repository, target.uid)
+            self._registry.remove_upload(target.repository, ticket.parts if ticket else ())
+        self._registry.remove(target.repository, target.uid)
 
     def _follow_job(
         self,
@@ -254,7 +253,7 @@ class ImageImport:
         self._board.release(ticket.lease_id, owner)
         if not ended:
             return ImportOutcome(ImportState.RUNNING, "Uploading", "the upload has just ended")
-        self.registry.remove_upload(ticket.repository, ticket.parts)
+        self._registry.remove_upload(ticket.repository, ticket.parts)
         return ImportOutcome(ImportState.FAILED, "UploadTimeout", message, again_s=None)
 
     def _open_ticket(self, target: ImportTarget, source: DataSource, status: ImportStatus) -> UploadTicket:
@@ -263,7 +262,7 @@ class ImageImport:
         if ticket is not None:
             return ticket
         # A board that lost the ticket may have lost it after the file was here.
-        found = self.registry.find_upload(target.repository) if token else None
+        found = self._registry.find_upload(target.repository) if token else None
         token = token or secrets.token_urlsafe(32)
         ticket = UploadTicket(
             token=token,
@@ -295,7 +294,7 @@ class ImageImport:
         status.failure_reason = status.failure_message = None
         if status.target is None or status.target.registry_url is None:
             claim = status.target.persistent_volume_claim_name if status.target else None
-            url = f"{self.registry.host}/{target.repository}:{target.uid}"
+            url = f"{self._registry.host}/{target.repository}:{target.uid}"
             status.target = Target(registry_url=url, persistent_volume_claim_name=claim)
         progress = self._board.progress(target.uid)
         if progress is not None and progress.started_at and progress.finished_at:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from pydantic import SecretStr
 
-from controller.api.data_source import ContainerImageSource, DataSource, HttpSource, Named, SourceType
-from controller.api.resource import CLUSTER_IMAGE, IMAGE, SECRET
-from controller.images.existing import NotThere, find_image
-from controller.images.registry import ImageRegistry
+from controller.api.data_source import ContainerImageSource, DataSource, HttpSource, Named
+from controller.api.reference import named_in
+from controller.api.resource import SECRET
+from controller.images.existing import ExistingImages, NotThere
+from controller.runtime.index import Identity
 from controller.runtime.port import ClusterPort
 from dvcr.errors import ResourceError
 from dvcr.jobs.headers import parse_headers
@@ -22,17 +23,22 @@ _PULL_SECRET_KEY = ".dockerconfigjson"  # noqa: S105 (the name of a key)
 class Origins:
     """Resolves the data sources of one installation. What a source refers to may not be there yet: NotThere."""
 
-    def __init__(self, cluster: ClusterPort, registry: ImageRegistry) -> None:
+    def __init__(self, cluster: ClusterPort, images: ExistingImages) -> None:
         self._cluster = cluster
-        self._registry = registry
+        self._images = images
 
-    def find(self, source: DataSource, namespace: str | None) -> Origin | NotThere:
-        """The origin of a source that is fetched or copied; `namespace` is that of the object it belongs to."""
+    def find(self, source: DataSource, owner: Identity) -> Origin | NotThere:
+        """The origin of a source that is fetched or copied; it belongs to `owner`, whose pass is under way."""
+        namespace = owner[1][0] or None
         if source.http:
             return self._http(source.http, namespace)
         if source.container_image:
             return self._container(source.container_image, namespace)
-        return self._image(source, namespace)
+        (image,) = named_in(source.write(), namespace or "")
+        stored = self._images.find(image, owner)
+        if isinstance(stored, NotThere):
+            return stored
+        return ImageOrigin(repository=stored.repository, digest=str(stored.digest))
 
     def _http(self, http: HttpSource, namespace: str | None) -> Origin | NotThere:
         pem = base64.b64decode(http.ca_bundle).decode() if http.ca_bundle else ""
@@ -67,18 +73,6 @@ class Origins:
             if not config:
                 return _invalid(container.image_pull_secret, f"it has no key {_PULL_SECRET_KEY!r}")
         return ContainerOrigin(image=container.image, ca_bundle=pem, docker_config=SecretStr(config))
-
-    def _image(self, source: DataSource, namespace: str | None) -> Origin | NotThere:
-        clustered = source.type == SourceType.CLUSTER_IMAGE
-        resource = CLUSTER_IMAGE if clustered else IMAGE
-        reference = source.cluster_virtual_machine_image if clustered else source.virtual_machine_image
-        if reference is None:
-            raise ResourceError(f"a source of type {source.type} names no image")
-        own = None if clustered else _namespace(reference, namespace)
-        stored = find_image(self._cluster, self._registry, resource, reference.name, own)
-        if isinstance(stored, NotThere):
-            return stored
-        return ImageOrigin(repository=stored.repository, digest=str(stored.digest))
 
     def _secret(self, reference: Named, namespace: str | None) -> Mapping[str, str] | NotThere:
         """The Secret's data as text."""

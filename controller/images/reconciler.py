@@ -22,6 +22,7 @@ from controller.images.capture import DiskCapture
 from controller.images.existing import IMAGE_LOST, repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
 from controller.images.registry import Artifact
+from controller.images.reservations import Reservations
 from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
@@ -33,6 +34,7 @@ from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 
 REGISTRY_AVAILABLE = "RegistryAvailable"
 """The condition of an image that could not be looked for once, because the registry did not answer."""
+_RESERVED_S = 1.0
 _ONCE_READY = (ImagePhase.READY, ImagePhase.IMAGE_LOST, ImagePhase.PVC_LOST)
 
 
@@ -46,6 +48,7 @@ class ImageReconciler:
         imports: ImageImport,
         captures: DiskCapture,
         volumes: ImageVolume,
+        reservations: Reservations,
         clock: Clock = utc_now,
         *,
         check_s: float,
@@ -56,6 +59,7 @@ class ImageReconciler:
         self._imports = imports
         self._captures = captures
         self._volumes = volumes
+        self._reservations = reservations
         self._clock = clock
         self._check_s = check_s
 
@@ -95,7 +99,7 @@ class ImageReconciler:
         if spec.data_source.type is SourceType.DISK:
             outcome = self._capture(image, target, spec.data_source)
         else:
-            outcome = self._imports.advance(target, spec.data_source, image.status, image.namespace)
+            outcome = self._imports.advance(target, spec.data_source, image.status, image.identity)
         return self._tell(image, outcome, claim)
 
     def _capture(self, image: Subject[ImageStatus], target: ImportTarget, source: ImageDataSource) -> ImportOutcome:
@@ -185,7 +189,7 @@ class ImageReconciler:
         image.condition(READY, True, "Ready", "the image is in the registry")
 
     def _usage(self, image: Subject[ImageStatus], stored: Artifact) -> ImageUsage:
-        return find_usage(self._cluster, self._resource, (image.namespace or "", image.name), stored)
+        return find_usage(self._cluster, self._reservations, image.identity, stored)
 
     def _tell_machines(self, image: Subject[ImageStatus], usage: ImageUsage) -> None:
         image.status.used_in_vms = [Machine(name=name, namespace=space) for space, name in usage.machines] or None
@@ -226,7 +230,7 @@ class ImageReconciler:
             usage = self._usage(image, stored)
             self._tell_machines(image, usage)
             if obstacle := usage.obstacle():
-                return None, obstacle
+                return (_RESERVED_S if usage.beginning else None), obstacle
         self._imports.forget(target, image.status)
         return None, ""
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from controller.api.image import ImagePhase
 from controller.api.reference import named_in
-from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, PVC, Resource
+from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, MACHINE, POD, PVC, Resource
 from controller.disks.claim import claim_name, disk_name, pinned_image, stands_alone
-from controller.disks.usage import devices_of, machines_with, told_machines
+from controller.disks.usage import devices_of, is_over, machine_of, machines_with, told_machines
 from controller.images.existing import image_in
 from controller.images.registry import Artifact
-from controller.runtime.index import Index, Key, Object, key_of
+from controller.images.reservations import Reservations
+from controller.machines.pod import applied_devices
+from controller.runtime.index import Identity, Index, Key, Object, key_of
 from controller.runtime.port import ClusterReader
 
 _NAMED_AT_MOST = 10
@@ -31,6 +33,8 @@ class ImageUsage:
     """Disks that do not stand alone."""
     made: tuple[tuple[str, Key], ...]
     """Kinds and keys of images that are being made from it."""
+    beginning: tuple[tuple[str, Key], ...]
+    """Kinds and keys of objects that may begin to use it at this moment."""
 
     def obstacle(self) -> str:
         """What the deletion of the image waits for, and what to do about it; empty: nothing."""
@@ -43,26 +47,37 @@ class ImageUsage:
             waits.append(f"for {whose} to be copied (run a machine on it until it is, or delete the disk)")
         if self.made:
             waits.append(f"for {_named(self.made)} to be made from it")
+        if self.beginning:
+            waits.append(f"for {_named(self.beginning)}, which may have begun to use it just now")
         return f"waits {'; '.join(waits)}" if waits else ""
 
 
-def find_usage(cluster: ClusterReader, resource: Resource, key: Key, stored: Artifact) -> ImageUsage:
+def find_usage(cluster: ClusterReader, reservations: Reservations, image: Identity, stored: Artifact) -> ImageUsage:
     """Who uses an image of which this is in the registry."""
+    # First: what becomes of a reservation is seen in the cluster from then on.
+    beginning = {(resource.kind, key) for resource, key in reservations.users(image)}
     claims = cluster.find(_CLAIMS_BY_IMAGE, (stored.repository, str(stored.digest)))
     reading = {key_of(claim) for claim in claims if disk_name(claim["metadata"]["name"]) and not stands_alone(claim)}
-    showing = set(machines_with(cluster, resource, key))
+    pods = [pod for pod in cluster.find(_PODS_BY_DEVICE, image) if not is_over(pod)]
+    started = {(pod["metadata"]["namespace"], machine) for pod in pods if (machine := machine_of(pod))}
+    # A status that was not written, because the machine had changed, does not tell with what it was started.
+    showing = {*machines_with(cluster, *image), *started}
     machines = {key_of(machine) for claim in reading for machine in cluster.find(_MACHINES_BY_CLAIM, claim)}
-    origins = [(resource, key), *((PVC, key_of(claim)) for claim in claims)]
+    origins = [image, *((PVC, key_of(claim)) for claim in claims)]
     made = {
-        (kind.kind, key_of(image))
+        (kind.kind, key_of(copy))
         for kind, index in _IMAGES_BY_ORIGIN.items()
         for origin in origins
-        for image in cluster.find(index, origin)
-        if (image.get("status") or {}).get("phase") == ImagePhase.PROVISIONING
+        for copy in cluster.find(index, origin)
+        if (copy.get("status") or {}).get("phase") == ImagePhase.PROVISIONING
     }
     disks = ((namespace, disk_name(name) or name) for namespace, name in reading)
     return ImageUsage(
-        tuple(sorted(machines | showing)), tuple(sorted(showing)), tuple(sorted(disks)), tuple(sorted(made))
+        tuple(sorted(machines | showing)),
+        tuple(sorted(showing)),
+        tuple(sorted(disks)),
+        tuple(sorted(made)),
+        tuple(sorted(beginning)),
     )
 
 
@@ -113,6 +128,11 @@ def _pinned_artifact(claim: Object) -> Iterator[tuple[str, str]]:
         yield pinned
 
 
+def _devices_of_pod(pod: Object) -> Iterator[Identity]:
+    for device in applied_devices(pod):
+        yield from named_in(device.write(), pod["metadata"]["namespace"])
+
+
 def _origins_of_image(image: Object) -> Iterator[tuple[Resource, Key]]:
     """The image that it is a copy of, or the claim of the disk that it is made of."""
     source = (image.get("spec") or {}).get("dataSource") or {}
@@ -123,6 +143,7 @@ def _origins_of_image(image: Object) -> Iterator[tuple[Resource, Key]]:
 _IMAGES = (IMAGE, CLUSTER_IMAGE)
 _CLAIMS_BY_IMAGE = Index(PVC, _pinned_artifact)
 _MACHINES_BY_CLAIM = Index(MACHINE, _claims_of_machine)
+_PODS_BY_DEVICE = Index(POD, _devices_of_pod)
 _IMAGES_BY_ORIGIN = {resource: Index(resource, _origins_of_image) for resource in _IMAGES}
 _IMAGES_BY_MACHINE = {resource: Index(resource, told_machines) for resource in _IMAGES}
 

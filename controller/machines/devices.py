@@ -3,38 +3,31 @@
 from controller.api.disk import DiskPhase
 from controller.api.machine import NOT_BOOTABLE, AttachedDevice, BlockDevice, BlockDeviceType
 from controller.api.quantity import format_bytes
-from controller.api.resource import CLUSTER_IMAGE, DISK, IMAGE, PVC
+from controller.api.reference import named_in
+from controller.api.resource import DISK, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
 from controller.disks.loss import told_loss
 from controller.disks.usage import is_over, machine_of, pods_using, user_of
-from controller.images.existing import NotThere, find_image
-from controller.images.registry import ImageRegistry
+from controller.images.existing import ExistingImages, NotThere
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
 from controller.machines.states import BLOCK_DEVICES_READY
 from controller.machines.visit import Visit
 from controller.runtime.conditions import waits_for
+from controller.runtime.index import Identity
 from controller.runtime.port import ClusterPort
 
-_RESOURCES = {
-    BlockDeviceType.DISK: DISK,
-    BlockDeviceType.IMAGE: IMAGE,
-    BlockDeviceType.CLUSTER_IMAGE: CLUSTER_IMAGE,
-}
 _PREFIXES = {BlockDeviceType.DISK: "vmd", BlockDeviceType.IMAGE: "vmi", BlockDeviceType.CLUSTER_IMAGE: "cvmi"}
 
 
 class BlockDevices:
     """The prerequisite: every block device of the spec is there."""
 
-    def __init__(self, registry: ImageRegistry) -> None:
-        self._registry = registry
+    def __init__(self, images: ExistingImages) -> None:
+        self._images = images
 
     def __call__(self, visit: Visit, launch: Launch) -> NotReady | None:
-        namespace = visit.machine.namespace or ""
-        devices = resolve_devices(
-            visit.cluster, self._registry, namespace, visit.spec.block_devices, visit.machine.name
-        )
+        devices = resolve_devices(visit.cluster, self._images, visit.spec.block_devices, visit.machine.identity)
         if isinstance(devices, NotReady):
             visit.machine.condition(BLOCK_DEVICES_READY, False, devices.reason, devices.message)
             return devices
@@ -45,15 +38,16 @@ class BlockDevices:
 
 
 def resolve_devices(
-    cluster: ClusterPort, registry: ImageRegistry, namespace: str, devices: list[BlockDevice], machine: str
+    cluster: ClusterPort, images: ExistingImages, devices: list[BlockDevice], machine: Identity
 ) -> list[Device] | NotReady:
     """All devices of the machine in boot order, or the first thing that is missing."""
+    namespace, name = machine[1]
     resolved = []
     for index, device in enumerate(devices):
         if device.type is BlockDeviceType.DISK:
-            found = resolve_disk(cluster, namespace, device, machine)
+            found = resolve_disk(cluster, namespace, device, name)
         else:
-            found = _image(cluster, registry, namespace, device)
+            found = _image(images, device, machine)
         if isinstance(found, NotReady):
             return found
         if index == 0 and found.disk.kind == "image" and not found.disk.cdrom:
@@ -97,9 +91,9 @@ def unresolved_disk(device: BlockDevice) -> Device:
     return Device(DiskSpec(name=device_name(device), kind="disk", path=path), _attached(device, 0))
 
 
-def _image(cluster: ClusterPort, registry: ImageRegistry, namespace: str, device: BlockDevice) -> Device | NotReady:
-    resource = _RESOURCES[device.type]
-    stored = find_image(cluster, registry, resource, device.name, namespace if resource.namespaced else None)
+def _image(images: ExistingImages, device: BlockDevice, machine: Identity) -> Device | NotReady:
+    (image,) = named_in(device.write(), machine[1][0])
+    stored = images.find(image, machine)
     if isinstance(stored, NotThere):
         return NotReady(stored.reason, stored.message)
     spec = DiskSpec(

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from controller.api.machine import BlockDevice, BlockDeviceType
+from controller.api.machine import BlockDeviceType
 from controller.api.pod_claims import claims_of, volume_claims
 from controller.api.resource import CLUSTER_IMAGE, IMAGE
 from controller.disks.claim import pinned_image, stands_alone
 from controller.images.existing import repository_of
-from controller.machines.pod import applied_spec, is_finished
+from controller.machines.pod import applied_devices, is_finished
 from controller.machines.visit import Flow, Step, Visit
 from controller.registry_access import RegistryAccess, pulls
 from controller.runtime.index import Object
@@ -36,7 +36,7 @@ def keep_access(access: RegistryAccess) -> Step:
 
 
 def _repositories(visit: Visit, pod: Object) -> Iterator[str]:
-    for device in _devices(pod):
+    for device in applied_devices(pod):
         if device.type in _KINDS:
             yield repository_of(_KINDS[device.type], device.name, visit.machine.namespace)
     for name in _claims(pod):
@@ -47,18 +47,9 @@ def _repositories(visit: Visit, pod: Object) -> Iterator[str]:
             yield pinned[0]
 
 
-# Somebody may have broken the pod's annotations; the machine must be stopped and removed all the same.
-
-
-def _devices(pod: Object) -> list[BlockDevice]:
-    try:
-        return [BlockDevice.read(wire) for wire in applied_spec(pod).get("blockDevices") or ()]
-    except (ValueError, AttributeError, TypeError):
-        return []
-
-
 def _claims(pod: Object) -> set[str]:
     try:
         return claims_of(pod)
     except (ResourceError, ValueError):
+        # Somebody broke the pod's annotations; the machine must be stopped and removed all the same.
         return volume_claims(pod)

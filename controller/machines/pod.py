@@ -6,6 +6,7 @@ import json
 import re
 
 from controller.api.eviction import MOVE, STRATEGY_ANNOTATION
+from controller.api.machine import BlockDevice
 from controller.api.machine import MachineSpec as ApiMachineSpec
 from controller.api.model import ApiModel
 from controller.api.quantity import parse_bytes
@@ -92,6 +93,14 @@ def applied_spec(pod: Object) -> Object:
     """The inverse of what `build_pod` notes."""
     applied: Object = json.loads((pod["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION, "{}"))
     return applied
+
+
+def applied_devices(pod: Object) -> list[BlockDevice]:
+    """The block devices that the pod was made with; none where somebody broke its annotations."""
+    try:
+        return [BlockDevice.read(wire) for wire in applied_spec(pod).get("blockDevices") or ()]
+    except (ValueError, AttributeError, TypeError):
+        return []
 
 
 def launcher_spec(metadata: Object, spec: ApiMachineSpec, launch: Launch) -> MachineSpec:

@@ -2,7 +2,7 @@
 
 from controller.api.resource import POD
 from controller.disks.usage import is_over, pods_of_machine
-from controller.images.registry import ImageRegistry
+from controller.images.existing import ExistingImages
 from controller.machines.address import LeasedAddress
 from controller.machines.authority import MachineAuthority
 from controller.machines.devices import BlockDevices
@@ -28,7 +28,7 @@ class MachineStart:
     def __init__(
         self,
         cluster: ClusterPort,
-        registry: ImageRegistry,
+        images: ExistingImages,
         setup: LauncherSetup,
         authority: MachineAuthority,
         access: RegistryAccess,
@@ -40,7 +40,7 @@ class MachineStart:
         self._access = access
         self._prerequisites: tuple[Prerequisite, ...] = (
             no_other_pod,
-            BlockDevices(registry),
+            BlockDevices(images),
             attached_disks,
             provisioning,
             processor,

@@ -13,6 +13,8 @@ log = structlog.get_logger(__name__)
 Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped kinds) and name."""
+Identity = tuple[Resource, Key]
+"""Which object of all there are."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from controller.api.resource import GROUP, Resource
 from controller.runtime.conditions import Clock, set_condition, write_time
 from controller.runtime.errors import MissingError, concerns_users
 from controller.runtime.events import record_event
-from controller.runtime.index import Object
+from controller.runtime.index import Identity, Object, key_of
 from controller.runtime.metrics import PHASE_CHANGES
 from controller.runtime.port import ClusterPort
 from dvcr.errors import DvcrError
@@ -51,6 +51,10 @@ class Subject(Generic[S]):
     @property
     def uid(self) -> str:
         return str(self.obj["metadata"]["uid"])
+
+    @property
+    def identity(self) -> Identity:
+        return self._resource, key_of(self.obj)
 
     @property
     def deleting(self) -> bool:

@@ -32,10 +32,12 @@ from controller.cpumodels.reconciler import CpuModelReconciler
 from controller.disks.filling import Filling
 from controller.disks.reconciler import DiskReconciler
 from controller.images.capture import DiskCapture
+from controller.images.existing import ExistingImages
 from controller.images.importing import ImageImport
 from controller.images.origins import Origins
 from controller.images.reconciler import ImageReconciler
 from controller.images.registry import Artifact
+from controller.images.reservations import Reservations, Settling
 from controller.images.volume import ImageVolume
 from controller.launcher.spec import (
     CaptureSpec,
@@ -211,7 +213,9 @@ class World:
     """Where tokens come from instead."""
 
     def __post_init__(self) -> None:
-        origins = Origins(self.cluster, self.registry)
+        reservations = Reservations()
+        images = ExistingImages(self.cluster, self.registry, reservations)
+        origins = Origins(self.cluster, images)
         imports = ImageImport(self.board, self.registry, origins, UploaderSettings(), self.clock, retry_failed_s=600)
         setup = LauncherSetup(("dvcr-launcher",), "dvcr", self.client)
         access = RegistryAccess(self.issuer or self.tokens, credentials_of(self.client), self.clock)
@@ -221,14 +225,17 @@ class World:
         self.authority = MachineAuthority(self.cluster, "dvcr", self.clock)
         ranges = AddressRanges(self.cidrs)
         address = LeasedAddress(ranges, {"example.com/ip": "[{address}]"})
-        start = MachineStart(self.cluster, self.registry, setup, self.authority, access, address)
+        start = MachineStart(self.cluster, images, setup, self.authority, access, address)
         migrate = Migrate(self.cluster, self.authority, access, self.launchers, MigrationSettings())
+        image_reconcilers = {
+            resource: ImageReconciler(
+                self.cluster, resource, imports, captures, volumes, reservations, self.clock, check_s=60
+            )
+            for resource in (CLUSTER_IMAGE, IMAGE)
+        }
         self.reconcilers: dict[Resource, Reconciler] = {
-            CLUSTER_IMAGE: ImageReconciler(
-                self.cluster, CLUSTER_IMAGE, imports, captures, volumes, self.clock, check_s=60
-            ),
-            IMAGE: ImageReconciler(self.cluster, IMAGE, imports, captures, volumes, self.clock, check_s=60),
-            DISK: DiskReconciler(self.cluster, imports, filling, "", self.clock, check_s=60),
+            **image_reconcilers,
+            DISK: DiskReconciler(self.cluster, images, imports, filling, "", self.clock, check_s=60),
             MACHINE: MachineReconciler(
                 self.cluster, start, self.authority, access, self.launchers, migrate, self.clock
             ),
@@ -238,6 +245,8 @@ class World:
             ATTACHMENT: AttachmentReconciler(self.cluster, self.launchers, self.clock),
             OPERATION: OperationReconciler(self.cluster, OPERATION_TTL_S, self.clock),
         }
+        for resource in (*image_reconcilers, DISK, MACHINE):
+            self.reconcilers[resource] = Settling(resource, self.reconcilers[resource], reservations)
         ensure_default(self.cluster)
 
     def clock(self) -> datetime:
