@@ -12,6 +12,8 @@ from controller.api.resource import POD, SECRET
 from controller.launcher.cloudinit import seed_iso
 from controller.launcher.spec import CloudInit
 from controller.runtime.cluster import Cluster
+from controller.runtime.index import Object
+from controller.runtime.informer import Informer
 from demo.server import serve_folder
 from dvcr.client.credentials import Credentials
 from tests.e2e.conftest import StartProduct
@@ -25,25 +27,45 @@ PASSWORD = "of all parts and no pod"
 
 
 class Pods:
-    """What pods have been given, as it was seen."""
+    """Pods, and the Secrets of them, as they are and as they were: a capture is over in a second or two."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self.seen: dict[str, Object] = {}
+        """Each pod that there has been, as it was last, by its name."""
+        self._given: dict[str, Object] = {}
+        self._secrets = cluster.inform(SECRET, lambda *key: self._note(self._secrets, self._given, key))
+        self._pods = cluster.inform(POD, lambda *key: self._note(self._pods, self.seen, key))
+        self._followed = (self._secrets, self._pods)
+        assert all(informer.wait_synced(20) for informer in self._followed)
+
+    def stop(self) -> None:
+        for informer in self._followed:
+            informer.stop()
 
     def held(self, name: str) -> Credentials | None:
         """What the Secret of that name holds now."""
-        secret = self._cluster.get(SECRET, name, "default")
-        return Credentials.read(base64.b64decode(secret["data"]["registry.json"])) if secret else None
+        secret = self._secrets.get(name, "default")
+        return _credentials(secret) if secret else None
+
+    def was_given(self, name: str) -> bool:
+        """Whether there has been a Secret of that name."""
+        return name in self._given
 
     def access(self, name: str) -> dict[str, set[str]]:
-        """Actions by repository of the token there."""
-        held = self.held(name)
-        assert held is not None
-        claims: dict[str, Any] = jwt.decode(held.token, options={"verify_signature": False})
+        """Actions by repository of the token that the Secret of that name held last."""
+        token = _credentials(self._given[name]).token
+        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
         return {entry["name"]: set(entry["actions"]) for entry in claims["access"]}
 
-    def all(self) -> list[dict[str, Any]]:
-        return self._cluster.list(POD, "default")
+    def _note(self, informer: Informer, seen: dict[str, Object], key: tuple[str, str]) -> None:
+        namespace, name = key
+        obj = informer.get(name, namespace)
+        if namespace == "default" and obj is not None:
+            seen[name] = obj
+
+
+def _credentials(secret: Object) -> Credentials:
+    return Credentials.read(base64.b64decode(secret["data"]["registry.json"]))
 
 
 @pytest.mark.timeout(600)
@@ -69,7 +91,11 @@ def test_from_an_image_to_golden_ones(tmp_path: Path, guest: Path, start_product
         )
         product.wait_for_phase("cvmi", "tools", "Ready")
         product.wait_for_phase("cvmi", "base", "Ready")
-        follow(product, Pods(Cluster.connect(product.data / "kubeconfig")))
+        pods = Pods(Cluster.connect(product.data / "kubeconfig"))
+        try:
+            follow(product, pods)
+        finally:
+            pods.stop()
 
 
 def follow(product: Product, pods: Pods) -> None:
@@ -80,7 +106,7 @@ def follow(product: Product, pods: Pods) -> None:
     boots(product, "web", 1)
     # Once the disk stands alone, the machine only reads what it shows.
     eventually(lambda: pods.access("vm-web") == {"cvmi/tools": {"pull"}}, "a token for the CD-ROM alone", 60)
-    (pod,) = pods.all()
+    (pod,) = pods.seen.values()
     mounted = product.data / "node" / "pods" / pod["metadata"]["uid"] / "volumes" / "machine" / "registry.json"
     first = mounted.read_bytes()
     eventually(lambda: mounted.read_bytes() != first, "a newer token in the pod's folder", 60)
@@ -93,17 +119,18 @@ def follow(product: Product, pods: Pods) -> None:
     product.wait_for_phase("vm", "web", "Stopped")
     product.apply(golden_image("resting", "root"))
     capture = f"capture-{product.get('cvmi', 'resting')['metadata']['uid']}"
-    eventually(lambda: pods.held(capture) is not None, "a token for the capture", 60)
+    eventually(lambda: pods.was_given(capture), "a token for the capture", 60)
     assert pods.access(capture) == {"cvmi/resting": {"pull", "push"}, "cvmi/base": {"pull"}}
-    assert PASSWORD not in json.dumps(pods.all())
     product.wait_for_phase("cvmi", "resting", "Ready")
+    assert {"vm-web", capture} == pods.seen.keys()
+    assert PASSWORD not in json.dumps(pods.seen)
     eventually(lambda: pods.held(capture) is None, "the Secret goes with its pod", 60)
 
     eager = disk("copy", image="resting")
     eager["spec"]["provisioning"] = "Eager"
     product.apply(eager)
     fill = f"fill-{product.get('vmd', 'copy')['metadata']['uid']}"
-    eventually(lambda: pods.held(fill) is not None, "a token for the copy", 60)
+    eventually(lambda: pods.was_given(fill), "a token for the copy", 60)
     assert pods.access(fill) == {"cvmi/resting": {"pull"}}
     product.wait_for_phase("vmd", "copy", "Ready")
     product.apply(machine("second", "copy"))
