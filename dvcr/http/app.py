@@ -42,6 +42,7 @@ def build_app(
             [web.get(TOKEN_PATH, endpoint.get), web.post(TOKEN_PATH, endpoint.post, expect_handler=put_off_invitation)]
         )
     app[STATE] = state
+    app[health.READINESS] = health.Readiness(lambda: state.run(registry.check))
     app.on_response_prepare.extend([observer.add_request_id, state.drain.end_connection, end_uninvited, limit_silence])
     put_off = {"expect_handler": put_off_invitation}
     app.add_routes(
