@@ -282,6 +282,17 @@ def test_keda_counts_imports_that_wait_and_that_are_under_way(redis_server: Redi
     assert [lengths[connection.type(name)](name) for name in names] == [3, 2]
 
 
+def test_no_worker_is_missed_where_the_last_may_be_taken_away() -> None:
+    def alerts(**autoscaling: Any) -> set[str]:
+        values = {"monitoring": {"alerts": {"enabled": True}}, "worker": {"autoscaling": autoscaling}}
+        [group] = find(render(values), "PrometheusRule", "dvcr")["spec"]["groups"]
+        return {rule["alert"] for rule in group["rules"]}
+
+    assert len(alerts()) > 10
+    assert alerts() - alerts(type="keda", minReplicas=0) == {"DvcrNoWorker"}
+    assert alerts() == alerts(type="keda", minReplicas=1)
+
+
 def test_redis_is_started_anew_with_other_settings_only() -> None:
     def annotations(**values: Any) -> dict[str, str]:
         template = find(render({"redis": values}), "Deployment", "dvcr-redis")["spec"]["template"]
