@@ -34,6 +34,7 @@ from controller.api.resource import (
     SECRET,
     Resource,
 )
+from controller.consoles.registration import API_SERVICE_NAME
 from controller.cpumodels.default import DEFAULT_MODEL
 from controller.cpumodels.nodes import CAPABILITY_ANNOTATION
 from controller.launcher.capability import Capability
@@ -42,7 +43,7 @@ from dvcr.client.credentials import Credentials
 from dvcr.client.registry import RegistryClient
 from dvcr.config import ClientSettings
 from dvcr.errors import RegistryError
-from tests.support import hostile
+from tests.support import go_tool, hostile
 from tests.support.certificates import self_signed
 from tests.support.file_server import serving
 from tests.support.helm import CHART, NAMESPACE, RELEASE, helm
@@ -259,6 +260,32 @@ def test_without_a_login_nobody_reaches_an_image(world: World) -> None:
         login = (name, world.installed.password(name))
         assert world.registry.get(f"{world.registry_url}/v2/", auth=login, timeout=10).status_code == 200
         assert world.registry.get(f"{world.registry_url}/v2/", auth=(name, "wrong"), timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize("program", [go_tool.HELM, go_tool.HELM_3], ids=["helm 4", "helm 3"])
+def test_an_upgrade_leaves_what_the_controller_filled_in(world: World, program: str) -> None:
+    def authorities() -> list[str]:
+        webhooks = json.loads(world.server.kubectl("get", "validatingwebhookconfiguration", "dvcr", "-o", "json"))
+        api = json.loads(world.server.kubectl("get", "apiservice", API_SERVICE_NAME, "-o", "json"))
+        found = [each["clientConfig"].get("caBundle", "") for each in webhooks["webhooks"]]
+        return [*found, api["spec"].get("caBundle", "")]
+
+    before = authorities()
+    where = ("-n", NAMESPACE, "--kubeconfig", world.server.kubeconfig)
+    helm(
+        "upgrade",
+        RELEASE,
+        CHART,
+        *where,
+        "--reuse-values",
+        "--set",
+        "podDisruptionBudgets.enabled=false",
+        program=program,
+    )
+
+    assert before == [before[0]] * 3 != [""] * 3
+    assert authorities() == before
+    assert _is_refused(world)
 
 
 def test_the_controller_has_the_rights_that_it_uses_and_no_others(world: World) -> None:
