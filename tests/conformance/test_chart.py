@@ -253,6 +253,24 @@ def test_a_registry_with_tls_is_never_asked_without() -> None:
     assert "plain_http_registries" not in text
 
 
+def test_every_part_has_what_values_say_of_its_pods() -> None:
+    values = CHART / "ci/placement-values.yaml"
+    wanted = yaml.safe_load(values.read_text())["registry"]
+    found = workloads(render(None, values))
+
+    assert len(found) == 5
+    for workload in found:
+        metadata, pod = (workload["spec"]["template"][key] for key in ("metadata", "spec"))
+        [container] = pod["containers"]
+        assert wanted["podLabels"].items() <= metadata["labels"].items()
+        assert wanted["podAnnotations"].items() <= metadata["annotations"].items()
+        for field in ("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "priorityClassName"):
+            assert pod[field] == wanted[field]
+        for given, taken in (("extraEnv", container["env"]), ("extraVolumeMounts", container["volumeMounts"])):
+            assert wanted[given][0] in taken
+        assert wanted["extraVolumes"][0] in pod["volumes"]
+
+
 def test_who_is_called_serves_until_callers_have_heard_that_it_ends() -> None:
     objects = render()
     for part in ("controller", "uploader"):

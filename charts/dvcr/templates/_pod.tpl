@@ -1,13 +1,17 @@
 {{/*
-What the pods of all components have in common: dict "root" . "component" "worker" "values" .Values.worker.
+What the pods of all components have in common: dict "root" . "component" "worker" "values" .Values.worker; and "settings",
+what they read at their start, where those are not DVCR's own.
 */}}
 {{- define "dvcr.podTemplateMetadata" -}}
 # Not the chart's version: a new one alone is no reason to make pods anew.
 labels:
   {{- include "dvcr.selector" . | nindent 2 }}
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 annotations:
   # The pods are made anew when what they read at their start has changed.
-  checksum/config: {{ include "dvcr.settings" .root | sha256sum }}
+  checksum/config: {{ .settings | default (include "dvcr.settings" .root) | sha256sum }}
   {{- with .values.podAnnotations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -95,7 +99,7 @@ resources:
 - name: DVCR__CLIENT__PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "dvcr.accessSecret" .root | quote }}, key: {{ .component }}}}
 {{- if eq (include "dvcr.trustsAuthority" .root) "true" }}
-- {name: DVCR__CLIENT__CA_FILE, value: /etc/dvcr/registry-ca/ca.crt}
+- {name: DVCR__CLIENT__CA_FILE, value: /etc/dvcr-registry-ca/ca.crt}
 {{- end }}
 - name: DVCR__BROKER__URL
   valueFrom: {secretKeyRef: {name: {{ include "dvcr.redisSecret" .root | quote }}, key: url}}
@@ -114,7 +118,7 @@ resources:
 - {name: config, mountPath: /etc/dvcr, readOnly: true}
 - {name: tmp, mountPath: /tmp}
 {{- if and .pipeline (eq (include "dvcr.trustsAuthority" .root) "true") }}
-- {name: registry-ca, mountPath: /etc/dvcr/registry-ca, readOnly: true}
+- {name: registry-ca, mountPath: /etc/dvcr-registry-ca, readOnly: true}
 {{- end }}
 {{- with .values.extraVolumeMounts }}
 {{ toYaml . }}
