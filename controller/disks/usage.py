@@ -5,6 +5,7 @@ A machine that is on has what it was started with, whatever its specification sa
 
 from collections.abc import Iterable, Iterator
 
+from controller.api.disk import DiskPhase
 from controller.api.machine import MachinePhase
 from controller.api.pod_claims import claims_of, volume_claims
 from controller.api.reference import named_in
@@ -16,6 +17,13 @@ from dvcr.errors import ResourceError
 CAPTURE_ANNOTATION = f"{GROUP}/captures-for"
 """On the pod that makes an image of a disk: the image, for people."""
 _OFF = (None, MachinePhase.PENDING, MachinePhase.STOPPED, MachinePhase.FAILED)
+
+
+def phase_of(disk: Object) -> str:
+    """The phase that users of the disk go by: one that is to be deleted takes no new ones."""
+    if "deletionTimestamp" in disk["metadata"]:
+        return DiskPhase.TERMINATING
+    return str((disk.get("status") or {}).get("phase", DiskPhase.PENDING))
 
 
 def pods_using(cluster: ClusterReader, claim: str, namespace: str | None) -> list[Object]:

@@ -16,7 +16,15 @@ from controller.api.disk import DiskPhase
 from controller.api.image import ImageStatus
 from controller.api.resource import DISK, POD, PVC
 from controller.disks.claim import claim_name, is_bound, pinned_image
-from controller.disks.usage import CAPTURE_ANNOTATION, captured_for, is_over, machine_of, pods_using, user_of
+from controller.disks.usage import (
+    CAPTURE_ANNOTATION,
+    captured_for,
+    is_over,
+    machine_of,
+    phase_of,
+    pods_using,
+    user_of,
+)
 from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_end
 from controller.images.existing import NotThere
 from controller.images.importing import ImportOutcome, ImportState, ImportTarget, advance_progress
@@ -179,9 +187,7 @@ class DiskCapture:
             return NotThere(
                 "DiskNotFound", f"waits for {label} in namespace {namespace!r}, which does not exist", _WAIT_S
             )
-        phase = (disk.get("status") or {}).get("phase", DiskPhase.PENDING)
-        if "deletionTimestamp" in disk["metadata"]:
-            phase = DiskPhase.TERMINATING
+        phase = phase_of(disk)
         claim = self._cluster.get(PVC, claim_name(name), namespace)
         if phase != DiskPhase.READY or claim is None:
             return NotThere("DiskNotReady", waits_for(label, phase), _WAIT_S)

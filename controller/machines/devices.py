@@ -7,7 +7,7 @@ from controller.api.reference import named_in
 from controller.api.resource import DISK, PVC
 from controller.disks.claim import claim_name, disk_bytes, is_block, pinned_image
 from controller.disks.loss import told_loss
-from controller.disks.usage import is_over, machine_of, pods_using, user_of
+from controller.disks.usage import is_over, machine_of, phase_of, pods_using, user_of
 from controller.images.existing import ExistingImages, NotThere
 from controller.launcher.spec import DiskSpec, ImageReference
 from controller.machines.launch import DISKS_FOLDER, Device, Launch, NotReady
@@ -62,7 +62,7 @@ def resolve_disk(cluster: ClusterPort, namespace: str, device: BlockDevice, mach
     disk = cluster.get(DISK, device.name, namespace)
     if disk is None:
         return NotReady("DiskNotFound", f"waits for {label}, which does not exist")
-    phase = (disk.get("status") or {}).get("phase", DiskPhase.PENDING)
+    phase = phase_of(disk)
     claim = cluster.get(PVC, claim_name(device.name), namespace)
     if phase not in (DiskPhase.READY, DiskPhase.RESIZING) or claim is None:
         return NotReady("DiskNotReady", waits_for(label, phase))

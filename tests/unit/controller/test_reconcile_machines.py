@@ -77,6 +77,23 @@ def test_a_machine_waits_for_its_disk_and_says_so() -> None:
     assert world.status(MACHINE, "web")["phase"] == "Scheduling"
 
 
+def test_a_machine_does_not_start_on_a_disk_that_is_to_be_deleted() -> None:
+    world = World()
+    ready_image(world)
+    world.apply(DISK, "root", DISK_SPEC)
+    world.bind("vmd-root")
+    # The disk is not looked at before the machine is.
+    world.cluster.delete(DISK, "root", "default")
+    metadata = {"name": "web", "namespace": "default"}
+    web = {"apiVersion": MACHINE.api_version, "kind": MACHINE.kind, "metadata": metadata, "spec": MACHINE_SPEC}
+    world.cluster.create(MACHINE, web)
+    world.reconcile(MACHINE, ("default", "web"))
+    condition = world.condition(MACHINE, "web", "BlockDevicesReady")
+    message = "waits for VirtualMachineDisk 'root', which is Terminating"
+    assert (condition["reason"], condition["message"]) == ("DiskNotReady", message)
+    assert world.find(POD, "vm-web") is None
+
+
 def test_a_machine_cannot_boot_from_an_image_that_is_no_cdrom() -> None:
     world = World()
     ready_image(world)
