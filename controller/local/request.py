@@ -10,6 +10,8 @@ from aiohttp import web
 
 from controller.api.errors import StatusError, bad_request, unknown_path
 from controller.local import protobuf
+from controller.local.definition import Definition
+from controller.local.selectors import Predicate, matcher
 
 _OBJECT_TYPES = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
 _TABLE = re.compile(r"as=(Table|PartialObjectMetadata(?:List)?)\b")
@@ -51,6 +53,16 @@ def rendering(request: web.Request) -> str:
     """How the client wants objects: "Table", "PartialObjectMetadata", or "" for themselves."""
     found = _TABLE.search(request.headers.get("Accept", "").split(",")[0])
     return found[1].removesuffix("List") if found else ""
+
+
+def included(request: web.Request) -> str:
+    """How much of an object its row of a table holds."""
+    return request.query.get("includeObject") or "Metadata"
+
+
+def selection(request: web.Request, definition: Definition) -> Predicate | None:
+    """Which objects the client selects; None: all. Raises StatusError 400 for a malformed selector."""
+    return matcher(definition, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
 
 
 def flag(request: web.Request, name: str) -> bool:
@@ -115,3 +127,15 @@ def dry_run(request: web.Request) -> bool:
     if any(each != "All" for each in asked):
         raise bad_request(f"invalid dryRun {asked}: the only value is All")
     return bool(asked)
+
+
+async def delete_options(request: web.Request) -> dict[str, Any]:
+    """How to delete, as the body says it, else the query. Raises StatusError 400 or 415."""
+    options = await body(request) or {}
+    if not isinstance(options, dict):
+        raise bad_request("DeleteOptions must be an object")
+    if (grace := number(request, "gracePeriodSeconds")) is not None:
+        options.setdefault("gracePeriodSeconds", grace)
+    if policy := request.query.get("propagationPolicy"):
+        options.setdefault("propagationPolicy", policy)
+    return options

@@ -1,13 +1,9 @@
-"""The API over HTTP: authentication, paths to operations, and the shape of answers."""
+"""The API over HTTP: authentication, and paths to operations."""
 
 import asyncio
-import json
-import random
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import aiohttp
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -18,26 +14,27 @@ from controller.local import aggregation, discovery, eviction, lifecycle
 from controller.local.aggregation import Aggregator
 from controller.local.authentication import DEFAULT_TOKEN_LIFETIME, SERVICE_ACCOUNTS, Authenticator, User
 from controller.local.authorization import Action, is_allowed, refusal
-from controller.local.definition import Definition, definitions, find
+from controller.local.definition import definitions, find
 from controller.local.impersonation import acting
 from controller.local.patch import APPLY_PATCH, apply_patch
-from controller.local.representation import body_of, in_version, line, read_continue, write_continue
+from controller.local.pod_logs import PodLogs
+from controller.local.representation import answer, answer_list, read_continue, write_continue
 from controller.local.request import (
     ResourcePath,
     body,
     content_type,
+    delete_options,
     dry_run,
     field_manager,
     flag,
     number,
     object_body,
-    rendering,
+    selection,
 )
 from controller.local.review import ABOUT_ONESELF, is_review, review
-from controller.local.selectors import matcher
-from controller.local.store import Key, Store, Stored
-from controller.local.table import partial_metadata, table
-from controller.local.watch import WatchRequest, check_version, error_event, watch
+from controller.local.store import Store, Stored
+from controller.local.watch import check_version
+from controller.local.watch_streams import WatchStreams
 from controller.relay import new_session
 from dvcr.errors import DvcrError
 
@@ -105,18 +102,17 @@ class _Api:
         self._store = store
         self._authenticator = authenticator
         self._aggregator = aggregator
-        self._watches: set[asyncio.Task[None]] = set()
+        self._watches = WatchStreams(store)
 
     async def start(self, app: web.Application) -> None:
-        self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
+        self._logs = PodLogs()
         self._aggregated = new_session()
 
     async def stop(self, app: web.Application) -> None:
-        for task in self._watches:
-            task.cancel()
+        self._watches.stop()
 
     async def close(self, app: web.Application) -> None:
-        await self._client.close()
+        await self._logs.close()
         await self._aggregated.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -191,7 +187,7 @@ class _Api:
         if not path.name:
             match request.method:
                 case "GET" if flag(request, "watch"):
-                    return await self._watch(request, target)
+                    return await self._watches.serve(request, definition, path.namespace)
                 case "GET":
                     return self._list(request, target)
                 case "POST":
@@ -203,7 +199,7 @@ class _Api:
             raise errors.unknown_path()
         match request.method, path.subresource:
             case "GET", "log" if definition.resource == "pods":
-                return await self._log(request, target)
+                return await self._logs.serve(request, self._store.image, self._get(target))
             case "POST", "token" if definition.resource == SERVICE_ACCOUNTS:
                 return await self._token(request, target)
             case "POST", "binding" if definition.resource == "pods":
@@ -211,7 +207,7 @@ class _Api:
             case "POST", "eviction" if definition.resource == "pods":
                 return await self._evict(request, target)
             case "GET", "" | "status":
-                return self._answer(request, target, self._get(target))
+                return answer(request, definition, self._get(target))
             case (("PUT" | "PATCH"), ""):
                 return await self._update(request, target, "")
             case (("PUT" | "PATCH"), "status") if definition.has_status:
@@ -228,7 +224,7 @@ class _Api:
 
     def _list(self, request: web.Request, target: lifecycle.Target) -> web.Response:
         definition, image = target.definition, self._store.image
-        matches = _matcher(request, definition)
+        matches = selection(request, definition)
         found = [each for each in image.of(target.key.resource, target.namespace) if not matches or matches(each.obj)]
         version = image.version
         limit = number(request, "limit") or 0
@@ -241,56 +237,14 @@ class _Api:
             metadata["remainingItemCount"] = len(found) - limit
             found = found[:limit]
             metadata["continue"] = write_continue(version, found[-1].key)
-        return self._answer_list(request, definition, found, metadata)
-
-    def _answer_list(
-        self, request: web.Request, definition: Definition, found: list[Stored], metadata: dict[str, Any]
-    ) -> web.Response:
-        match rendering(request):
-            case "Table":
-                objects = [in_version(each, definition) for each in found]
-                include = request.query.get("includeObject") or "Metadata"
-                return web.json_response(table(definition, objects, metadata, include))
-            case "PartialObjectMetadata":
-                return web.json_response(
-                    {
-                        "kind": "PartialObjectMetadataList",
-                        "apiVersion": "meta.k8s.io/v1",
-                        "metadata": metadata,
-                        "items": [partial_metadata(each.obj) for each in found],
-                    }
-                )
-        head = {"kind": f"{definition.kind}List", "apiVersion": definition.api_version, "metadata": metadata}
-        # The objects' JSON is known: only the frame around it is made here.
-        items = b",".join(body_of(each, definition) for each in found)
-        return web.Response(
-            body=json.dumps(head).encode()[:-1] + b',"items":[' + items + b"]}", content_type="application/json"
-        )
-
-    def _answer(
-        self, request: web.Request, target: lifecycle.Target, stored: Stored, status: int = 200
-    ) -> web.Response:
-        headers = [("Warning", f"299 - {json.dumps(warning)}") for warning in target.warnings]
-        match rendering(request):
-            case "Table":
-                metadata = {"resourceVersion": str(stored.version)}
-                include = request.query.get("includeObject") or "Metadata"
-                obj = in_version(stored, target.definition)
-                answer = json.dumps(table(target.definition, [obj], metadata, include)).encode()
-            case "PartialObjectMetadata":
-                answer = json.dumps(partial_metadata(stored.obj)).encode()
-            case _:
-                answer = body_of(stored, target.definition)
-        response = web.Response(body=answer, status=status, content_type="application/json")
-        response.headers.extend(headers)
-        return response
+        return answer_list(request, definition, found, metadata)
 
     async def _create(self, request: web.Request, target: lifecycle.Target) -> web.Response:
         obj = await object_body(request)
         if target.definition.namespaced and not target.namespace:
             raise errors.method_not_allowed()
         stored = await self._store.write(lambda tx: lifecycle.create(tx, target, obj), dry_run=dry_run(request))
-        return self._answer(request, target, stored, 201)
+        return answer(request, target.definition, stored, 201, target.warnings)
 
     async def _update(self, request: web.Request, target: lifecycle.Target, part: str) -> web.Response:
         if request.method == "PUT":
@@ -313,7 +267,7 @@ class _Api:
         stored = await self._store.write(
             lambda tx: lifecycle.update(tx, target, change, part=part), dry_run=dry_run(request)
         )
-        return self._answer(request, target, stored)
+        return answer(request, target.definition, stored, warnings=target.warnings)
 
     async def _apply(self, request: web.Request, target: lifecycle.Target, part: str) -> web.Response:
         config, force = await body(request), flag(request, "force")
@@ -325,23 +279,23 @@ class _Api:
         stored, made = await self._store.write(
             lambda tx: lifecycle.apply(tx, target, config, part=part, force=force), dry_run=dry_run(request)
         )
-        return self._answer(request, target, stored, 201 if made else 200)
+        return answer(request, target.definition, stored, 201 if made else 200, target.warnings)
 
     async def _delete(self, request: web.Request, target: lifecycle.Target) -> web.Response:
-        options = await _delete_options(request)
+        options = await delete_options(request)
         dry = dry_run(request) or bool(options.get("dryRun"))
         stored, gone = await self._store.write(lambda tx: lifecycle.delete(tx, target, options), dry_run=dry)
         # These kinds are answered with themselves, as by a real API server; typed clients insist on it.
         if not gone or target.definition.resource in _RETURNED_WHEN_DELETED:
-            return self._answer(request, target, stored)
+            return answer(request, target.definition, stored, warnings=target.warnings)
         details = {**target.about.details(), "uid": stored.uid}
         return web.json_response(
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
         )
 
     async def _delete_collection(self, request: web.Request, target: lifecycle.Target) -> web.Response:
-        options = await _delete_options(request)
-        matches = _matcher(request, target.definition)
+        options = await delete_options(request)
+        matches = selection(request, target.definition)
         dry = dry_run(request) or bool(options.get("dryRun"))
         found = self._store.image.of(target.key.resource, target.namespace)
         deleted = [each for each in found if matches is None or matches(each.obj)]
@@ -353,7 +307,7 @@ class _Api:
                 if exc.code != 404:
                     raise
         metadata = {"resourceVersion": str(self._store.image.version)}
-        return self._answer_list(request, target.definition, deleted, metadata)
+        return answer_list(request, target.definition, deleted, metadata)
 
     async def _bind(self, request: web.Request, target: lifecycle.Target) -> web.Response:
         binding = await object_body(request)
@@ -385,89 +339,6 @@ class _Api:
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201
         )
 
-    async def _log(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
-        pod = self._get(target).obj
-        names = [each["name"] for each in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])]
-        container = request.query.get("container") or names[-1]
-        if container not in names:
-            raise errors.bad_request(f"container {container} is not valid for pod {target.name}")
-        node_name = pod["spec"].get("nodeName")
-        if not node_name:
-            raise errors.bad_request(f'pod "{target.name}" does not have a host assigned')
-        url = self._kubelet_url(node_name) + f"/containerLogs/{target.namespace}/{target.name}/{container}"
-        query = [(name, value) for name, value in request.query.items() if name != "container"]
-        try:
-            # As kube-apiserver does: a node's certificate is its own.
-            async with self._client.get(url, params=query, ssl=False) as upstream:
-                if upstream.status >= 400:
-                    raise StatusError(upstream.status, "BadRequest", await upstream.text())
-                response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-                await response.prepare(request)
-                async for chunk in upstream.content.iter_any():
-                    await response.write(chunk)
-        except aiohttp.ClientConnectionError as exc:
-            message = f"the agent of node {node_name} does not answer: {exc}"
-            raise StatusError(503, "ServiceUnavailable", message) from exc
-        await response.write_eof()
-        return response
-
-    def _kubelet_url(self, node_name: str) -> str:
-        node = self._store.image.get(Key("nodes", "", node_name))
-        status = (node.obj.get("status") or {}) if node else {}
-        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port")
-        addresses = [each["address"] for each in status.get("addresses") or () if each["type"] == "InternalIP"]
-        if not port or not addresses:
-            raise StatusError(503, "ServiceUnavailable", f"node {node_name} has no agent that serves logs")
-        return f"https://{addresses[0]}:{port}"
-
-    async def _watch(self, request: web.Request, target: lifecycle.Target) -> web.StreamResponse:
-        asked = request.query.get("resourceVersion", "")
-        initial = flag(request, "sendInitialEvents")
-        if "sendInitialEvents" in request.query and request.query.get("resourceVersionMatch") != "NotOlderThan":
-            detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-            cause = errors.FieldCause.forbidden("resourceVersionMatch", detail)
-            raise errors.invalid(errors.ObjectName("meta.k8s.io", "", "ListOptions"), [cause])
-        version = None if initial or asked in ("", "0") else number(request, "resourceVersion")
-        timeout_s = number(request, "timeoutSeconds") or random.randint(1800, 3600)
-        if version is not None:
-            check_version(self._store, target.key.resource, version)
-        watched = WatchRequest(
-            target.key.resource,
-            target.namespace,
-            _matcher(request, target.definition),
-            version,
-            timeout_s,
-            bookmarks=flag(request, "allowWatchBookmarks"),
-            initial_end_bookmark=initial,
-        )
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        stream = asyncio.create_task(self._stream(request, response, target.definition, watched))
-        self._watches.add(stream)
-        try:
-            await asyncio.wait([stream])
-            if not stream.cancelled() and (error := stream.exception()) is not None:
-                raise error
-        finally:
-            stream.cancel()
-            self._watches.discard(stream)
-        await response.write_eof()
-        return response
-
-    async def _stream(
-        self, request: web.Request, response: web.StreamResponse, definition: Definition, watched: WatchRequest
-    ) -> None:
-        render, include = rendering(request), request.query.get("includeObject") or "Metadata"
-        try:
-            async for events in watch(self._store, watched):
-                if lines := b"".join(line(event, definition, render, include) for event in events):
-                    await response.write(lines)
-        except StatusError as exc:
-            await response.write(error_event(exc))
-        except ConnectionError:
-            # The client went away: nobody is left to tell.
-            return
-
 
 def _action(request: web.Request, path: ResourcePath) -> Action:
     """What RBAC is asked."""
@@ -478,18 +349,3 @@ def _action(request: web.Request, path: ResourcePath) -> Action:
         verb = {"get": "list", "delete": "deletecollection"}.get(verb, verb)
     resource = f"{path.plural}/{path.subresource}" if path.subresource else path.plural
     return Action(verb, path.group, resource, path.namespace, path.name)
-
-
-def _matcher(request: web.Request, definition: Definition) -> Callable[[dict[str, Any]], bool] | None:
-    return matcher(definition, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
-
-
-async def _delete_options(request: web.Request) -> dict[str, Any]:
-    options = await body(request) or {}
-    if not isinstance(options, dict):
-        raise errors.bad_request("DeleteOptions must be an object")
-    if (grace := number(request, "gracePeriodSeconds")) is not None:
-        options.setdefault("gracePeriodSeconds", grace)
-    if policy := request.query.get("propagationPolicy"):
-        options.setdefault("propagationPolicy", policy)
-    return options
