@@ -29,8 +29,9 @@ from controller.local.node.clock import parse_timestamp, timestamp
 from controller.local.node.containers import Container
 from controller.local.node.environment import command_line, environment, termination_log
 from controller.local.node.events import NodeEvents
-from controller.local.node.probes import Prober, ProbeTarget
+from controller.local.node.probes import ProbeTarget
 from controller.local.node.process import Run
+from controller.local.node.readiness import Readiness
 from controller.local.node.restarts import Backoff
 from controller.local.node.status import pod_status, without_nulls
 from controller.local.node.volumes import PodVolumes, contents, mount, mounts_of
@@ -95,7 +96,7 @@ class PodWorker:
         self._pod: Object | None = None
         self._ip = ""
         self._containers: dict[str, Container] = {}
-        self._probers: dict[str, tuple[str, Prober]] = {}
+        self._readiness = Readiness()
         self._volumes = PodVolumes(node.cluster, self._folder, node.volume_folders)
         self._additional = AdditionalMounts(self._volumes, self._folder)
         self._unmounted: list[str] | None = None
@@ -136,8 +137,7 @@ class PodWorker:
                 # A bug met by one pod must not end the node; it is tried again, and seen.
                 _log.exception("pod failed", uid=self.uid)
                 wait_s = 5 * _RETRY_S
-        for _, prober in self._probers.values():
-            prober.stop()
+        self._readiness.close()
         self._on_done(self.uid)
 
     def _sleep(self, timeout_s: float) -> None:
@@ -300,31 +300,16 @@ class PodWorker:
         return None if obj is None else contents({"kind": kind} | obj)
 
     def _probe(self, pod: Object, container: Container) -> None:
-        """Have a prober for the container's present run."""
-        probe = container.spec.get("readinessProbe")
-        run = str(container.process.folder) if container.process else ""
-        if not probe or self._probers.get(container.name, ("",))[0] == run:
-            return
-        ready = container.name not in self._probers and _was_ready(pod, container, run)
-        if container.name in self._probers:
-            self._probers[container.name][1].stop()
-        root = container.root.absolute()
-        env = self._environment_of(pod, container)
+        def target() -> ProbeTarget:
+            env = self._environment_of(pod, container)
+            return ProbeTarget(self._ip, container.spec.get("ports") or (), env, container.root.absolute())
 
         def changed(failure: str) -> None:
             if failure:
                 self._node.events.record(pod, "Unhealthy", f"Readiness probe failed: {failure}", warning=True)
             self.wake()
 
-        target = ProbeTarget(self._ip, container.spec.get("ports") or (), env, root)
-        self._probers[container.name] = (run, Prober(probe, target, changed, ready=ready))
-
-    def _ready(self, container: Container) -> bool:
-        if not container.spec.get("readinessProbe"):
-            return True
-        run = str(container.process.folder) if container.process else ""
-        known, prober = self._probers.get(container.name, ("", None))
-        return prober is not None and known == run and prober.ready
+        self._readiness.probe(pod, container, target, changed)
 
     def _report(self, pod: Object, failure: tuple[str, str] | None = None) -> None:
         """Write the status if it differs from the one that the API has."""
@@ -336,7 +321,7 @@ class PodWorker:
             pod,
             [c.view("OnFailure" if policy != "Never" else "Never", ready=False)
              for name, c in self._containers.items() if name in inits],
-            [c.view(policy, ready=self._ready(c)) for name, c in self._containers.items() if name not in inits],
+            [c.view(policy, ready=self._readiness.of(c)) for name, c in self._containers.items() if name not in inits],
             pod_ip=self._ip,
             host_ip=HOST_IP,
             now=timestamp(),
@@ -358,8 +343,7 @@ class PodWorker:
         alive = [c for c in containers if c.alive]
         left_s = stop_by - time.time()
         for container in alive:
-            if container.name in self._probers:
-                self._probers[container.name][1].stop()
+            self._readiness.stop(container)
             if left_s <= 0:
                 assert container.process is not None
                 container.process.kill()
@@ -401,12 +385,3 @@ class PodWorker:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._node.cpu.remove(self.uid)
         return None
-
-
-def _was_ready(pod: Object, container: Container, run: str) -> bool:
-    """Whether the API knows this very run as ready: true of a container that was adopted."""
-    number = run.rpartition("/")[2]
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any(
-        s["name"] == container.name and s["ready"] and s.get("containerID", "").endswith(f"/{number}") for s in statuses
-    )
