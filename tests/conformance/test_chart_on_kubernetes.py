@@ -1,10 +1,12 @@
 """The Helm chart on a real kube-apiserver, by Helm itself. No kubelet: nothing of it runs."""
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 import yaml
 
@@ -120,6 +122,23 @@ def test_upgrades_and_removal_keep_what_users_have(server: KubernetesProcess) ->
     assert (again["access"], again["disk"], again["kinds"]) == (grown["access"], grown["disk"], grown["kinds"])
     assert again["claim"]["uid"] == before["claim"]["uid"]
     helm("uninstall", RELEASE, *_where(server))
+
+
+def test_an_upgrade_makes_a_password_that_was_taken_away(server: KubernetesProcess) -> None:
+    registry = {"persistence": {"existingClaim": "another"}}
+    _release(server, "install", registry=registry)
+    before = _data(server, "secret", "dvcr-access")
+    gone = '{"data": {"worker": null, "worker.htpasswd": null}}'
+    server.kubectl("patch", "secret", "dvcr-access", "-n", NAMESPACE, "--patch", gone)
+    _release(server, "upgrade", registry=registry)
+    after = _data(server, "secret", "dvcr-access")
+    helm("uninstall", RELEASE, *_where(server))
+
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed == {"worker", "worker.htpasswd", "htpasswd"}
+    user, _, found = base64.b64decode(after["worker.htpasswd"]).decode().partition(":")
+    assert user == "worker"
+    assert bcrypt.checkpw(base64.b64decode(after["worker"]), found.encode())
 
 
 def test_an_upgrade_brings_new_fields_of_kinds(server: KubernetesProcess, tmp_path: Path) -> None:
