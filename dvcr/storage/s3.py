@@ -19,10 +19,12 @@ from typing import BinaryIO, cast
 from dvcr.config import S3Settings
 from dvcr.errors import NotFoundError
 from dvcr.storage.bucket import Bucket, ConditionError
+from dvcr.storage.byte_budget import ByteBudget
 from dvcr.storage.driver import Stat, UploadSession
 from dvcr.storage.record import Record
 from dvcr.storage.s3_object import ObjectReader
-from dvcr.storage.s3_upload import ByteBudget, S3Session, SessionState, data_name, state_name
+from dvcr.storage.s3_session import SessionState, data_name, state_name
+from dvcr.storage.s3_upload import S3Session
 
 # A tombstone is removed right after it was written, by its writer, who gives up after the first of these times. Whoever
 # wants the key waits for that, and takes it over after the second, when its writer must be dead.

@@ -1,27 +1,23 @@
 """Upload sessions in a bucket: a small object with the session's state, and parts of a multipart upload.
 
-    uploads/<id>      SessionState: a line of JSON, and the bytes after the last whole part
-    data/<id>         what becomes of the bytes
-
 The state is only ever replaced under the condition that nobody else has replaced it, so of two servers that write to a
 session one is told. A writer holds it by a lease, which ends soon after its process has died.
 """
 
 import io
-import json
 import secrets
-import threading
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from dvcr.errors import NotFoundError, StorageError
 from dvcr.storage.bucket import ConditionError
 from dvcr.storage.driver import SessionBusyError
 from dvcr.storage.record import Record
 from dvcr.storage.s3_object import ObjectReader
+from dvcr.storage.s3_session import SessionState, data_name, state_name
 
 if TYPE_CHECKING:
     from dvcr.storage.s3 import S3Storage
@@ -37,66 +33,6 @@ _GROWTH_BYTES = 22 * 2**20
 def part_bytes(number: int) -> int:
     """Size of the part with this number, from 1: small ones first, yet 10,000 of them hold more than 1 TiB."""
     return _FIRST_PART_BYTES + _GROWTH_BYTES * ((number - 1) // _PARTS_OF_A_SIZE)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """What any server needs to go on with a session."""
-
-    upload: str = ""
-    """Id of the multipart upload, once there is one."""
-    parts: tuple[str, ...] = ()
-    """ETags of its parts."""
-    parts_bytes: int = 0
-    tail: bytes = b""
-    note: str = ""
-    """What the last flush noted, in hex."""
-    holder: str = ""
-    held_until: float = 0
-    closing: bool = False
-    """All bytes are in the parts, and the upload may have been completed."""
-    key: str = ""
-    """The key whose record may name the data."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in the session."""
-        return self.parts_bytes + len(self.tail)
-
-    def encode(self) -> bytes:
-        """As it is stored; no two encodings are equal."""
-        fields = asdict(self)
-        tail: bytes = fields.pop("tail")
-        return json.dumps(fields | {"nonce": secrets.token_hex(8)}).encode() + b"\n" + tail
-
-    @classmethod
-    def decode(cls, stored: bytes) -> Self:
-        """The state that was stored."""
-        head, _, tail = stored.partition(b"\n")
-        fields = json.loads(head)
-        del fields["nonce"]
-        return cls(tail=tail, **fields | {"parts": tuple(fields["parts"])})
-
-
-class ByteBudget:
-    """Bounds the bytes that are on their way to the bucket. One piece larger than the budget goes alone."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._size_bytes = self._free_bytes = size_bytes
-        self._changed = threading.Condition()
-
-    def take(self, size_bytes: int) -> None:
-        """Wait until there is room."""
-        size_bytes = min(size_bytes, self._size_bytes)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free_bytes >= size_bytes)
-            self._free_bytes -= size_bytes
-
-    def give(self, size_bytes: int) -> None:
-        """Make room."""
-        with self._changed:
-            self._free_bytes += min(size_bytes, self._size_bytes)
-            self._changed.notify_all()
 
 
 class S3Session:
@@ -391,13 +327,3 @@ class S3Session:
         self._sent_bytes = 0
         if self._storage.writers.get(self.id) is self:
             del self._storage.writers[self.id]
-
-
-def state_name(session_id: str) -> str:
-    """Name of the object with a session's state."""
-    return f"uploads/{session_id}"
-
-
-def data_name(session_id: str) -> str:
-    """Name of the object that a session's bytes become."""
-    return f"data/{session_id}"
