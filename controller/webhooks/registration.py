@@ -5,6 +5,7 @@ from copy import deepcopy
 
 from controller.api.kinds import KINDS
 from controller.api.resource import GROUP, VALIDATING_WEBHOOKS, VERSION
+from controller.machines.pod import pod_name
 from controller.runtime.index import Object
 from controller.runtime.likeness import contains
 from controller.runtime.port import ClusterPort
@@ -64,6 +65,8 @@ def _configuration(base_url: str) -> Object:
                 "rules": [evictions],
                 "failurePolicy": "Ignore",
                 "sideEffects": "NoneOnDryRun",
+                # Others' pods are evicted without asking here, and without waiting where nobody answers.
+                "matchConditions": [{"name": "machines", "expression": f"request.name.startsWith('{pod_name('')}')"}],
             },
         ],
     }

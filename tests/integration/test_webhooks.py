@@ -117,3 +117,9 @@ def test_other_pods_are_evicted(server: KubernetesProcess, cluster: Cluster) -> 
 
     assert evict(server, "vm-goes").status_code == 201
     assert cluster.get(POD, "vm-goes", "default") is None
+
+
+def test_the_webhook_is_asked_about_pods_of_machines_only(server: KubernetesProcess, cluster: Cluster) -> None:
+    new_pod(cluster, "web-server", MOVE)
+
+    assert evict(server, "web-server").status_code == 201
