@@ -50,22 +50,29 @@ class ClaimReconciler:
             return None
         claim = Subject(self._cluster, ADDRESS_CLAIM, obj, AddressClaimStatus, self._clock)
         claim.status.virtual_machine_name = self._user(claim)
-        if claim.deleting:
-            return self._remove(claim)
-        claim.hold()
-        spec = AddressClaimSpec.read(claim.obj["spec"])
-        claim.status.conflict_message = None
+        if claim.deleting and claim.finalized:
+            return None
         try:
-            if claim.status.address is None:
-                self._bind(claim, spec)
-            else:
-                self._keep(claim, spec, claim.status.address)
+            again_s = self._remove(claim) if claim.deleting else None
+            if not claim.deleting:
+                self._bring_forward(claim)
         except ClusterError as exc:
             claim.status.phase = claim.status.phase or ClaimPhase.PENDING
             claim.tell_trouble(READY, exc)
             raise
-        claim.save()
-        return None
+        # One without our finalizer may be gone.
+        if not claim.finalized:
+            claim.save()
+        return again_s
+
+    def _bring_forward(self, claim: Subject[AddressClaimStatus]) -> None:
+        claim.hold()
+        spec = AddressClaimSpec.read(claim.obj["spec"])
+        claim.status.conflict_message = None
+        if claim.status.address is None:
+            self._bind(claim, spec)
+        else:
+            self._keep(claim, spec, claim.status.address)
 
     def _user(self, claim: Subject[AddressClaimStatus]) -> str | None:
         """The machine that the claim is for: the one that had it, else the oldest of those that name it."""
@@ -163,12 +170,9 @@ class ClaimReconciler:
 
     def _remove(self, claim: Subject[AddressClaimStatus]) -> float | None:
         """The lease is released when the claim is gone; so the claim stays while a machine runs with its address."""
-        if claim.finalized:
-            return None
         user = claim.status.virtual_machine_name
         if user is not None and self._runs(user, claim.namespace):
             claim.condition(READY, False, "InUse", f"waits for virtual machine {user!r} to stop")
-            claim.save()
             return _POLL_S
         claim.let_go()
         return None

@@ -19,6 +19,7 @@ from controller.api.address import (
 from controller.api.data_source import NamedInNamespace
 from controller.api.resource import ADDRESS_CLAIM, ADDRESS_LEASE
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Index, Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import FINALIZER, Subject
@@ -71,27 +72,34 @@ class LeaseReconciler:
         if obj is None:
             return None
         lease = Subject(self._cluster, ADDRESS_LEASE, obj, AddressLeaseStatus, self._clock)
-        held = is_held(self._cluster, obj)
-        if lease.deleting:
-            if not held:
-                lease.let_go()
-                return None
-        else:
+        try:
+            remains = self._bring_forward(lease, held=is_held(self._cluster, obj))
+        except ClusterError as exc:
+            lease.tell_trouble(READY, exc)
+            raise
+        if remains:
+            lease.save()
+        return None
+
+    def _bring_forward(self, lease: Subject[AddressLeaseStatus], *, held: bool) -> bool:
+        """Whether the lease remains, with a status that tells why."""
+        lease.status.phase = LeasePhase.BOUND if held else LeasePhase.RELEASED
+        if not lease.deleting:
             lease.hold()
-        spec = AddressLeaseSpec.read(obj["spec"])
+        elif not held:
+            lease.let_go()
+            return False
+        spec = AddressLeaseSpec.read(lease.obj["spec"])
         ref = f"{spec.claim_ref.namespace}/{spec.claim_ref.name}"
         if held:
-            lease.status.phase = LeasePhase.BOUND
             lease.condition(READY, True, "Bound", f"held by claim {ref}")
         elif spec.reclaim_policy is ReclaimPolicy.RETAIN:
-            lease.status.phase = LeasePhase.RELEASED
             lease.condition(READY, True, "Released", f"kept for the next claim of namespace {spec.claim_ref.namespace}")
         else:
             # The finalizer goes in another pass, which asks again who holds the lease.
             self._cluster.delete(ADDRESS_LEASE, lease.name, uid=lease.uid)
-            return None
-        lease.save()
-        return None
+            return False
+        return True
 
 
 def same_claim(lease: Object, namespace: str | None, name: str) -> bool:

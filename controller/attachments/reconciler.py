@@ -15,6 +15,7 @@ from controller.machines.launch import NotReady
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import active_pod_name, applied_spec, is_ready
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -37,12 +38,24 @@ class AttachmentReconciler:
             return None
         attachment = Subject(self._cluster, ATTACHMENT, obj, AttachmentStatus, self._clock)
         spec = AttachmentSpec.read(obj["spec"])
+        if attachment.deleting and attachment.finalized:
+            return None
+        try:
+            again_s = self._bring_forward(attachment, spec)
+        except ClusterError as exc:
+            attachment.status.phase = attachment.status.phase or AttachmentPhase.IN_PROGRESS
+            attachment.tell_trouble(ATTACHED, exc)
+            raise
+        # One without our finalizer may be gone.
+        if not attachment.finalized:
+            attachment.save()
+        return again_s
+
+    def _bring_forward(self, attachment: Subject[AttachmentStatus], spec: AttachmentSpec) -> float | None:
         if attachment.deleting:
             return self._detach(attachment, spec)
         attachment.hold()
-        again_s = self._follow(attachment, spec)
-        attachment.save()
-        return again_s
+        return self._follow(attachment, spec)
 
     def _follow(self, attachment: Subject[AttachmentStatus], spec: AttachmentSpec) -> float | None:
         namespace = attachment.namespace
@@ -84,8 +97,6 @@ class AttachmentReconciler:
         return _POLL_S
 
     def _detach(self, attachment: Subject[AttachmentStatus], spec: AttachmentSpec) -> float | None:
-        if attachment.finalized:
-            return None
         held_by = [] if self._has_heir(attachment, spec) else self._holders(attachment, spec)
         if not held_by:
             attachment.let_go()
@@ -93,7 +104,6 @@ class AttachmentReconciler:
         disk = self._plugged(held_by[0], spec.disk)
         message = (disk.message if disk else "") or "the volume is being unmounted"
         attachment.condition(ATTACHED, False, "Detaching", message)
-        attachment.save()
         return _POLL_S
 
     def _holders(self, attachment: Subject[AttachmentStatus], spec: AttachmentSpec) -> list[Object]:

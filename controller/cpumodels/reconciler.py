@@ -27,17 +27,21 @@ class CpuModelReconciler:
             return None
         model = Subject(self._cluster, CPU_MODEL, obj, CpuModelStatus, self._clock)
         nodes = self._cluster.list(NODE)
-        if model.deleting:
-            self._remove(model, nodes)
+        if model.deleting and model.finalized:
             return None
-        model.hold()
         try:
-            self._match(model, nodes)
+            if model.deleting:
+                self._remove(model, nodes)
+            else:
+                model.hold()
+                self._match(model, nodes)
         except ClusterError as exc:
             model.status.phase = model.status.phase or CpuModelPhase.PENDING
             model.tell_trouble(READY, exc)
             raise
-        model.save()
+        # One without our finalizer may be gone.
+        if not model.finalized:
+            model.save()
         return None
 
     def _match(self, model: Subject[CpuModelStatus], nodes: list[Object]) -> None:
@@ -64,8 +68,6 @@ class CpuModelReconciler:
             model.condition(READY, True, "Ready", "; ".join([where, *messages]))
 
     def _remove(self, model: Subject[CpuModelStatus], nodes: list[Object]) -> None:
-        if model.finalized:
-            return
         users = sorted(
             f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
             for obj in self._cluster.list(MACHINE)
@@ -73,7 +75,6 @@ class CpuModelReconciler:
         )
         if users:
             model.condition(READY, False, "InUse", f"is deleted when no VirtualMachine uses it: {', '.join(users)}")
-            model.save()
             return
         for node in nodes:
             self._label(node, model.name, None)

@@ -29,7 +29,7 @@ from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import Subject
+from controller.runtime.subject import PERMITTED, Subject
 from dvcr.errors import DvcrError, RegistryError
 
 RESIZED = "Resized"
@@ -66,23 +66,27 @@ class DiskReconciler:
         if obj is None:
             return None
         disk = Subject(self._cluster, DISK, obj, DiskStatus, self._clock)
-        if disk.deleting:
-            return self._remove(disk)
+        if disk.deleting and disk.finalized:
+            return None
+        try:
+            again_s = self._remove(disk) if disk.deleting else self._bring_forward(disk)
+        except DvcrError as exc:
+            self._tell_trouble(disk, exc)
+            raise
+        # One without our finalizer may be gone.
+        if not disk.finalized:
+            disk.save()
+        return again_s
+
+    def _bring_forward(self, disk: Subject[DiskStatus]) -> float | None:
         disk.hold()
         if disk.status.phase is DiskPhase.FAILED and not (
             disk.status.failure_reason == _SMALLER or is_retrying(disk.status.conditions)
         ):
-            disk.save()
             return None
         spec = DiskSpec.read(disk.obj["spec"])
         claim = self._cluster.get(PVC, claim_name(disk.name), disk.namespace)
-        try:
-            again_s = self._follow_claim(disk, spec, claim) if claim is not None else self._provision(disk, spec)
-        except DvcrError as exc:
-            self._tell_trouble(disk, exc)
-            raise
-        disk.save()
-        return again_s
+        return self._follow_claim(disk, spec, claim) if claim is not None else self._provision(disk, spec)
 
     def _provision(self, disk: Subject[DiskStatus], spec: DiskSpec) -> float | None:
         if disk.status.phase in (DiskPhase.READY, DiskPhase.RESIZING, DiskPhase.PVC_LOST):
@@ -206,30 +210,24 @@ class DiskReconciler:
         disk.condition(READY, False, reason or "ImportFailed", message)
 
     def _remove(self, disk: Subject[DiskStatus]) -> float | None:
-        if disk.finalized:
-            return None
         disk.status.phase = DiskPhase.TERMINATING
         if not self._filling.clear(disk):
             disk.condition(READY, False, "Terminating", "waits for the end of the copy of its image")
-            disk.save()
             return 1
         users = [user_of(pod) for pod in pods_using(self._cluster, claim_name(disk.name), disk.namespace)]
         if users:
             disk.condition(READY, False, "InUse", f"waits for {', '.join(users)} to stop using the disk")
-            disk.save()
             return 5
         spec = DiskSpec.read(disk.obj["spec"])
         if spec.data_source is not None:
-            try:
-                self._imports.forget(import_target(disk), disk.status)
-            except DvcrError as exc:
-                self._tell_trouble(disk, exc)
-                raise
+            self._imports.forget(import_target(disk), disk.status)
         disk.let_go()
         return None
 
     def _tell_trouble(self, disk: Subject[DiskStatus], exc: DvcrError) -> None:
         """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
-        if disk.status.phase is not DiskPhase.READY:
+        if disk.status.phase is not DiskPhase.READY or isinstance(exc, ClusterError):
             disk.status.phase = disk.status.phase or DiskPhase.PENDING
-            disk.tell_trouble(READY, exc)
+            failed = disk.status.phase is DiskPhase.FAILED and isinstance(exc, ClusterError)
+            # Why it failed stays said.
+            disk.tell_trouble(PERMITTED if failed else READY, exc)

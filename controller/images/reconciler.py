@@ -27,9 +27,10 @@ from controller.images.retrying import is_retrying, tell_retrying
 from controller.images.usage import ImageUsage, find_usage
 from controller.images.volume import IMPORT_SHARE_PERCENT, PVC_LOST, ImageVolume
 from controller.runtime.conditions import Clock, find_condition, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import Subject
+from controller.runtime.subject import PERMITTED, Subject
 from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 
 REGISTRY_AVAILABLE = "RegistryAvailable"
@@ -73,12 +74,12 @@ class ImageReconciler:
         )
         if image.deleting:
             return self._remove(image, target)
-        image.hold()
-        if image.status.phase is ImagePhase.FAILED and not is_retrying(image.status.conditions):
-            image.save()
-            return None
         try:
-            again_s = self._bring_forward(image, target)
+            image.hold()
+            if image.status.phase is ImagePhase.FAILED and not is_retrying(image.status.conditions):
+                again_s = None
+            else:
+                again_s = self._bring_forward(image, target)
         except DvcrError as exc:
             self._tell_trouble(image, exc)
             raise
@@ -205,15 +206,15 @@ class ImageReconciler:
         image.status.phase = ImagePhase.TERMINATING
         try:
             again_s, obstacle = self._clear(image, target)
+            if not obstacle:
+                image.let_go()
+                return None
         except DvcrError as exc:
             self._tell_trouble(image, exc)
             raise
-        if obstacle:
-            image.condition(READY, False, "InUse", obstacle)
-            image.save()
-            return again_s
-        image.let_go()
-        return None
+        image.condition(READY, False, "InUse", obstacle)
+        image.save()
+        return again_s
 
     def _clear(self, image: Subject[ImageStatus], target: ImportTarget) -> tuple[float | None, str]:
         """Remove what there is of the image, or say what is in the way, and when to look again."""
@@ -237,7 +238,9 @@ class ImageReconciler:
     def _tell_trouble(self, image: Subject[ImageStatus], exc: DvcrError) -> None:
         """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
         image.status.phase = image.status.phase or ImagePhase.PENDING
-        image.tell_trouble(READY, exc)
+        failed = image.status.phase is ImagePhase.FAILED and isinstance(exc, ClusterError)
+        # Why it failed stays said.
+        image.tell_trouble(PERMITTED if failed else READY, exc)
 
 
 def _wanted_claim(spec: ClusterImageSpec | ImageSpec) -> ImageClaim | None:

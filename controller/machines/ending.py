@@ -6,7 +6,7 @@ from controller.machines.last_output import keep_output
 from controller.machines.pod import is_finished, termination_of
 from controller.machines.power import after_termination
 from controller.machines.states import RUNNING
-from controller.machines.visit import Flow, Visit
+from controller.machines.visit import Flow, Visit, upkeep
 from controller.runtime.conditions import read_time
 from controller.runtime.index import Object
 
@@ -24,10 +24,20 @@ def clear_up(visit: Visit) -> Flow:
         return Flow.ON
     if visit.power.ended_pod != pod["metadata"]["uid"]:
         _remember(visit, pod)
-    machine, output = visit.machine, termination_of(pod).output
-    visit.after_save.append(lambda: keep_output(visit.cluster, machine.namespace or "", machine.name, output))
-    visit.after_save.append(lambda: visit.delete_pod(pod, grace_period_s=0))
+        visit.after_save.append(lambda: _remove(visit))
+    else:
+        # It was remembered, but not removed: the cluster refused it, or the controller ended. Why the machine ended
+        # stays said.
+        upkeep(_remove)(visit)
     visit.look_again(1)
+    return Flow.END
+
+
+def _remove(visit: Visit) -> Flow:
+    pod = visit.pod
+    assert pod is not None
+    keep_output(visit.cluster, visit.machine.namespace or "", visit.machine.name, termination_of(pod).output)
+    visit.delete_pod(pod, grace_period_s=0)
     return Flow.END
 
 

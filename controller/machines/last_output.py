@@ -15,7 +15,9 @@ KEY = "last-output"
 
 
 def keep_output(cluster: ClusterPort, namespace: str, machine: str, output: str) -> None:
-    """Remember the end of the run that is over, instead of that of the one before."""
+    """Remember the end of the run that is over, instead of that of the one before. Idempotent."""
+    if last_output(cluster, namespace, machine) == output.encode():
+        return
     data = {KEY: base64.b64encode(output.encode()).decode()}
     # Without its Secret the machine is being removed.
     with suppress(MissingError):

@@ -26,7 +26,7 @@ from controller.machines.visit import Flow, Visit
 from controller.pod_secret import build_secret, give_secret, put_secret
 from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
 from controller.runtime.conditions import read_time, write_time
-from controller.runtime.errors import RefusedError
+from controller.runtime.errors import ClusterError, concerns_users
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.config import MigrationSettings
@@ -78,8 +78,6 @@ class Migrate:
 
     def __call__(self, visit: Visit) -> Flow:
         move = visit.status.migration
-        if move is not None and move.leftover:
-            self._clear_up(visit, move)
         if move is not None and is_under_way(move):
             return self._advance(visit, move)
         asked = visit.asked
@@ -152,7 +150,9 @@ class Migrate:
         visit.look_again(_LOOK_S)
         try:
             return self._act(visit, move, decision, view, target)
-        except (LauncherError, RegistryError, RefusedError) as exc:
+        except (LauncherError, RegistryError, ClusterError) as exc:
+            if not concerns_users(exc):
+                raise
             # A launcher or the registry stopped answering between the look and the word, or the cluster refuses the
             # pod: it is decided anew at the next look.
             visit.machine.condition(MIGRATING, True, exc.reason, exc.message)
@@ -188,7 +188,7 @@ class Migrate:
                 return self._fail(visit, move, decision.reason, decision.message)
             case Action.GIVE_UP if source is not None:
                 # Its guest stands still for good; with its pod gone, the machine starts anew.
-                visit.after_save.append(lambda: visit.delete_pod(source))
+                visit.delete_pod(source)
                 return self._fail(visit, move, decision.reason, decision.message)
             case Action.CREATE if source is not None:
                 self._create_target(visit, move, source)
@@ -246,18 +246,23 @@ class Migrate:
         visit.machine.condition(MIGRATING, False, reason, message)
         return Flow.ON
 
-    def _clear_up(self, visit: Visit, move: Migration) -> None:
-        """Remove the pod that the machine no longer needs."""
-        pod = self._cluster.get(POD, str(move.leftover), visit.machine.namespace)
-        if pod is None or move.leftover == (visit.pod or {}).get("metadata", {}).get("name"):
-            if pod is None and move.leftover == move.target_pod:
-                # There is still one if its pod was never made.
-                self._cluster.delete(SECRET, move.target_pod, visit.machine.namespace)
-            move.leftover = None
-            return
-        if is_finished(pod) or "deletionTimestamp" not in pod["metadata"]:
-            visit.delete_pod(pod, grace_period_s=0 if is_finished(pod) else None)
-        visit.look_again(1)
+
+def remove_leftover(visit: Visit) -> Flow:
+    """The step that removes the pod which the machine no longer needs after a move."""
+    move = visit.status.migration
+    if move is None or not move.leftover:
+        return Flow.ON
+    pod = visit.cluster.get(POD, move.leftover, visit.machine.namespace)
+    if pod is None or move.leftover == (visit.pod or {}).get("metadata", {}).get("name"):
+        if pod is None and move.leftover == move.target_pod:
+            # There is still one if its pod was never made.
+            visit.cluster.delete(SECRET, move.target_pod, visit.machine.namespace)
+        move.leftover = None
+        return Flow.ON
+    if is_finished(pod) or "deletionTimestamp" not in pod["metadata"]:
+        visit.delete_pod(pod, grace_period_s=0 if is_finished(pod) else None)
+    visit.look_again(1)
+    return Flow.ON
 
 
 def tell_migratable(visit: Visit) -> Flow:

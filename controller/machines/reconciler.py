@@ -1,6 +1,6 @@
 """VirtualMachine: one pod for each machine that is to run, and none for the others."""
 
-from controller.api.machine import MachineSpec, MachineStatus
+from controller.api.machine import MachinePhase, MachineSpec, MachineStatus
 from controller.api.resource import MACHINE, POD
 from controller.machines.address import compare_address
 from controller.machines.authority import MachineAuthority
@@ -17,7 +17,7 @@ from controller.machines.image_access import keep_access
 from controller.machines.labels import carry_labels
 from controller.machines.launcher_status import LauncherStatus, Observe
 from controller.machines.lost_images import tell_lost_images
-from controller.machines.migration import is_under_way, tell_migratable
+from controller.machines.migration import is_under_way, remove_leftover, tell_migratable
 from controller.machines.network import network_facts
 from controller.machines.pod import active_pod_name, pod_name
 from controller.machines.power import first_power
@@ -25,10 +25,12 @@ from controller.machines.removal import remove
 from controller.machines.renewal import Renew
 from controller.machines.request import read_request
 from controller.machines.starting import MachineStart
+from controller.machines.states import RUNNING
 from controller.machines.switching import switch_off, switch_on, take_over
-from controller.machines.visit import Flow, Step, Visit
+from controller.machines.visit import Flow, Step, Visit, upkeep
 from controller.registry_access import RegistryAccess
 from controller.runtime.conditions import Clock, utc_now
+from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
@@ -50,14 +52,15 @@ class MachineReconciler:
         self._cluster = cluster
         self._clock = clock
         self._steps: tuple[Step, ...] = (
-            protect,
-            keep_access(access),
+            upkeep(protect),
+            upkeep(keep_access(access)),
+            upkeep(remove_leftover),
             migrate,
             remove,
             clear_up,
-            Renew(authority),
-            tell_grace_period,
-            carry_labels,
+            upkeep(Renew(authority)),
+            upkeep(tell_grace_period),
+            upkeep(carry_labels),
             Observe(launchers),
             note_copied,
             tell_lost_images,
@@ -69,32 +72,42 @@ class MachineReconciler:
             switch_off,
             switch_on(starting),
             follow,
-            Plug(launchers),
+            upkeep(Plug(launchers)),
             compare_address,
-            heed_eviction,
+            upkeep(heed_eviction),
         )
 
     def reconcile(self, key: Key) -> float | None:
-        visit = self._begin(key)
-        if visit is None:
-            return None
-        for step in self._steps:
-            if step(visit) is Flow.END:
-                break
-        visit.machine.save()
-        for action in visit.after_save:
-            action()
-        if visit.failure is not None:
-            raise visit.failure
-        return visit.again_s
-
-    def _begin(self, key: Key) -> Visit | None:
         obj = self._cluster.get(MACHINE, key[1], key[0])
         if obj is None:
             return None
         machine = Subject(self._cluster, MACHINE, obj, MachineStatus, self._clock)
         if machine.deleting and machine.finalized:
             return None
+        try:
+            visit = self._begin(machine)
+            if self._take(visit) is Flow.GONE:
+                return None
+        except ClusterError as exc:
+            machine.status.phase = machine.status.phase or MachinePhase.PENDING
+            machine.tell_trouble(RUNNING, exc)
+            raise
+        machine.save()
+        for action in visit.after_save:
+            action()
+        if visit.failure is not None:
+            raise visit.failure
+        return visit.again_s
+
+    def _take(self, visit: Visit) -> Flow:
+        """All steps that are to be taken."""
+        for step in self._steps:
+            flow = step(visit)
+            if flow is not Flow.ON:
+                return flow
+        return Flow.ON
+
+    def _begin(self, machine: Subject[MachineStatus]) -> Visit:
         if not machine.deleting:
             machine.hold()
         spec = MachineSpec.read(machine.obj["spec"])

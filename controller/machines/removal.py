@@ -12,8 +12,8 @@ def remove(visit: Visit) -> Flow:
         return Flow.ON
     visit.status.phase = MachinePhase.TERMINATING
     if visit.pod is None:
-        visit.after_save.append(visit.machine.let_go)
-        return Flow.END
+        visit.machine.let_go()
+        return Flow.GONE
     visit.machine.condition(RUNNING, False, "Terminating", "waits for the guest to power off")
     finished = is_finished(visit.pod)
     if finished or "deletionTimestamp" not in visit.pod["metadata"]:

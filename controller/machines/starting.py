@@ -16,7 +16,7 @@ from controller.machines.setup import LauncherSetup
 from controller.machines.visit import Visit
 from controller.pod_secret import build_secret, put_secret
 from controller.registry_access import ACCESS_ANNOTATION, RegistryAccess
-from controller.runtime.errors import RefusedError, concerns_users
+from controller.runtime.errors import ClusterError, concerns_users
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
 from dvcr.errors import DvcrError
@@ -56,13 +56,13 @@ class MachineStart:
                 if missing is not None:
                     return missing
             return self._create(visit, launch)
-        except RefusedError as exc:
-            visit.failure = exc
-            return NotReady(exc.reason, f"waits for what the cluster refuses: {exc.message}")
         except DvcrError as exc:
             if not concerns_users(exc):
                 raise
-            return NotReady(exc.reason, exc.message)
+            if not isinstance(exc, ClusterError):
+                return NotReady(exc.reason, exc.message)
+            visit.failure = exc
+            return NotReady(exc.reason, f"waits for what the cluster refuses: {exc.message}")
 
     def _create(self, visit: Visit, launch: Launch) -> Object:
         machine = visit.machine

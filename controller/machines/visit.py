@@ -5,15 +5,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+import structlog
+
 from controller.api.machine import MachineSpec, MachineStatus, Power
 from controller.api.resource import POD, PVC
 from controller.launcher.spec import MachineStatus as LauncherState
 from controller.machines.request import PowerRequest
+from controller.runtime.errors import ClusterError, concerns_users
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import Subject
+from controller.runtime.subject import PERMITTED, Subject
 from dvcr.errors import DvcrError
 
+_log = structlog.get_logger(__name__)
+_REFUSED_AGAIN_S = 30.0
 KILL_MARGIN_S = 15
 """After the guest's grace period: what the launcher has to end QEMU and to say how the machine ended."""
 
@@ -25,6 +30,8 @@ class Flow(Enum):
     """The next step."""
     END = "end"
     """Nothing more in this pass: the status is written."""
+    GONE = "gone"
+    """Nothing more at all: there is no status to write any more."""
 
 
 @dataclass
@@ -49,7 +56,7 @@ class Visit:
     """When to look again though nothing changed."""
     failure: DvcrError | None = None
     """What is raised once the status is written, so that there is another pass after a while that grows."""
-    after_save: list[Callable[[], None]] = field(default_factory=list)
+    after_save: list[Callable[[], object]] = field(default_factory=list)
     """What may only happen once the status is written."""
     _claims: dict[str, Object | None] = field(default_factory=dict)
 
@@ -82,3 +89,20 @@ class Visit:
 
 Step = Callable[[Visit], Flow]
 """Looks at the visit, does its part, and says how the pass goes on. Idempotent: the next pass does it again."""
+
+
+def upkeep(step: Step) -> Step:
+    """The step, which holds up no other one where the cluster refuses it: that is told, and it is tried again."""
+
+    def kept_up(visit: Visit) -> Flow:
+        try:
+            return step(visit)
+        except ClusterError as exc:
+            if not concerns_users(exc):
+                raise
+            _log.warning("upkeep refused", machine=visit.machine.name, reason=exc.reason, error=exc.message)
+            visit.machine.note_trouble(PERMITTED, exc)
+            visit.look_again(_REFUSED_AGAIN_S)
+            return Flow.ON
+
+    return kept_up

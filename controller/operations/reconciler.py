@@ -14,7 +14,7 @@ from controller.runtime.conditions import Clock, find_condition, read_time, utc_
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import Subject
+from controller.runtime.subject import PERMITTED, Subject
 
 COMPLETED = "Completed"
 _ENDED = (OperationPhase.COMPLETED, OperationPhase.FAILED)
@@ -36,26 +36,36 @@ class OperationReconciler:
         operation = Subject(self._cluster, OPERATION, obj, OperationStatus, self._clock)
         spec = OperationSpec.read(obj["spec"])
         machine = self._cluster.get(MACHINE, spec.virtual_machine_name, key[0])
-        if operation.deleting or operation.status.phase in _ENDED:
-            self._withdraw(operation, machine)
-            if operation.deleting:
-                operation.let_go()
-                return None
-            operation.save()
-            return self._remove_in_time(operation)
-        # Deleted half-way, an operation must still take its request back.
-        operation.hold()
+        ended = operation.status.phase in _ENDED
         try:
+            if operation.deleting or ended:
+                return self._clear_up(operation, machine)
+            # Deleted half-way, an operation must still take its request back.
+            operation.hold()
             again_s = self._carry_out(operation, spec, machine)
         except ClusterError as exc:
             operation.status.phase = operation.status.phase or OperationPhase.PENDING
-            operation.tell_trouble(COMPLETED, exc)
+            # How an operation ended stays said.
+            operation.tell_trouble(PERMITTED if ended else COMPLETED, exc)
             raise
         operation.save()
         if operation.status.phase in _ENDED:
             self._withdraw(operation, machine)
             return self._ttl.total_seconds()
         return again_s
+
+    def _clear_up(self, operation: Subject[OperationStatus], machine: Object | None) -> float | None:
+        """Make room for the next operation, and remove what has ended, or is to be deleted, when it is time."""
+        self._withdraw(operation, machine)
+        if operation.deleting:
+            operation.let_go()
+            return None
+        left_s = self._left_s(operation)
+        if left_s > 0:
+            operation.save()
+            return left_s
+        self._cluster.delete(OPERATION, operation.name, operation.namespace, uid=operation.uid)
+        return None
 
     def _carry_out(
         self, operation: Subject[OperationStatus], spec: OperationSpec, machine: Object | None
@@ -128,7 +138,11 @@ class OperationReconciler:
         )
         changed = copy.deepcopy(machine)
         changed["metadata"].setdefault("annotations", {})[REQUEST_ANNOTATION] = write_request(request)
-        self._cluster.update(MACHINE, changed)
+        try:
+            self._cluster.update(MACHINE, changed)
+        except ClusterError as exc:
+            what = f"the request cannot be handed to VirtualMachine {machine['metadata']['name']!r}"
+            raise exc.during(what) from exc
 
     def _withdraw(self, operation: Subject[OperationStatus], machine: Object | None) -> None:
         """Make room for the next operation. Idempotent."""
@@ -137,15 +151,17 @@ class OperationReconciler:
             return
         changed = copy.deepcopy(machine)
         del changed["metadata"]["annotations"][REQUEST_ANNOTATION]
-        self._cluster.update(MACHINE, changed)
+        try:
+            self._cluster.update(MACHINE, changed)
+        except ClusterError as exc:
+            what = f"the request cannot be taken back from VirtualMachine {machine['metadata']['name']!r}"
+            raise exc.during(what) from exc
 
-    def _remove_in_time(self, operation: Subject[OperationStatus]) -> float | None:
+    def _left_s(self, operation: Subject[OperationStatus]) -> float:
+        """How much longer an operation that has ended is kept."""
         ended = find_condition(operation.status.conditions, COMPLETED)
         left = read_time(ended.last_transition_time) + self._ttl - self._clock() if ended else timedelta()
-        if left > timedelta():
-            return left.total_seconds()
-        self._cluster.delete(OPERATION, operation.name, operation.namespace, uid=operation.uid)
-        return None
+        return left.total_seconds()
 
     def _complete(self, operation: Subject[OperationStatus], reason: str, message: str) -> float | None:
         operation.status.phase = OperationPhase.COMPLETED

@@ -1,14 +1,16 @@
 """What the Kubernetes API may refuse, as errors of ours. Translated in one place: `error_from`."""
 
+import copy
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from dvcr.errors import DvcrError
 
 _LONGEST_RETRY_AFTER_S = 60
-_MAY_PASS = (0, 403, 408, 409, 429)
-"""Also what is forbidden: quotas are raised and roles are given, and nobody tells."""
+_MAY_PASS = (0, 400, 403, 408, 409, 422, 429)
+"""Also what is forbidden or invalid: quotas are raised, roles given, policies (which say any of these) changed, and
+nobody tells."""
 _TOO_LARGE = "ResourceVersionTooLarge"
 
 
@@ -31,6 +33,13 @@ class ClusterError(DvcrError):
         self.retry_after_s = retry_after_s
         """Before that the server does not want to be asked again."""
 
+    def during(self, what: str) -> Self:
+        """The same error, which says what it came of; a new one: others may hold this one too."""
+        told = copy.copy(self)
+        told.message = f"{what}: {self.message}"
+        told.args = (told.message,)
+        return told
+
 
 class ConflictError(ClusterError):
     """The object changed since it was read: read it again and decide anew."""
@@ -52,20 +61,25 @@ class ExpiredError(ClusterError):
 
 
 class RefusedError(ClusterError):
-    """The cluster does not allow it, by rights, quotas or policies (403): users have to know."""
+    """The cluster does not allow it, by rights, quotas or policies (400, 403, 422): users have to know."""
 
 
 class InvalidError(RefusedError):
     """The object breaks a rule; `causes` name the fields."""
 
-    def __init__(self, message: str, *, status: int, reason: str | None, causes: tuple[Cause, ...]) -> None:
+    def __init__(
+        self, message: str, *, status: int = 422, reason: str | None = None, causes: tuple[Cause, ...] = ()
+    ) -> None:
         super().__init__(message, status=status, reason=reason)
         self.causes = causes
 
 
 def concerns_users(error: DvcrError) -> bool:
-    """Whether a status should tell of it: not of a conflict, nor of an API server that would not take the status."""
-    return not isinstance(error, ClusterError) or isinstance(error, RefusedError)
+    """Whether a status should tell of it: not of a conflict, nor of an API server that would not take the status.
+
+    An InternalError (500) is mostly an admission webhook of somebody's that does not answer, and may take a status.
+    """
+    return not isinstance(error, ClusterError) or isinstance(error, RefusedError) or error.status == 500
 
 
 def error_from(status: int, body: bytes | dict[str, Any], where: str, retry_after: str = "") -> ClusterError:

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from controller.api.model import ApiModel, Condition
 from controller.api.resource import GROUP, Resource
-from controller.runtime.conditions import Clock, set_condition, write_time
-from controller.runtime.errors import MissingError, concerns_users
+from controller.runtime.conditions import Clock, find_condition, set_condition, write_time
+from controller.runtime.errors import ClusterError, MissingError, concerns_users
 from controller.runtime.events import record_event
 from controller.runtime.index import Identity, Object, key_of
 from controller.runtime.metrics import PHASE_CHANGES
@@ -20,7 +20,9 @@ MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
 """Of each kind, the one that says what the phase says; events repeat its message."""
 NOT_RUNNING = "NotRunning"
 """The reason of conditions that mean nothing for a machine that is off."""
-_HAPPENINGS = ("Migrating", "Resized", "Retrying", "RegistryAvailable", "ImageAvailable")
+PERMITTED = "Permitted"
+"""The condition of an object that is as it should be, but for which the cluster refused something once."""
+_HAPPENINGS = ("Migrating", "Resized", "Retrying", "RegistryAvailable", "ImageAvailable", PERMITTED)
 """Conditions that are there only once something happened."""
 _WAITING = ("ImageNotReady", "DiskNotReady", "CPUModelNotReady", "IPAddressNotReady")
 """Reasons to wait for an object that tells itself how far it is."""
@@ -38,6 +40,7 @@ class Subject(Generic[S]):
         self.obj = obj
         self.status = status.read(obj.get("status"))
         self._conditions: list[Condition] = getattr(self.status, "conditions")  # noqa: B009  every status has them
+        self._in_trouble = False
 
     @property
     def name(self) -> str:
@@ -68,14 +71,14 @@ class Subject(Generic[S]):
     def hold(self) -> None:
         """Put our finalizer on, so that the object stays until `let_go`. Written at once."""
         if self.finalized:
-            self._write_finalizers([*self.obj["metadata"].get("finalizers", []), FINALIZER])
+            self._write_finalizers([*self.obj["metadata"].get("finalizers", []), FINALIZER], "put on")
 
     def let_go(self) -> None:
         """Take our finalizer off. Written at once."""
         if not self.finalized:
             rest = [f for f in self.obj["metadata"]["finalizers"] if f != FINALIZER]
             try:
-                self._write_finalizers(rest)
+                self._write_finalizers(rest, "taken off")
             except MissingError:
                 return
 
@@ -109,6 +112,8 @@ class Subject(Generic[S]):
 
         ConflictError if somebody else changed the object meanwhile.
         """
+        if not self._in_trouble and find_condition(self._conditions, PERMITTED) is not None:
+            self.condition(PERMITTED, True, PERMITTED, "the cluster refuses nothing any more")
         generation: Any = self.obj["metadata"].get("generation")
         setattr(self.status, "observed_generation", generation)  # noqa: B010  every status has it
         # A condition that the pass left as it was holds for what it has seen, too.
@@ -132,15 +137,31 @@ class Subject(Generic[S]):
             )
 
     def tell_trouble(self, condition_type: str, error: DvcrError) -> None:
-        """Have the condition say what keeps the object from getting on, at once, if it is anything for users."""
-        if concerns_users(error):
-            self.condition(condition_type, False, error.reason, error.message)
-            self.save()
+        """Have the condition say what keeps the object from getting on, at once, if it is anything for users.
 
-    def _write_finalizers(self, finalizers: list[str]) -> None:
+        What holds goes on to hold while the cluster refuses something of its upkeep; PERMITTED tells of that.
+        """
+        if not concerns_users(error):
+            return
+        known = find_condition(self._conditions, condition_type)
+        holds = known is not None and known.status == "True" and not self.deleting
+        if holds and isinstance(error, ClusterError):
+            condition_type = PERMITTED
+        self.note_trouble(condition_type, error)
+        self.save()
+
+    def note_trouble(self, condition_type: str, error: DvcrError) -> None:
+        """Have the condition say it once the status is saved; PERMITTED until a pass is saved without any trouble."""
+        self._in_trouble = True
+        self.condition(condition_type, False, error.reason, error.message)
+
+    def _write_finalizers(self, finalizers: list[str], done: str) -> None:
         obj = copy.deepcopy(self.obj)
         obj["metadata"]["finalizers"] = finalizers
-        self.obj = self._cluster.update(self._resource, obj)
+        try:
+            self.obj = self._cluster.update(self._resource, obj)
+        except ClusterError as exc:
+            raise exc.during(f"the finalizer {FINALIZER} cannot be {done}") from exc
 
 
 @dataclass(frozen=True)

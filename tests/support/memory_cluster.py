@@ -28,6 +28,8 @@ class MemoryCluster:
         """What patches of a kind are answered with."""
         self.refused: dict[Resource, ClusterError] = {}
         """What the making of objects of a kind is answered with."""
+        self.locked: dict[Resource, ClusterError] = {}
+        """What changes and deletions of objects of a kind are answered with; not those of statuses alone."""
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._handed_out: dict[str, tuple[Object, Object]] = {}
         """By uid: each object as it was handed out last, and how it was then."""
@@ -69,6 +71,8 @@ class MemoryCluster:
 
     def update(self, resource: Resource, obj: Object) -> Object:
         with self._lock:
+            if resource in self.locked:
+                raise self.locked[resource]
             key, current = self._current(resource, obj)
             new = copy.deepcopy(obj)
             new["status"] = current.get("status")
@@ -110,6 +114,8 @@ class MemoryCluster:
         grace_period_s: int | None = None,
         uid: str | None = None,
     ) -> None:
+        if resource in self.locked:
+            raise self.locked[resource]
         with self._lock:
             key = (resource.plural, namespace or "", name)
             obj = self._objects.get(key)
