@@ -93,7 +93,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesProcess]:
+    """A control plane with nothing of DVCR, which keeps a log of what it is asked."""
     root = tmp_path_factory.mktemp("kubernetes")
     policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
     (root / "audit-policy.yaml").write_text(yaml.safe_dump(policy))
@@ -103,35 +104,39 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "--enable-aggregator-routing=true",  # to what Services' EndpointSlices name, without a proxy
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
     )
-    server = KubernetesProcess(root, defines_kinds=False, options=options)
-    installed = None
-    try:
-        server.start()
-        ports = {name: free_port() for name in PORTS}
-        values = {
-            "monitoring": {"port": ports["controller"]},
-            "registry": {
-                "port": ports["registry"],
-                "tls": {"existingSecret": "registry-tls", "hasAuthority": True},
-            },
-            "uploader": {"port": ports["uploader"]},
-            "controller": {"ports": {"machineApi": ports["machineApi"], "webhooks": ports["webhooks"]}},
-            "config": {
-                "importer": {"source_addresses": "any"},  # the source is on loopback
-                "controller": {"machine_cidrs": ["10.77.0.0/24"], "operation_ttl_s": 0},
-            },
-        }
-        server.kubectl("create", "namespace", NAMESPACE)
-        authority = _make_certificate(server)
-        helm("install", RELEASE, CHART, "-n", NAMESPACE, "--kubeconfig", server.kubeconfig, values=values)
-        server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_endpoints(ports)))
-        cluster = Cluster.connect(server.kubeconfig)
-        services = {
-            f"dvcr-redis.{NAMESPACE}.svc:6379": f"127.0.0.1:{ports['redis']}",
-            f"dvcr-registry.{NAMESPACE}.svc": "127.0.0.1",
-        }
-        (root / "installed").mkdir()
-        installed = InstalledChart(cluster, root / "installed", services)
+    with KubernetesProcess(root, defines_kinds=False, options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def world(audited: KubernetesProcess) -> Iterator[World]:
+    """The chart is installed, and its parts run."""
+    server, root = audited, audited.root
+    ports = {name: free_port() for name in PORTS}
+    values = {
+        "monitoring": {"port": ports["controller"]},
+        "registry": {
+            "port": ports["registry"],
+            "tls": {"existingSecret": "registry-tls", "hasAuthority": True},
+        },
+        "uploader": {"port": ports["uploader"]},
+        "controller": {"ports": {"machineApi": ports["machineApi"], "webhooks": ports["webhooks"]}},
+        "config": {
+            "importer": {"source_addresses": "any"},  # the source is on loopback
+            "controller": {"machine_cidrs": ["10.77.0.0/24"], "operation_ttl_s": 0},
+        },
+    }
+    server.kubectl("create", "namespace", NAMESPACE)
+    authority = _make_certificate(server)
+    helm("install", RELEASE, CHART, "-n", NAMESPACE, "--kubeconfig", server.kubeconfig, values=values)
+    server.kubectl("create", "-f", "-", stdin=yaml.safe_dump(_endpoints(ports)))
+    cluster = Cluster.connect(server.kubeconfig)
+    services = {
+        f"dvcr-redis.{NAMESPACE}.svc:6379": f"127.0.0.1:{ports['redis']}",
+        f"dvcr-registry.{NAMESPACE}.svc": "127.0.0.1",
+    }
+    (root / "installed").mkdir()
+    with InstalledChart(cluster, root / "installed", services) as installed:
         installed.start("Deployment", "dvcr-redis", "--port", str(ports["redis"]), "--bind", "127.0.0.1")
         installed.start("StatefulSet", "dvcr-registry")
         installed.start("Deployment", "dvcr-worker", DVCR__MONITORING__PORT=str(ports["worker"]))
@@ -147,11 +152,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         _make_team(server)
         eventually(lambda: _is_refused(found), "the webhooks are asked", 90)
         yield found
-    finally:
-        if installed is not None:
-            installed.stop()
-        if server.process is not None:
-            server.stop()
 
 
 def test_from_an_image_to_a_pod_and_back(world: World) -> None:

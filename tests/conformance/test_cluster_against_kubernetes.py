@@ -64,15 +64,9 @@ class Api:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Api]]:
     """The embedded server, and the real one."""
-    processes = [kind(tmp_path_factory.mktemp("cluster")) for kind in (ClusterProcess, KubernetesProcess)]
-    try:
-        for process in processes:
-            process.start()
-        yield Api(processes[0]), Api(processes[1])
-    finally:
-        for process in processes:
-            if process.process is not None:
-                process.stop()
+    folders = [tmp_path_factory.mktemp("cluster") for _ in range(2)]
+    with ClusterProcess(folders[0]) as embedded, KubernetesProcess(folders[1]) as real:
+        yield Api(embedded), Api(real)
 
 
 def normal(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -151,22 +151,12 @@ Scenario = Callable[[Kubectl], Iterator[tuple[int, str]]]
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kubectl, Kubectl]]:
     """The embedded server and the real one, with the same objects."""
     folders = [tmp_path_factory.mktemp("cluster") for _ in range(2)]
-    processes: Sequence[ClusterProcess] = (
-        ClusterProcess(folders[0]),
-        KubernetesProcess(
-            folders[1],
-            controllers=VOLUMES_BY_NODES,
-            options=("--disable-admission-plugins=DefaultTolerationSeconds,Priority",),
-        ),
-    )
-    try:
-        for process in processes:
-            process.start()
-        yield Kubectl(processes[0]), Kubectl(processes[1])
-    finally:
-        for process in processes:
-            if process.process is not None:
-                process.stop()
+    options = ("--disable-admission-plugins=DefaultTolerationSeconds,Priority",)
+    with (
+        ClusterProcess(folders[0]) as embedded,
+        KubernetesProcess(folders[1], controllers=VOLUMES_BY_NODES, options=options) as real,
+    ):
+        yield Kubectl(embedded), Kubectl(real)
 
 
 def applying(kubectl: Kubectl) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterPr
 
 @pytest.fixture
 def site(server: ClusterProcess, redis_server: RedisServer, tmp_path: Path) -> Iterator[Site]:
-    running = Site(server, redis_server, tmp_path)
-    try:
-        with running.fleet:
-            yield running
-    finally:
-        running.close()
+    with closing(Site(server, redis_server, tmp_path)) as running, running.fleet:
+        yield running
 
 
 @contextmanager

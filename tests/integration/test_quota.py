@@ -1,6 +1,7 @@
 """A namespace whose quota is too small for what is asked, until somebody raises it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,8 @@ def site(redis_server: RedisServer, tmp_path: Path) -> Iterator[Site]:
     root = tmp_path / "cluster"
     root.mkdir()
     server = KubernetesProcess(root, controllers=CONTROLLERS)
-    try:
-        server.start()
-        running = Site(server, redis_server, tmp_path)
-        try:
-            with running.fleet:
-                yield running
-        finally:
-            running.close()
-    finally:
-        server.stop()
+    with server, closing(Site(server, redis_server, tmp_path)) as running, running.fleet:
+        yield running
 
 
 def limit(site: Site, **hard: int) -> None:

@@ -156,10 +156,6 @@ def _running(root: Path, request: pytest.FixtureRequest) -> Iterator[ClusterProc
         cluster: ClusterProcess = KubernetesProcess(root, controllers=VOLUMES_BY_NODES)
     else:
         cluster = ClusterProcess(root)
-    cluster.start()
-    try:
+    with cluster:
         yield cluster
-    finally:
-        if cluster.process is not None:
-            cluster.stop()
-        shutil.rmtree(root)
+    shutil.rmtree(root)

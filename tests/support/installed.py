@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from controller.api.resource import CONFIG_MAP, SECRET, Resource
 from controller.runtime.cluster import Cluster
@@ -60,7 +60,10 @@ class InstalledChart:
         """Where the process runs: in the container it is `/`, and read-only."""
         return self.root / f"{name}.work"
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         """End all of them, the last first."""
         for process in reversed(self.processes.values()):
             process.terminate()

@@ -98,12 +98,18 @@ class KubernetesProcess(ClusterProcess):
             )
         eventually(self._has_account, "the namespace default has its account", READY_TIMEOUT_S)
 
+    def __exit__(self, *exc: object) -> None:
+        """End what runs, also beside an API server that was killed."""
+        if self._beside:
+            self.stop()
+
     def stop(self) -> int:
         """End everything, at once: nobody needs the data any more, and kube-apiserver takes its time."""
         for process in reversed(self._beside[1:]):
             process.kill()
             process.wait(30)
-        self.kill()
+        if self.process is not None:
+            self.kill()
         self._beside[0].kill()
         self._beside[0].wait(30)
         self._beside.clear()
