@@ -20,7 +20,7 @@ from controller.disks.claim import (
 from controller.disks.filling import Filling
 from controller.disks.loss import IMAGE_AVAILABLE, find_loss, imports_for_itself
 from controller.disks.origin import Waiting, find_origin, import_target
-from controller.disks.storage_class import volume_profile, waits_for_consumer
+from controller.disks.storage_class import volume_profile, waits_for_consumer, waits_for_volume
 from controller.disks.usage import machines_with, pods_using, user_of
 from controller.images.existing import ExistingImages
 from controller.images.importing import READY, ImageImport
@@ -36,6 +36,7 @@ RESIZED = "Resized"
 """The condition of a disk whose growth was refused once."""
 _SMALLER = "DiskSmallerThanImage"
 _RESIZE_AGAIN_S = 60.0
+_VOLUME_AGAIN_S = 30.0
 
 
 class DiskReconciler:
@@ -140,8 +141,9 @@ class DiskReconciler:
         bound = is_bound(claim)
         if not bound and not waits_for_consumer(self._cluster, claim["spec"].get("storageClassName") or ""):
             status.phase = DiskPhase.PROVISIONING
-            disk.condition(READY, False, "WaitForVolume", "waits for a volume to stand behind the claim")
-            return again_s
+            disk.condition(READY, False, "WaitForVolume", waits_for_volume(self._cluster, claim))
+            # A storage class whose volumes wait for a pod changes no claim when it comes to be.
+            return _VOLUME_AGAIN_S if again_s is None else again_s
         if bound and provided_bytes(claim) < requested_bytes(claim):
             status.phase = DiskPhase.RESIZING
             message = f"grows from {status.capacity or 'less'} to {format_bytes(disk_bytes(claim))}"

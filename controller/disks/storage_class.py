@@ -42,6 +42,18 @@ def waits_for_consumer(cluster: ClusterPort, storage_class: str) -> bool:
     return found is not None and found.get("volumeBindingMode") == "WaitForFirstConsumer"
 
 
+def waits_for_volume(cluster: ClusterPort, claim: Object) -> str:
+    """What is said of a claim that no volume stands behind, with what is missing, as far as storage classes tell."""
+    name = claim["spec"].get("storageClassName")
+    why = ""
+    if name:
+        missing = _find(cluster, name) is None
+        why = f": there is no storage class {name!r}" if missing else f" of storage class {name!r}"
+    elif name is None and _find(cluster, "") is None:
+        why = ": it names no storage class, and the cluster has no default one"
+    return f"waits for a volume to stand behind PersistentVolumeClaim {claim['metadata']['name']!r}{why}"
+
+
 def _find(cluster: ClusterPort, storage_class: str) -> Object | None:
     for found in cluster.list(STORAGE_CLASS):
         annotations = found["metadata"].get("annotations") or {}

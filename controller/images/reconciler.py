@@ -18,6 +18,7 @@ from controller.api.image import (
 )
 from controller.api.quantity import human_bytes
 from controller.api.resource import IMAGE, Resource
+from controller.disks.claim import image_claim_name
 from controller.images.capture import DiskCapture
 from controller.images.existing import IMAGE_LOST, repository_of
 from controller.images.importing import READY, ImageImport, ImportOutcome, ImportState, ImportTarget
@@ -166,7 +167,7 @@ class ImageReconciler:
             was_filled = image.status.phase in _ONCE_READY
             waiting = self._volumes.advance(image, claim, stored, was_filled=was_filled)
         if waiting is None:
-            self._tell_ready(image, stored)
+            self._tell_ready(image, stored, in_claim=claim is not None)
             return None
         if waiting.failed:
             self._fail(image, waiting.reason, waiting.message)
@@ -175,7 +176,7 @@ class ImageReconciler:
         image.condition(READY, False, waiting.reason, waiting.message)
         return waiting.again_s
 
-    def _tell_ready(self, image: Subject[ImageStatus], stored: Artifact) -> None:
+    def _tell_ready(self, image: Subject[ImageStatus], stored: Artifact, *, in_claim: bool) -> None:
         image.status.phase = ImagePhase.READY
         image.status.progress = "100%"
         image.status.format = stored.format
@@ -187,7 +188,8 @@ class ImageReconciler:
             unpacked_bytes=str(stored.virtual_size_bytes),
         )
         self._tell_machines(image, self._usage(image, stored))
-        image.condition(READY, True, "Ready", "the image is in the registry")
+        where = f" and in PersistentVolumeClaim {image_claim_name(image.name)!r}" if in_claim else ""
+        image.condition(READY, True, "Ready", f"the image is in the registry{where}")
 
     def _usage(self, image: Subject[ImageStatus], stored: Artifact) -> ImageUsage:
         return find_usage(self._cluster, self._reservations, image.identity, stored)

@@ -7,7 +7,7 @@ from controller.api.resource import PVC
 from controller.disks.claim import DiskOrigin, build_claim, image_claim_name, is_bound, is_lost
 from controller.disks.filling import Filling
 from controller.disks.origin import Waiting
-from controller.disks.storage_class import volume_profile
+from controller.disks.storage_class import volume_profile, waits_for_volume
 from controller.disks.usage import pods_using, user_of
 from controller.images.registry import Artifact
 from controller.runtime.index import Object
@@ -49,7 +49,7 @@ class ImageVolume:
         # Some volumes come to be only where a pod is that wants them.
         waiting = self._filling.advance(image, claim, begun_percent=IMPORT_SHARE_PERCENT)
         if waiting is not None and not is_bound(claim):
-            message = f"waits for a volume to stand behind PersistentVolumeClaim {name!r}"
+            message = f"{waits_for_volume(self._cluster, claim)} ({waiting.message})"
             return replace(waiting, reason="WaitForVolume", message=message)
         return waiting
 

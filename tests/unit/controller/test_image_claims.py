@@ -71,6 +71,10 @@ def test_the_import_is_half_of_it_and_the_copy_into_the_claim_the_rest() -> None
 
     story.imported()
     assert story.told() == ("Provisioning", "WaitForVolume", "50%")
+    assert story.message() == (
+        "waits for a volume to stand behind PersistentVolumeClaim 'vmi-a': it names no storage class, and the cluster"
+        " has no default one (waits for a node that can mount the disk)"
+    )
     claim = world.get(PVC, "vmi-a")
     assert claim["metadata"]["annotations"] == {
         "virtualization.deckhouse.io/image": "vmi/default/a@sha256:" + "a" * 64,
@@ -95,6 +99,7 @@ def test_the_import_is_half_of_it_and_the_copy_into_the_claim_the_rest() -> None
 
     story.end(WorkEnd())
     assert story.told() == ("Ready", "Ready", "100%")
+    assert story.message() == "the image is in the registry and in PersistentVolumeClaim 'vmi-a'"
     assert world.get(PVC, "vmi-a")["metadata"]["annotations"][FILLED_ANNOTATION] == "true"
     world.settle()
     assert story.pod is None

@@ -27,7 +27,9 @@ def test_an_empty_disk_is_a_claim_of_its_size() -> None:
     }
     assert claim["metadata"]["ownerReferences"][0]["uid"] == world.get(DISK, "data")["metadata"]["uid"]
     assert world.status(DISK, "data")["phase"] == "Provisioning"
-    assert world.condition(DISK, "data", "Ready")["reason"] == "WaitForVolume"
+    condition, waits = world.condition(DISK, "data", "Ready"), "waits for a volume to stand behind"
+    assert condition["reason"] == "WaitForVolume"
+    assert condition["message"] == f"{waits} PersistentVolumeClaim 'vmd-data': there is no storage class 'fast'"
     world.bind("vmd-data")
     status = world.status(DISK, "data")
     assert (status["phase"], status["capacity"]) == ("Ready", "10Gi")
@@ -242,7 +244,19 @@ def test_only_volumes_of_a_class_that_waits_may_be_missing() -> None:
     storage_class(world, "standard", "WaitForFirstConsumer")
     storage_class(world, "fast")
     world.apply(DISK, "root", {"persistentVolumeClaim": {"size": "1Gi", "storageClassName": "fast"}})
-    assert world.condition(DISK, "root", "Ready")["reason"] == "WaitForVolume"
+    condition, waits = world.condition(DISK, "root", "Ready"), "waits for a volume to stand behind"
+    assert condition["reason"] == "WaitForVolume"
+    assert condition["message"] == f"{waits} PersistentVolumeClaim 'vmd-root' of storage class 'fast'"
+
+
+def test_a_disk_goes_on_when_its_storage_class_comes_to_be() -> None:
+    world = World()
+    world.apply(DISK, "root", {"persistentVolumeClaim": {"size": "1Gi", "storageClassName": "late"}})
+    assert world.status(DISK, "root")["phase"] == "Provisioning"
+    assert world.reconcile(DISK, ("default", "root")) == 30, "it is looked at again: its claim does not change"
+    storage_class(world, "late", "WaitForFirstConsumer")
+    world.settle()
+    assert world.status(DISK, "root")["phase"] == "Ready"
 
 
 def test_the_copy_into_an_eager_disk_is_what_its_volume_waits_for() -> None:
