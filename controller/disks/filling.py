@@ -14,6 +14,7 @@ from controller.disks.work import WorkProgress, build_work_pod, work_disk, work_
 from controller.images.importing import advance_progress
 from controller.launcher.spec import DiskSpec, FillSpec
 from controller.machines.setup import LauncherSetup
+from controller.pod_start import with_obstacle
 from controller.registry_access import RegistryAccess, pulls
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
@@ -66,7 +67,8 @@ class Filling:
             told = self._progress.read(address) if address else None
             if told is None:
                 node = pod["spec"].get("nodeName")
-                return copying(0, "the copy starts" if node else "waits for a node that can mount the disk")
+                waits = "the copy starts" if node else "waits for a node that can mount the disk"
+                return copying(0, with_obstacle(waits, pod))
             return copying(told.percent, told.message or f"{told.percent}% of the image is copied")
         end = work_end(pod)
         if not end.reason:

@@ -32,6 +32,7 @@ from controller.launcher.spec import CaptureSpec, DiskSpec, WorkEnd, WorkStatus
 from controller.machines.devices import disk_device_name
 from controller.machines.pod import is_ready
 from controller.machines.setup import LauncherSetup
+from controller.pod_start import with_obstacle
 from controller.registry_access import RegistryAccess, pulls, pushes
 from controller.runtime.conditions import waits_for
 from controller.runtime.index import Object
@@ -143,9 +144,8 @@ class DiskCapture:
             told = self._progress.read(address) if address else None
             advance_progress(image.status, target.progress(told.percent) if told else 0)
             node = pod["spec"].get("nodeName")
-            return self._running(
-                image, "Capturing", "the disk is read and pushed" if node else "waits for a node that has the disk"
-            )
+            waits = "the disk is read and pushed" if node else "waits for a node that has the disk"
+            return self._running(image, "Capturing", with_obstacle(waits, pod))
         self._delete(pod, pod["metadata"]["namespace"])
         return self._ended(image, work_end(pod))
 

@@ -5,6 +5,7 @@ from controller.launcher.spec import MachineState
 from controller.machines.pod import is_ready
 from controller.machines.states import POLL_S, RUNNING
 from controller.machines.visit import Flow, Visit
+from controller.pod_start import start_obstacle, with_obstacle
 
 
 def follow(visit: Visit) -> Flow:
@@ -15,10 +16,10 @@ def follow(visit: Visit) -> Flow:
     status.ip_address = (pod.get("status") or {}).get("podIP")
     if not is_ready(pod) and launcher is None:
         status.phase = MachinePhase.STARTING if status.node_name else MachinePhase.SCHEDULING
-        waits = "waits for a node to run on"
+        waits = with_obstacle("waits for a node to run on", pod)
         if status.node_name:
-            waits = visit.held_up or "the launcher starts QEMU"
-            status.message = visit.held_up or None
+            waits = visit.held_up or with_obstacle("the launcher starts QEMU", pod)
+            status.message = visit.held_up or start_obstacle(pod) or None
             visit.look_again(POLL_S)
         machine.condition(RUNNING, False, status.phase.value, waits)
         return Flow.ON
