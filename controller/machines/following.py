@@ -2,6 +2,7 @@
 
 from controller.api.machine import MachinePhase
 from controller.launcher.spec import MachineState
+from controller.machines.node_loss import node_loss
 from controller.machines.pod import is_ready
 from controller.machines.states import POLL_S, RUNNING
 from controller.machines.visit import Flow, Visit
@@ -18,8 +19,9 @@ def follow(visit: Visit) -> Flow:
         status.phase = MachinePhase.STARTING if status.node_name else MachinePhase.SCHEDULING
         waits = with_obstacle("waits for a node to run on", pod)
         if status.node_name:
-            waits = visit.held_up or with_obstacle("the launcher starts QEMU", pod)
-            status.message = visit.held_up or start_obstacle(pod) or None
+            lost = node_loss(visit.cluster, pod)
+            waits = visit.held_up or lost or with_obstacle("the launcher starts QEMU", pod)
+            status.message = visit.held_up or lost or start_obstacle(pod) or None
             visit.look_again(POLL_S)
         machine.condition(RUNNING, False, status.phase.value, waits)
         return Flow.ON

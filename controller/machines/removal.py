@@ -1,6 +1,7 @@
 """Deleting a machine: its guest is powered off before it goes."""
 
 from controller.api.machine import MachinePhase
+from controller.machines.node_loss import node_loss
 from controller.machines.pod import is_finished
 from controller.machines.states import RUNNING
 from controller.machines.visit import Flow, Visit
@@ -14,7 +15,8 @@ def remove(visit: Visit) -> Flow:
     if visit.pod is None:
         visit.machine.let_go()
         return Flow.GONE
-    visit.machine.condition(RUNNING, False, "Terminating", "waits for the guest to power off")
+    lost = node_loss(visit.cluster, visit.pod)
+    visit.machine.condition(RUNNING, False, "Terminating", lost or "waits for the guest to power off")
     finished = is_finished(visit.pod)
     if finished or "deletionTimestamp" not in visit.pod["metadata"]:
         visit.delete_pod(visit.pod, grace_period_s=0 if finished else None)

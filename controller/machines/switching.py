@@ -7,6 +7,7 @@ from controller.api.operation import OperationType
 from controller.launcher.spec import TerminationReason
 from controller.machines.changes import approved
 from controller.machines.launch import NotReady
+from controller.machines.node_loss import node_loss
 from controller.machines.pod import is_ready
 from controller.machines.power import intent
 from controller.machines.request import MOVES
@@ -57,7 +58,9 @@ def switch_off(visit: Visit) -> Flow:
         visit.delete_pod(pod, grace_period_s=_FORCED_GRACE_S if force else None)
     visit.status.phase = MachinePhase.STOPPING
     message = "the machine is switched off by force" if force else "the guest was asked to power off"
-    visit.machine.condition(RUNNING, False, "Stopping", message)
+    lost = node_loss(visit.cluster, pod)
+    visit.status.message = lost or None
+    visit.machine.condition(RUNNING, False, "Stopping", f"{message}; {lost}" if lost else message)
     return Flow.END
 
 
