@@ -126,10 +126,20 @@ class RegistryAccess:
         return made
 
     def keep_fresh(self, cluster: ClusterPort, pod: Object, scopes: Collection[str]) -> Object:
+        """As `renew`; where the registry gives none now, the pod goes on with what it has, which is only logged."""
+        try:
+            return self.renew(cluster, pod, scopes)
+        except RegistryError as exc:
+            metadata = pod["metadata"]
+            where = {"pod": metadata["name"], "namespace": metadata["namespace"]}
+            log.warning("a pod's credentials are not replaced", **where, why=exc.message)
+        return pod
+
+    def renew(self, cluster: ClusterPort, pod: Object, scopes: Collection[str]) -> Object:
         """The pod, once its Secret holds credentials for `scopes` that do not run out soon. Idempotent.
 
-        Where the registry gives none now, the pod goes on with what it has, and the next call tries again. A pod that
-        was made without credentials gets none.
+        RegistryError where the registry gives none now; the next call tries again. A pod that was made without
+        credentials gets none.
         """
         metadata = pod["metadata"]
         note = (metadata.get("annotations") or {}).get(ACCESS_ANNOTATION)
@@ -144,8 +154,6 @@ class RegistryAccess:
             # Last: a change of the pod also makes the node look at the Secret, which it would do a minute later else.
             patch = {"metadata": {"uid": metadata["uid"], "annotations": {ACCESS_ANNOTATION: grant.note}}}
             return cluster.patch(POD, name, patch, namespace)
-        except RegistryError as exc:
-            log.warning("a pod's credentials are not replaced", pod=name, namespace=namespace, why=exc.message)
         except MissingError:
             log.info("a pod is gone before its credentials are replaced", pod=name, namespace=namespace)
         return pod

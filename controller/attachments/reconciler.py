@@ -15,10 +15,10 @@ from controller.machines.launch import NotReady
 from controller.machines.launcher_status import LauncherStatus
 from controller.machines.pod import active_pod_name, applied_spec, is_ready
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.errors import DvcrError
 
 ATTACHED = "Attached"
 _POLL_S = 2.0
@@ -42,7 +42,7 @@ class AttachmentReconciler:
             return None
         try:
             again_s = self._bring_forward(attachment, spec)
-        except ClusterError as exc:
+        except DvcrError as exc:
             attachment.status.phase = attachment.status.phase or AttachmentPhase.IN_PROGRESS
             attachment.tell_trouble(ATTACHED, exc)
             raise

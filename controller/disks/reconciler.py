@@ -29,7 +29,7 @@ from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError, ConflictError, MissingError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import PERMITTED, Subject
+from controller.runtime.subject import MAINTAINED, Subject
 from dvcr.errors import DvcrError, RegistryError
 
 RESIZED = "Resized"
@@ -228,8 +228,7 @@ class DiskReconciler:
 
     def _tell_trouble(self, disk: Subject[DiskStatus], exc: DvcrError) -> None:
         """The registry or the broker does not answer, or the cluster refuses what is made: it is tried again."""
-        if disk.status.phase is not DiskPhase.READY or isinstance(exc, ClusterError):
-            disk.status.phase = disk.status.phase or DiskPhase.PENDING
-            failed = disk.status.phase is DiskPhase.FAILED and isinstance(exc, ClusterError)
-            # Why it failed stays said.
-            disk.tell_trouble(PERMITTED if failed else READY, exc)
+        disk.status.phase = disk.status.phase or DiskPhase.PENDING
+        failed = disk.status.phase is DiskPhase.FAILED and isinstance(exc, ClusterError)
+        # Why it failed stays said.
+        disk.tell_trouble(MAINTAINED if failed else READY, exc)

@@ -31,7 +31,7 @@ from controller.runtime.conditions import Clock, find_condition, utc_now
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import PERMITTED, Subject
+from controller.runtime.subject import MAINTAINED, Subject
 from dvcr.errors import DvcrError, ImageError, IntegrityError, RegistryError
 
 REGISTRY_AVAILABLE = "RegistryAvailable"
@@ -242,7 +242,7 @@ class ImageReconciler:
         image.status.phase = image.status.phase or ImagePhase.PENDING
         failed = image.status.phase is ImagePhase.FAILED and isinstance(exc, ClusterError)
         # Why it failed stays said.
-        image.tell_trouble(PERMITTED if failed else READY, exc)
+        image.tell_trouble(MAINTAINED if failed else READY, exc)
 
 
 def _wanted_claim(spec: ClusterImageSpec | ImageSpec) -> ImageClaim | None:

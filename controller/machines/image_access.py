@@ -29,7 +29,7 @@ def keep_access(access: RegistryAccess) -> Step:
 
     def step(visit: Visit) -> Flow:
         if visit.pod is not None and not is_finished(visit.pod):
-            visit.pod = access.keep_fresh(visit.cluster, visit.pod, image_scopes(visit, visit.pod))
+            visit.pod = access.renew(visit.cluster, visit.pod, image_scopes(visit, visit.pod))
         return Flow.ON
 
     return step

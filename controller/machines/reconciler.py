@@ -30,10 +30,10 @@ from controller.machines.switching import switch_off, switch_on, take_over
 from controller.machines.visit import Flow, Step, Visit, upkeep
 from controller.registry_access import RegistryAccess
 from controller.runtime.conditions import Clock, utc_now
-from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key
 from controller.runtime.port import ClusterPort
 from controller.runtime.subject import Subject
+from dvcr.errors import DvcrError
 
 
 class MachineReconciler:
@@ -88,7 +88,7 @@ class MachineReconciler:
             visit = self._begin(machine)
             if self._take(visit) is Flow.GONE:
                 return None
-        except ClusterError as exc:
+        except DvcrError as exc:
             machine.status.phase = machine.status.phase or MachinePhase.PENDING
             machine.tell_trouble(RUNNING, exc)
             raise

@@ -11,10 +11,10 @@ from controller.api.machine import MachineSpec, MachineStatus, Power
 from controller.api.resource import POD, PVC
 from controller.launcher.spec import MachineStatus as LauncherState
 from controller.machines.request import PowerRequest
-from controller.runtime.errors import ClusterError, concerns_users
+from controller.runtime.errors import concerns_users
 from controller.runtime.index import Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import PERMITTED, Subject
+from controller.runtime.subject import MAINTAINED, Subject
 from dvcr.errors import DvcrError
 
 _log = structlog.get_logger(__name__)
@@ -92,16 +92,16 @@ Step = Callable[[Visit], Flow]
 
 
 def upkeep(step: Step) -> Step:
-    """The step, which holds up no other one where the cluster refuses it: that is told, and it is tried again."""
+    """The step, which holds up no other one where cluster or registry refuse it: that is told, and tried again."""
 
     def kept_up(visit: Visit) -> Flow:
         try:
             return step(visit)
-        except ClusterError as exc:
+        except DvcrError as exc:
             if not concerns_users(exc):
                 raise
             _log.warning("upkeep refused", machine=visit.machine.name, reason=exc.reason, error=exc.message)
-            visit.machine.note_trouble(PERMITTED, exc)
+            visit.machine.note_trouble(MAINTAINED, exc)
             visit.look_again(_REFUSED_AGAIN_S)
             return Flow.ON
 

@@ -14,7 +14,7 @@ from controller.runtime.conditions import Clock, find_condition, read_time, utc_
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import PERMITTED, Subject
+from controller.runtime.subject import MAINTAINED, Subject
 
 COMPLETED = "Completed"
 _ENDED = (OperationPhase.COMPLETED, OperationPhase.FAILED)
@@ -46,7 +46,7 @@ class OperationReconciler:
         except ClusterError as exc:
             operation.status.phase = operation.status.phase or OperationPhase.PENDING
             # How an operation ended stays said.
-            operation.tell_trouble(PERMITTED if ended else COMPLETED, exc)
+            operation.tell_trouble(MAINTAINED if ended else COMPLETED, exc)
             raise
         operation.save()
         if operation.status.phase in _ENDED:

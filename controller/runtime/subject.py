@@ -20,9 +20,9 @@ MAIN_CONDITIONS = ("Ready", "Running", "Completed", "Attached")
 """Of each kind, the one that says what the phase says; events repeat its message."""
 NOT_RUNNING = "NotRunning"
 """The reason of conditions that mean nothing for a machine that is off."""
-PERMITTED = "Permitted"
-"""The condition of an object that is as it should be, but for which the cluster refused something once."""
-_HAPPENINGS = ("Migrating", "Resized", "Retrying", "RegistryAvailable", "ImageAvailable", PERMITTED)
+MAINTAINED = "Maintained"
+"""The condition of an object that is as it should be, but of whose upkeep something was refused once."""
+_HAPPENINGS = ("Migrating", "Resized", "Retrying", "RegistryAvailable", "ImageAvailable", MAINTAINED)
 """Conditions that are there only once something happened."""
 _WAITING = ("ImageNotReady", "DiskNotReady", "CPUModelNotReady", "IPAddressNotReady")
 """Reasons to wait for an object that tells itself how far it is."""
@@ -112,8 +112,8 @@ class Subject(Generic[S]):
 
         ConflictError if somebody else changed the object meanwhile.
         """
-        if not self._in_trouble and find_condition(self._conditions, PERMITTED) is not None:
-            self.condition(PERMITTED, True, PERMITTED, "the cluster refuses nothing any more")
+        if not self._in_trouble and find_condition(self._conditions, MAINTAINED) is not None:
+            self.condition(MAINTAINED, True, MAINTAINED, "nothing of its upkeep is refused any more")
         generation: Any = self.obj["metadata"].get("generation")
         setattr(self.status, "observed_generation", generation)  # noqa: B010  every status has it
         # A condition that the pass left as it was holds for what it has seen, too.
@@ -139,19 +139,17 @@ class Subject(Generic[S]):
     def tell_trouble(self, condition_type: str, error: DvcrError) -> None:
         """Have the condition say what keeps the object from getting on, at once, if it is anything for users.
 
-        What holds goes on to hold while the cluster refuses something of its upkeep; PERMITTED tells of that.
+        What holds goes on to hold while something of its upkeep is refused; MAINTAINED tells of that.
         """
         if not concerns_users(error):
             return
         known = find_condition(self._conditions, condition_type)
         holds = known is not None and known.status == "True" and not self.deleting
-        if holds and isinstance(error, ClusterError):
-            condition_type = PERMITTED
-        self.note_trouble(condition_type, error)
+        self.note_trouble(MAINTAINED if holds else condition_type, error)
         self.save()
 
     def note_trouble(self, condition_type: str, error: DvcrError) -> None:
-        """Have the condition say it once the status is saved; PERMITTED until a pass is saved without any trouble."""
+        """Have the condition say it once the status is saved; MAINTAINED until a pass is saved without any trouble."""
         self._in_trouble = True
         self.condition(condition_type, False, error.reason, error.message)
 

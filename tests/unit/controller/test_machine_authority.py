@@ -3,14 +3,14 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.resource import MACHINE, SECRET
+from controller.api.resource import MACHINE, POD, SECRET
 from controller.certificates import covers
 from controller.launcher.spec import machine_identity
 from controller.machines.authority import SECRET_NAME, MachineAuthority
 from dvcr.errors import ConfigError
 from tests.support.memory_cluster import MemoryCluster
 from tests.unit.controller.test_reconcile_story import running_machine
-from tests.unit.controller.world import NOW, World
+from tests.unit.controller.world import NOW, World, operate
 
 
 def authority_of(cluster: MemoryCluster, after: timedelta = timedelta()) -> MachineAuthority:
@@ -80,3 +80,23 @@ def test_the_pod_of_a_running_machine_gets_a_new_certificate_in_time() -> None:
     writes = world.cluster.writes
     world.settle()
     assert world.cluster.writes == writes, "once is enough"
+
+
+def test_an_authority_that_is_of_no_use_is_told_of_and_holds_no_stop_up() -> None:
+    before = World()
+    running_machine(before)
+    # Another controller, which reads it anew.
+    world = World(before.cluster, before.board, before.registry, before.launchers)
+    secret = world.cluster.get(SECRET, SECRET_NAME, "dvcr") or {}
+    broken = {"metadata": secret["metadata"], "data": {}}
+    world.cluster.restore(SECRET, broken)
+    world.settle()
+    condition = world.condition(MACHINE, "web", "Maintained")
+    assert (condition["status"], condition["reason"]) == ("False", "InvalidConfiguration")
+    assert condition["message"].startswith(f"Secret '{SECRET_NAME}' in namespace 'dvcr' holds no authority")
+    assert world.condition(MACHINE, "web", "Running")["status"] == "True"
+    operate(world, "Stop")
+    assert "deletionTimestamp" in world.get(POD, "vm-web")["metadata"]
+    world.cluster.restore(SECRET, secret)
+    world.settle()
+    assert world.condition(MACHINE, "web", "Maintained")["status"] == "True"

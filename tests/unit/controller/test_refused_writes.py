@@ -92,7 +92,7 @@ def test_a_finalizer_that_may_not_be_taken_off_is_told_of_and_taken_off_once_it_
     world.cluster.delete(resource, name, "default" if resource.namespaced else None)
     world.cluster.locked[resource] = answer()
     refused_pass(world, resource)
-    condition = world.condition(resource, name, "Permitted" if ended else MAIN.get(resource, "Ready"))
+    condition = world.condition(resource, name, "Maintained" if ended else MAIN.get(resource, "Ready"))
     told = f"the finalizer {FINALIZER} cannot be taken off: {WORDS}"
     assert (condition["status"], condition["reason"], condition["message"]) == ("False", "Forbidden", told)
     assert told in [event["message"] for event in world.cluster.list(EVENT)]
@@ -114,11 +114,11 @@ def test_what_is_ready_stays_so_while_its_finalizer_may_not_be_put_on_again() ->
     with pytest.raises(ClusterError):
         world.settle()
     assert world.condition(CLUSTER_IMAGE, "debian", "Ready")["status"] == "True"
-    assert world.condition(CLUSTER_IMAGE, "debian", "Permitted")["reason"] == "Forbidden"
+    assert world.condition(CLUSTER_IMAGE, "debian", "Maintained")["reason"] == "Forbidden"
     world.cluster.locked.clear()
     world.settle()
-    permitted = world.condition(CLUSTER_IMAGE, "debian", "Permitted")
-    assert (permitted["status"], permitted["message"]) == ("True", "the cluster refuses nothing any more")
+    permitted = world.condition(CLUSTER_IMAGE, "debian", "Maintained")
+    assert (permitted["status"], permitted["message"]) == ("True", "nothing of its upkeep is refused any more")
 
 
 def test_why_an_image_failed_stays_said_while_its_finalizer_may_not_be_put_on_again() -> None:
@@ -132,7 +132,7 @@ def test_why_an_image_failed_stays_said_while_its_finalizer_may_not_be_put_on_ag
     world.cluster.locked[IMAGE] = answer()
     with pytest.raises(ClusterError):
         world.settle()
-    assert world.condition(IMAGE, "it", "Permitted")["reason"] == "Forbidden"
+    assert world.condition(IMAGE, "it", "Maintained")["reason"] == "Forbidden"
     world.cluster.locked.clear()
     world.settle()
     assert world.condition(IMAGE, "it", "Ready")["reason"] == "UnknownFormat"
@@ -179,10 +179,10 @@ def test_an_operation_that_has_ended_goes_on_to_say_how() -> None:
             world.reconcile(OPERATION, ("default", "op"))
     assert world.condition(OPERATION, "op", "Completed")["status"] == "True"
     told = f"the request cannot be taken back from VirtualMachine 'web': {WORDS}"
-    assert world.condition(OPERATION, "op", "Permitted")["message"] == told
+    assert world.condition(OPERATION, "op", "Maintained")["message"] == told
     world.cluster.locked.clear()
     world.settle()
-    assert world.condition(OPERATION, "op", "Permitted")["status"] == "True"
+    assert world.condition(OPERATION, "op", "Maintained")["status"] == "True"
 
 
 def test_upkeep_that_is_refused_is_told_of_and_holds_up_nothing_else() -> None:
@@ -190,7 +190,7 @@ def test_upkeep_that_is_refused_is_told_of_and_holds_up_nothing_else() -> None:
     world.cluster.refused[DISRUPTION_BUDGET] = answer()
     running_machine(world)
     assert world.condition(MACHINE, "web", "Running")["status"] == "True"
-    permitted = world.condition(MACHINE, "web", "Permitted")
+    permitted = world.condition(MACHINE, "web", "Maintained")
     assert (permitted["status"], permitted["reason"], permitted["message"]) == ("False", "Forbidden", WORDS)
     assert (world.reconcile(MACHINE, ("default", "web")) or 60) <= 30, "it is asked again"
     assert operate(world, "Stop")["phase"] == "InProgress"
@@ -206,9 +206,9 @@ def test_upkeep_is_made_good_once_it_may() -> None:
     world.cluster.refused.clear()
     world.settle()
     assert len(world.cluster.list(DISRUPTION_BUDGET)) == 1
-    assert world.condition(MACHINE, "web", "Permitted")["status"] == "True"
+    assert world.condition(MACHINE, "web", "Maintained")["status"] == "True"
     told = [event["reason"] for event in world.cluster.list(EVENT) if event["involvedObject"]["name"] == "web"]
-    assert told.count("Permitted") == 1
+    assert told.count("Maintained") == 1
     writes = world.cluster.writes
     world.settle()
     assert world.cluster.writes == writes
@@ -220,12 +220,12 @@ def test_labels_that_the_pod_may_not_have_are_told_of_and_set_once_they_may() ->
     world.cluster.refusals[POD] = answer(422)
     world.cluster.patch(MACHINE, "web", {"metadata": {"labels": {"app": "shop"}}}, "default")
     world.settle()
-    assert world.condition(MACHINE, "web", "Permitted")["reason"] == "Invalid"
+    assert world.condition(MACHINE, "web", "Maintained")["reason"] == "Invalid"
     assert world.condition(MACHINE, "web", "Running")["status"] == "True"
     world.cluster.refusals.clear()
     world.settle()
     assert world.get(POD, "vm-web")["metadata"]["labels"]["app"] == "shop"
-    assert world.condition(MACHINE, "web", "Permitted")["status"] == "True"
+    assert world.condition(MACHINE, "web", "Maintained")["status"] == "True"
 
 
 def test_a_pod_that_may_not_be_stopped_is_told_of_and_stopped_once_it_may() -> None:
@@ -236,7 +236,7 @@ def test_a_pod_that_may_not_be_stopped_is_told_of_and_stopped_once_it_may() -> N
         world.change(MACHINE, "web", {"runPolicy": "AlwaysOff"})
     check_promises(MACHINE, world.get(MACHINE, "web"))
     assert world.status(MACHINE, "web")["phase"] == "Running"
-    assert world.condition(MACHINE, "web", "Permitted")["message"] == WORDS
+    assert world.condition(MACHINE, "web", "Maintained")["message"] == WORDS
     world.cluster.locked.clear()
     world.settle()
     world.finish_deletion()
@@ -252,7 +252,7 @@ def test_a_pod_that_has_ended_and_may_not_be_removed_is_told_of_and_removed_once
     with pytest.raises(ClusterError):
         world.end_pod("GuestShutdown")
     world.settle()
-    assert world.condition(MACHINE, "web", "Permitted")["message"] == WORDS
+    assert world.condition(MACHINE, "web", "Maintained")["message"] == WORDS
     world.cluster.locked.clear()
     world.settle()
     assert world.find(POD, "vm-web") is None

@@ -151,12 +151,16 @@ def test_a_registry_that_gives_none_holds_a_start_up_but_nothing_that_runs(world
     world.pass_time(3600)
     world.settle()
     assert (world.status(MACHINE, "web")["phase"], held(world).token) == ("Running", f"1 {DEBIAN}")
+    condition = world.condition(MACHINE, "web", "Maintained")
+    told = (condition["status"], condition["reason"], condition["message"])
+    assert told == ("False", "RegistryUnavailable", AWAY.message)
     operate(world, "Stop", "stop")
     assert "deletionTimestamp" in world.get(POD, "vm-web")["metadata"]
     world.tokens.error = None
     world.pass_time(10)
     world.settle()
     assert held(world).token == f"2 {DEBIAN}", "the guest may read until its end"
+    assert world.condition(MACHINE, "web", "Maintained")["status"] == "True"
 
 
 def test_where_there_are_no_tokens_the_password_is_in_the_secret(world: World) -> None:
