@@ -14,6 +14,7 @@ from converter.inspect import inspect
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
 from dvcr.errors import ImageError, SourceError
+from tests.support.conversion import make_disk
 from tests.support.images import MemoryChunkStore, MemorySource, WindowSource, build_image, qemu_img, reference
 
 MIB = 2**20
@@ -29,18 +30,9 @@ def converted(source: MemorySource) -> bytes:
     return store.disk(disk)
 
 
-def noise(size: int, seed: int = 1) -> bytes:
-    rng = random.Random(seed)
-    out = bytearray()
-    while len(out) < size:
-        run = rng.randrange(1, 2 * MIB)
-        out += rng.choice([rng.randbytes(run), bytes(run), b"some text \n" * (run // 11)])
-    return bytes(out[:size])
-
-
 @pytest.mark.parametrize("options", [(), ("-c",), ("-c", "-o", "compression_type=zstd"), ("-o", "cluster_size=2M")])
 def test_one_pass_over_the_file_keeps_only_a_window(options: tuple[str, ...], tmp_path: Path) -> None:
-    disk = noise(40 * MIB)
+    disk = make_disk(40 * MIB)
     data = build_image(tmp_path, disk, "qcow2", *options)
     source = WindowSource(data, 8 * MIB)
     assert converted(source) == disk
@@ -56,7 +48,7 @@ def test_a_stray_cluster_is_held_until_its_chunk_is_complete(tmp_path: Path) -> 
 
 
 def test_tables_that_were_read_ahead_must_be_those_of_the_file(tmp_path: Path) -> None:
-    data = build_image(tmp_path, noise(12 * MIB), "qcow2")
+    data = build_image(tmp_path, make_disk(12 * MIB), "qcow2")
     table, _, found = entries(data)
 
     class Deceiving(WindowSource):
@@ -71,7 +63,7 @@ def test_tables_that_were_read_ahead_must_be_those_of_the_file(tmp_path: Path) -
 
 
 def test_a_source_that_cannot_read_ahead_is_read_in_the_order_of_the_disk(tmp_path: Path) -> None:
-    disk = noise(12 * MIB)
+    disk = make_disk(12 * MIB)
     source = WindowSource(build_image(tmp_path, disk, "qcow2"), 8 * MIB, ranges=False)
     assert converted(source) == disk
     assert not source.streaming
@@ -203,14 +195,14 @@ def test_what_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_path: Pat
     ],
 )
 def test_entries_that_cannot_be_are_refused(entry: int, reason: str, tmp_path: Path) -> None:
-    data = bytearray(build_image(tmp_path, noise(3 * MIB), "qcow2"))
+    data = bytearray(build_image(tmp_path, make_disk(3 * MIB), "qcow2"))
     table, _, _ = entries(data)
     data[table : table + 8] = struct.pack(">Q", entry)
     assert refused(bytes(data))[0] == reason
 
 
 def test_a_bit_of_version_3_in_version_2_is_refused(tmp_path: Path) -> None:
-    data = bytearray(build_image(tmp_path, noise(3 * MIB), "qcow2", "-o", "compat=0.10"))
+    data = bytearray(build_image(tmp_path, make_disk(3 * MIB), "qcow2", "-o", "compat=0.10"))
     table, _, found = entries(data)
     data[table : table + 8] = struct.pack(">Q", found[0] | 1)
     assert refused(bytes(data))[0] == "CorruptImage"
@@ -218,5 +210,5 @@ def test_a_bit_of_version_3_in_version_2_is_refused(tmp_path: Path) -> None:
 
 def test_variants_that_stay_with_qemu_img(tmp_path: Path) -> None:
     for options in ("extended_l2=on,cluster_size=128k", "cluster_size=512"):
-        source = MemorySource(build_image(tmp_path, noise(MIB), "qcow2", "-o", options))
+        source = MemorySource(build_image(tmp_path, make_disk(MIB), "qcow2", "-o", options))
         assert Qcow2Disk(source, MIB, 4 * MIB, 1000).unusual

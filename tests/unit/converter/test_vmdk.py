@@ -11,6 +11,7 @@ from converter.convert import convert
 from converter.inspect import inspect
 from converter.qemu_img import QemuImg
 from dvcr.errors import ImageError, SourceError
+from tests.support.conversion import make_disk
 from tests.support.images import MemoryChunkStore, MemorySource, WindowSource, build_image, reference
 from tests.support.vmdk import GRAIN_BYTES, grain, stream_optimized
 
@@ -41,18 +42,9 @@ def refused(data: bytes) -> str:
     return caught.value.reason
 
 
-def disk_of(size: int, seed: int = 1) -> bytes:
-    rng = random.Random(seed)
-    out = bytearray()
-    while len(out) < size:
-        run = rng.randrange(1, 2 * MIB)
-        out += rng.choice([rng.randbytes(run), bytes(run), b"some text \n" * (run // 11)])
-    return bytes(out[:size])
-
-
 @pytest.mark.parametrize("size", [512, 70 * MIB, 40 * MIB + 512 * 3])
 def test_one_pass_over_what_qemu_img_writes(size: int, tmp_path: Path) -> None:
-    disk = disk_of(size)
+    disk = make_disk(size)
     source = WindowSource(build_image(tmp_path, disk, "vmdk", "-o", "subformat=streamOptimized"), 8 * MIB)
     assert converted(source) == disk
     assert source.streaming or not any(disk)
@@ -60,7 +52,7 @@ def test_one_pass_over_what_qemu_img_writes(size: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("footer", [False, True])
 def test_what_vmware_writes(footer: bool, tmp_path: Path) -> None:
-    disk = disk_of(40 * MIB + 512 * 5)
+    disk = make_disk(40 * MIB + 512 * 5)
     data = stream_optimized(disk, footer=footer)
     assert reference(tmp_path, data, "vmdk") == disk
     assert converted(MemorySource(data)) == disk
@@ -73,7 +65,7 @@ def test_what_vmware_writes(footer: bool, tmp_path: Path) -> None:
 
 
 def test_a_footer_that_was_read_ahead_must_be_that_of_the_file() -> None:
-    data = stream_optimized(disk_of(40 * MIB), footer=True)
+    data = stream_optimized(make_disk(40 * MIB), footer=True)
     other = data[:-900] + b"?" + data[-899:]
 
     class Deceiving(WindowSource):
@@ -87,7 +79,7 @@ def test_a_footer_that_was_read_ahead_must_be_that_of_the_file() -> None:
 
 
 def test_grains_in_any_order(tmp_path: Path) -> None:
-    disk = disk_of(40 * MIB)
+    disk = make_disk(40 * MIB)
     order = list(range(40 * 16))
     random.Random(3).shuffle(order)
     data = stream_optimized(disk, order=order)
@@ -101,7 +93,7 @@ def test_grains_in_any_order(tmp_path: Path) -> None:
 
 
 def test_tables_that_were_read_ahead_must_be_those_of_the_file() -> None:
-    data = stream_optimized(disk_of(40 * MIB))
+    data = stream_optimized(make_disk(40 * MIB))
 
     class Deceiving(WindowSource):
         def read_ahead(self, offset_bytes: int, length_bytes: int) -> bytes | None:
