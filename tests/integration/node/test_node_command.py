@@ -18,6 +18,7 @@ from controller.local.node.devices import BlockDevices
 from controller.runtime.cluster import Cluster
 from dvcr.config import as_environment
 from tests.support.cluster import ClusterProcess
+from tests.support.pod_processes import pod_processes
 from tests.support.waiting import eventually
 
 _DVCR_NODE = """
@@ -50,17 +51,6 @@ class NodeProcess:
         self.process.stdout.close()
         return code
 
-    def containers(self) -> list[int]:
-        mark = f"DVCR_RUN_ID={self.data_dir.resolve()}/".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
-
 
 @pytest.fixture
 def node(shared_cluster: ClusterProcess, tmp_path: Path) -> Iterator[NodeProcess]:
@@ -68,7 +58,7 @@ def node(shared_cluster: ClusterProcess, tmp_path: Path) -> Iterator[NodeProcess
     yield node
     if node.process.poll() is None:
         node.end(signal.SIGTERM)
-    for pid in node.containers():
+    for pid in pod_processes(node.data_dir):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -105,14 +95,14 @@ def test_a_killed_agent_takes_its_pods_up_again(node: NodeProcess, api: Cluster)
     before = state(api, "lives")
     address = (api.get(POD, "lives", "default") or {})["status"]["podIP"]
     node.end(signal.SIGKILL)
-    assert len(node.containers()) >= 3
+    assert len(pod_processes(node.data_dir)) >= 3
     api.delete(POD, "deleted", "default", grace_period_s=0)
-    eventually(lambda: len(node.containers()) == 1 + 1, "one of the containers ends by itself meanwhile")
+    eventually(lambda: len(pod_processes(node.data_dir)) == 1 + 1, "one of the containers ends by itself meanwhile")
 
     node.start()
     eventually(lambda: "terminated" in state(api, "ends")["state"], "the exit meanwhile is told")
     assert state(api, "ends")["state"]["terminated"]["exitCode"] == 5
-    eventually(lambda: len(node.containers()) == 1, "the pod that was deleted meanwhile is killed")
+    eventually(lambda: len(pod_processes(node.data_dir)) == 1, "the pod that was deleted meanwhile is killed")
     assert state(api, "lives") == before
     start_pod(api, "next", "exec sleep 1000")
     eventually(lambda: "running" in state(api, "next")["state"], "a new pod runs")
@@ -128,7 +118,7 @@ def test_sigterm_stops_the_pods_and_leaves_nothing(node: NodeProcess, api: Clust
     eventually(lambda: "running" in state(api, "polite")["state"], "running")
     eventually(lambda: b"up" in b"".join(api.logs("polite", "default")), "it has set its trap")
     assert node.end(signal.SIGTERM) == 0
-    assert node.containers() == []
+    assert pod_processes(node.data_dir) == []
     pod = api.get(POD, "polite", "default")
     assert pod is not None
     assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "Terminated")
@@ -144,7 +134,7 @@ def test_pods_outlive_the_api(cluster: ClusterProcess, tmp_path: Path) -> None:
         for name in ("lives", "ends"):
             eventually(lambda name=name: "running" in state(api, name)["state"], f"{name} runs")  # type: ignore[misc]
         cluster.kill()
-        eventually(lambda: len(node.containers()) == 1, "a pod ends while there is no API")
+        eventually(lambda: len(pod_processes(node.data_dir)) == 1, "a pod ends while there is no API")
         cluster.start()
         eventually(lambda: "terminated" in state(api, "ends")["state"], "its exit is told")
         assert "running" in state(api, "lives")["state"]
@@ -154,7 +144,7 @@ def test_pods_outlive_the_api(cluster: ClusterProcess, tmp_path: Path) -> None:
         api.delete(POD, "deleted", "default")
         cluster.kill()
         assert node.end(signal.SIGTERM) == 0
-        assert node.containers() == []
+        assert pod_processes(node.data_dir) == []
         cluster.start()
         node.start()
         eventually(lambda: api.get(POD, "deleted", "default") is None, "the next agent ends its deletion")
@@ -175,7 +165,7 @@ def test_two_agents_share_one_api(
         pods = [p for p in api.list(POD) if p["metadata"]["name"].startswith("shared-")]
         assert {p["spec"]["nodeName"] for p in pods} <= {node.name, other.name}
         # The other node's folder is inside this one's.
-        assert len(node.containers()) == 4, "each pod runs once"
+        assert len(pod_processes(node.data_dir)) == 4, "each pod runs once"
         assert len({p["status"]["podIP"] for p in pods}) == 4, "addresses are the machine's, not the agent's"
     finally:
         other.end(signal.SIGTERM)
