@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,82 +11,8 @@ import pytest
 import requests
 
 from tests.support.cluster import ClusterProcess
+from tests.support.embedded_api import CONFIG_MAPS, MERGE, PODS, THING_CRD, THINGS, Api, config_map
 from tests.support.kubelet import answering
-
-MERGE = {"Content-Type": "application/merge-patch+json"}
-CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
-PODS = "/api/v1/namespaces/default/pods"
-THINGS = "/apis/test.dvcr.io/v1/namespaces/default/things"
-THING_CRD = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "things.test.dvcr.io"},
-    "spec": {
-        "group": "test.dvcr.io",
-        "scope": "Namespaced",
-        "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"]},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}],
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "required": ["spec"],
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "required": ["size"],
-                                "properties": {
-                                    "size": {"type": "integer", "minimum": 1},
-                                    "mode": {"type": "string", "enum": ["Fast", "Slow"], "default": "Fast"},
-                                },
-                            },
-                            "status": {"type": "object", "properties": {"phase": {"type": "string"}}},
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
-
-
-class Api:
-    """The cluster's API with relative paths and expected codes."""
-
-    def __init__(self, cluster: ClusterProcess) -> None:
-        self.cluster = cluster
-        self.http = cluster.session()
-
-    def __call__(
-        self, method: str, path: str, body: Any = None, *, code: int = 200, headers: dict[str, str] | None = None
-    ) -> dict[str, Any]:
-        data = json.dumps(body) if body is not None else None
-        headers = {"Content-Type": "application/json", **(headers or {})}
-        answer = self.http.request(method, self.cluster.url + path, data=data, headers=headers, timeout=20)
-        assert answer.status_code == code, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def watch(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
-        answer = self.http.get(self.cluster.url + path, params={"watch": "true", **query}, stream=True, timeout=30)
-        assert answer.status_code == 200, answer.text
-        return (json.loads(line) for line in answer.iter_lines(chunk_size=None))
-
-
-@pytest.fixture(scope="module")
-def api(shared_cluster: ClusterProcess) -> Api:
-    api = Api(shared_cluster)
-    api("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", THING_CRD, code=201)
-    return api
-
-
-def config_map(name: str, **metadata: Any) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, **metadata}, "data": {"a": "1"}}
 
 
 def thing(name: str, **spec: Any) -> dict[str, Any]:
@@ -403,35 +328,6 @@ def test_selectors_pages_and_deletecollection(api: Api) -> None:
     assert len(api("GET", f"{CONFIG_MAPS}?labelSelector=set")["items"]) == 4
 
 
-def test_a_watch_resumes_where_it_was_and_follows_its_selector(api: Api) -> None:
-    version = api("GET", CONFIG_MAPS)["metadata"]["resourceVersion"]
-    api("POST", CONFIG_MAPS, config_map("seen", labels={"watch": "yes"}), code=201)
-    label = {"metadata": {"labels": {"watch": "no"}}}
-    api("PATCH", f"{CONFIG_MAPS}/seen", label, headers=MERGE)
-    api("PATCH", f"{CONFIG_MAPS}/seen", {"metadata": {"labels": {"watch": "yes"}}}, headers=MERGE)
-    api("DELETE", f"{CONFIG_MAPS}/seen")
-    selected = list(
-        api.watch(
-            CONFIG_MAPS, resourceVersion=version, labelSelector="watch=yes", timeoutSeconds=1, allowWatchBookmarks=1
-        )
-    )
-    assert [event["type"] for event in selected] == ["ADDED", "DELETED", "ADDED", "DELETED", "BOOKMARK"]
-    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in selected]
-    assert versions == sorted(versions)
-    everything = list(api.watch(CONFIG_MAPS, resourceVersion=version, timeoutSeconds=1))
-    assert [event["type"] for event in everything] == ["ADDED", "MODIFIED", "MODIFIED", "DELETED"]
-
-
-def test_a_watch_without_a_version_begins_with_what_is_there(api: Api) -> None:
-    path = "/apis/test.dvcr.io/v1/things"
-    present = {each["metadata"]["name"] for each in api("GET", path)["items"]}
-    events = list(api.watch(path, resourceVersion="0", timeoutSeconds=1))
-    assert {event["object"]["metadata"]["name"] for event in events} == present
-    streamed = api.watch(path, sendInitialEvents="true", resourceVersionMatch="NotOlderThan", timeoutSeconds=1)
-    last = next(event for event in streamed if event["type"] == "BOOKMARK")
-    assert last["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-
-
 def test_a_table_has_the_printer_columns(api: Api) -> None:
     api("POST", THINGS, thing("shown"), code=201)
     api("PATCH", f"{THINGS}/shown/status", {"status": {"phase": "Ready"}}, headers=MERGE)
@@ -452,48 +348,6 @@ def test_logs_come_from_the_node(api: Api) -> None:
         answer = api.http.get(f"{api.cluster.url}{PODS}/logged/log?tailLines=5&container=main")
     assert answer.text == "hello\n"
     assert kubelet.asked == ["/containerLogs/default/logged/main?tailLines=5"]
-
-
-def test_a_watch_loses_and_repeats_nothing_under_concurrent_writes(api: Api) -> None:
-    writers, rounds = 4, 200
-    api("POST", "/api/v1/namespaces", {"metadata": {"name": "stress"}}, code=201)
-    path = "/api/v1/namespaces/stress/configmaps"
-    version = api("GET", path)["metadata"]["resourceVersion"]
-    total = writers * rounds * 3
-    ends: list[list[tuple[str, str, int]]] = []
-
-    def follow(start_late_s: float) -> list[tuple[str, str, int]]:
-        time.sleep(start_late_s)  # so that some history is resumed and some is live
-        seen = []
-        for event in Api(api.cluster).watch(path, resourceVersion=version, timeoutSeconds=60):
-            metadata = event["object"]["metadata"]
-            seen.append((event["type"], metadata["name"], int(metadata["resourceVersion"])))
-            if len(seen) == total:
-                break
-        return seen
-
-    def write(number: int) -> list[tuple[str, str, int]]:
-        mine = Api(api.cluster)
-        done = []
-        for index in range(rounds):
-            name = f"w{number}-{index}"
-            made = mine("POST", path, config_map(name), code=201)
-            done.append(("ADDED", name, int(made["metadata"]["resourceVersion"])))
-            changed = mine("PUT", f"{path}/{name}", {**made, "data": {"a": "2"}})
-            done.append(("MODIFIED", name, int(changed["metadata"]["resourceVersion"])))
-            mine("DELETE", f"{path}/{name}")
-        return done
-
-    with ThreadPoolExecutor(writers + 2) as pool:
-        followers = [pool.submit(follow, late_s) for late_s in (0, 0.5)]
-        written = [each for writer in [pool.submit(write, n) for n in range(writers)] for each in writer.result()]
-        ends = [follower.result() for follower in followers]
-    assert ends[0] == ends[1]
-    versions = [version for _, _, version in ends[0]]
-    assert len(versions) == total
-    assert versions == sorted(set(versions))
-    assert sorted(event for event in ends[0] if event[0] != "DELETED") == sorted(written)
-    assert len({name for type_, name, _ in ends[0] if type_ == "DELETED"}) == writers * rounds
 
 
 def test_it_stops_cleanly_with_watches_open_and_takes_up_its_port_again(cluster: ClusterProcess) -> None:
