@@ -3,6 +3,8 @@
 Order, later wins: the defaults here, a TOML file (``--config`` or ``DVCR_CONFIG``), the environment
 (``DVCR__STORAGE__FILESYSTEM__ROOT=/srv/dvcr``: the path to the key, joined by two underscores). A key that is not here
 refuses to start, naming the key. Secrets are `SecretStr` and never print.
+
+The module is long because it is one table: every part names its settings here, and nowhere else.
 """
 
 import os
