@@ -36,7 +36,6 @@ from controller.concerns import (
     every,
     image_of_claim,
     machines_of_pod,
-    operations_of_machine,
     referring,
 )
 from controller.cpumodels.reconciler import CpuModelReconciler
@@ -59,6 +58,7 @@ from controller.machines.migration import Migrate, MigrationLaunchers
 from controller.machines.reconciler import MachineReconciler
 from controller.machines.setup import LauncherSetup
 from controller.machines.starting import MachineStart
+from controller.operations.concerns import operations_beside, operations_of_machine
 from controller.operations.reconciler import OperationReconciler
 from controller.registry_access import RegistryAccess
 from controller.runtime.conditions import utc_now
@@ -203,6 +203,6 @@ def build_loops(
         Loop(
             OPERATION,
             OperationReconciler(cluster, launcher.operation_ttl_s),
-            triggers=((MACHINE, operations_of_machine),),
+            triggers=((MACHINE, operations_of_machine), (OPERATION, operations_beside)),
         ),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from controller.api.reference import named_in
-from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, OPERATION, Resource
+from controller.api.resource import CLUSTER_IMAGE, CPU_MODEL, DISK, IMAGE, MACHINE, Resource
 from controller.disks.claim import disk_name, image_name
 from controller.machines.pod import machine_names
 from controller.runtime.index import Index, Key, Object, key_of
@@ -26,11 +26,6 @@ def image_of_claim(key: Key, _cluster: ClusterReader) -> Iterable[Key]:
 def machines_of_pod(key: Key, _cluster: ClusterReader) -> Iterable[Key]:
     """The machines that the pod's name may tell."""
     return [(key[0], name) for name in machine_names(key[1])]
-
-
-def operations_of_machine(key: Key, cluster: ClusterReader) -> Iterable[Key]:
-    """All operations on the machine."""
-    return [key_of(operation) for operation in cluster.find(_OPERATIONS_BY_MACHINE, key)]
 
 
 def referring(resource: Resource, named: Resource) -> KeysOf:
@@ -62,10 +57,5 @@ def _is_deleted(obj: Object) -> Iterator[bool]:
     yield "deletionTimestamp" in obj["metadata"]
 
 
-def _machine_of_operation(operation: Object) -> Iterator[Key]:
-    yield operation["metadata"]["namespace"], operation["spec"]["virtualMachineName"]
-
-
 _REFERENCES = {resource: Index(resource, _references) for resource in (IMAGE, CLUSTER_IMAGE, DISK, MACHINE)}
 _DELETED = {resource: Index(resource, _is_deleted) for resource in (IMAGE, CLUSTER_IMAGE, CPU_MODEL)}
-_OPERATIONS_BY_MACHINE = Index(OPERATION, _machine_of_operation)

@@ -9,9 +9,10 @@ from controller.api.data_source import DiskDataSource
 from controller.api.image import ImportStatus
 from controller.api.model import ApiModel, ChangeRule, ModelRule
 from controller.api.quantity import parse_bytes
-from controller.api.rules import Change, Rule, fixed
+from controller.api.rules import Change, Rule, fixed, name_up_to
 from controller.api.text import Size
 
+DISK_RULES = (name_up_to(249, "its PersistentVolumeClaim is named after it"),)
 _SIZE = "persistentVolumeClaim.size"
 _SHRINKS = "must not be less than before: a disk cannot shrink"
 

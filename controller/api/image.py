@@ -7,7 +7,12 @@ from pydantic import Field
 
 from controller.api.data_source import ClusterImageDataSource, ImageDataSource
 from controller.api.model import ApiModel, ChangeRule, Condition, ModelRule
-from controller.api.rules import Rule, fixed
+from controller.api.rules import Rule, fixed, name_up_to
+
+# A repository's name has at most 255 characters; it is cvmi/NAME, and vmi/NAMESPACE/NAME with a namespace of up to 63.
+_REPOSITORY = "its repository in the registry is named after it"
+CLUSTER_IMAGE_RULES = (name_up_to(250, _REPOSITORY),)
+IMAGE_RULES = (name_up_to(187, _REPOSITORY),)
 
 
 class ImagePhase(StrEnum):

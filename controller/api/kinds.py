@@ -15,8 +15,8 @@ from controller.api.address import (
 )
 from controller.api.attachment import AttachmentSpec, AttachmentStatus
 from controller.api.cpu_model import CPU_MODEL_RULES, CpuModelSpec, CpuModelStatus
-from controller.api.disk import DISK_CHANGES, DiskSpec, DiskStatus
-from controller.api.image import ClusterImageSpec, ImageSpec, ImageStatus
+from controller.api.disk import DISK_CHANGES, DISK_RULES, DiskSpec, DiskStatus
+from controller.api.image import CLUSTER_IMAGE_RULES, IMAGE_RULES, ClusterImageSpec, ImageSpec, ImageStatus
 from controller.api.machine import MACHINE_RULES, MachineSpec, MachineStatus
 from controller.api.model import ApiModel, ChangeRule, FieldError, ModelRule, field_errors
 from controller.api.operation import OperationSpec, OperationStatus
@@ -75,8 +75,8 @@ _IMAGE_COLUMNS = (
 )
 
 KINDS: tuple[Kind, ...] = (
-    Kind(CLUSTER_IMAGE, ClusterImageSpec, ImageStatus, _IMAGE_COLUMNS),
-    Kind(IMAGE, ImageSpec, ImageStatus, _IMAGE_COLUMNS),
+    Kind(CLUSTER_IMAGE, ClusterImageSpec, ImageStatus, _IMAGE_COLUMNS, rules=CLUSTER_IMAGE_RULES),
+    Kind(IMAGE, ImageSpec, ImageStatus, _IMAGE_COLUMNS, rules=IMAGE_RULES),
     Kind(
         DISK,
         DiskSpec,
@@ -88,6 +88,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Target PVC", ".status.target.persistentVolumeClaimName", wide=True),
             _AGE,
         ),
+        rules=DISK_RULES,
         changes=DISK_CHANGES,
     ),
     Kind(

@@ -9,6 +9,7 @@ from controller.api.resource import MACHINE, OPERATION, POD
 from controller.machines.pod import active_pod_name
 from controller.machines.request import MOVES, REQUEST_ANNOTATION, PowerRequest, read_request, write_request
 from controller.machines.states import MIGRATING, RUNNING
+from controller.operations.concerns import BY_MACHINE
 from controller.operations.table import displaces, refusal, refused_by_policy
 from controller.runtime.conditions import Clock, find_condition, read_time, utc_now
 from controller.runtime.errors import ClusterError
@@ -90,9 +91,10 @@ class OperationReconciler:
         if request is not None and operation.status.phase is OperationPhase.IN_PROGRESS:
             return self._give_way(operation, spec, request)
         if request is not None and not displaces(spec.type, request, force=spec.force):
-            operation.status.phase = OperationPhase.PENDING
-            operation.condition(COMPLETED, False, "OtherOperationInProgress", f"waits for operation {request.name!r}")
-            return _POLL_S
+            return self._queue(operation, request.name)
+        ahead = self._ahead(operation, spec) if request is None and not spec.force else None
+        if ahead is not None:
+            return self._queue(operation, ahead)
         if request is not None and request.type is OperationType.START:
             # The phase may still be the one from before the start.
             refused = refused_by_policy(spec.type, policy)
@@ -102,6 +104,21 @@ class OperationReconciler:
             return self._fail(operation, refused.reason, refused.message)
         self._hand_over(operation, spec, machine)
         return self._wait(operation, spec, status)
+
+    def _ahead(self, operation: Subject[OperationStatus], spec: OperationSpec) -> str | None:
+        """Name of an operation on the machine that was made earlier, by a second or more, and has not ended."""
+        made = operation.obj["metadata"]["creationTimestamp"]
+        for other in self._cluster.find(BY_MACHINE, (operation.namespace, spec.virtual_machine_name)):
+            metadata, phase = other["metadata"], (other.get("status") or {}).get("phase")
+            if metadata["creationTimestamp"] < made and phase not in _ENDED and "deletionTimestamp" not in metadata:
+                name: str = metadata["name"]
+                return name
+        return None
+
+    def _queue(self, operation: Subject[OperationStatus], ahead: str) -> float | None:
+        operation.status.phase = OperationPhase.PENDING
+        operation.condition(COMPLETED, False, "OtherOperationInProgress", f"waits for operation {ahead!r}")
+        return _POLL_S
 
     def _wait(self, operation: Subject[OperationStatus], spec: OperationSpec, status: MachineStatus) -> float | None:
         running = find_condition(status.conditions, RUNNING)

@@ -3,6 +3,7 @@
 import pytest
 
 from controller.api.resource import MACHINE, OPERATION, POD
+from controller.operations.concerns import operations_beside
 from tests.unit.controller.test_reconcile_story import MACHINE_SPEC, running_machine
 from tests.unit.controller.world import OPERATION_TTL_S, World, operate
 
@@ -50,6 +51,49 @@ def test_one_operation_at_a_time() -> None:
     world.finish_deletion()
     assert world.status(OPERATION, "second")["phase"] == "Completed"
     assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def later(world: World, kind: str, name: str, second: int) -> None:
+    """An operation that is made `second` seconds after those of `operate`."""
+    spec = {"type": kind, "virtualMachineName": "web"}
+    metadata = {"name": name, "namespace": "default", "creationTimestamp": f"2026-01-01T00:00:{second:02}Z"}
+    world.cluster.create(OPERATION, {"kind": OPERATION.kind, "metadata": metadata, "spec": spec})
+    world.settle()
+
+
+def test_operations_that_wait_come_in_the_order_in_which_they_were_made() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    later(world, "Stop", "a-third", 2)
+    later(world, "Restart", "b-second", 1)
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(OPERATION, "first")["phase"] == "Completed"
+    assert world.status(OPERATION, "b-second")["phase"] == "InProgress"
+    assert message(world, "a-third") == "waits for operation 'b-second'"
+    world.finish_deletion()
+    world.run_pod()
+    assert world.status(OPERATION, "b-second")["phase"] == "Completed"
+    world.finish_deletion()
+    assert world.status(OPERATION, "a-third")["phase"] == "Completed"
+
+
+def test_a_forced_operation_does_not_queue() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    later(world, "Restart", "second", 1)
+    assert operate(world, "Stop", "now", force=True)["phase"] == "InProgress"
+
+
+def test_an_operation_that_waits_hears_that_the_one_before_it_has_ended() -> None:
+    world = World()
+    running_machine(world)
+    operate(world, "Restart", "first")
+    later(world, "Stop", "second", 1)
+    assert list(operations_beside(("default", "first"), world.cluster)) == [("default", "second")]
+    assert list(operations_beside(("default", "gone"), world.cluster)) == []
 
 
 def test_an_operation_that_is_deleted_takes_its_request_back() -> None:
