@@ -145,6 +145,19 @@ def test_a_machine_name_fits_a_host_name() -> None:
     assert fields(MACHINE, MACHINE_SPEC, name="x" * 64) == ["metadata.name"]
 
 
+@pytest.mark.parametrize(
+    ("resource", "spec", "length"),
+    [
+        (DISK, {"persistentVolumeClaim": {"size": "1Gi"}}, 249),
+        (CLUSTER_IMAGE, {"dataSource": HTTP}, 250),
+        (IMAGE, {"dataSource": HTTP}, 187),
+    ],
+)
+def test_a_name_leaves_room_for_what_is_named_after_it(resource: Resource, spec: dict[str, Any], length: int) -> None:
+    assert fields(resource, spec, name="x" * length) == []
+    assert fields(resource, spec, name="x" * (length + 1)) == ["metadata.name"]
+
+
 def devices(*names: str) -> dict[str, Any]:
     made = [{"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": name}} for name in names]
     return {**MACHINE_SPEC, "blockDevices": made}
