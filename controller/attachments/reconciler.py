@@ -4,6 +4,7 @@ The machine's own reconciler plugs and unplugs: it alone tells the launcher whic
 """
 
 from controller.api.attachment import AttachmentPhase, AttachmentSpec, AttachmentStatus
+from controller.api.machine import MachineStatus
 from controller.api.pod_claims import CLAIMS_MOUNTED_CONDITION, claims_of, volume_claims
 from controller.api.resource import ATTACHMENT, MACHINE, POD
 from controller.attachments.acceptance import disk_device, disks_of, refusal
@@ -17,7 +18,7 @@ from controller.machines.pod import active_pod_name, applied_spec, is_ready
 from controller.runtime.conditions import Clock, utc_now
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import Subject
+from controller.runtime.subject import Subject, refused_upkeep
 from dvcr.errors import DvcrError
 
 ATTACHED = "Attached"
@@ -88,7 +89,9 @@ class AttachmentReconciler:
         if pod is None or not is_ready(pod):
             message = f"VirtualMachine {name!r} does not run; it gets the disk when it starts"
             return self._wait(attachment, "VirtualMachineNotRunning", message)
-        return self._wait(attachment, "Attaching", _waits_for(pod, claim_name(spec.disk), disk))
+        waits = _waits_for(pod, claim_name(spec.disk), disk)
+        untold = refused_upkeep(MachineStatus.read(machine.get("status")).conditions)
+        return self._wait(attachment, "Attaching", f"{waits} ({untold})" if untold else waits)
 
     def _wait(self, attachment: Subject[AttachmentStatus], reason: str, message: str) -> float:
         attachment.status.phase = AttachmentPhase.IN_PROGRESS

@@ -15,7 +15,7 @@ from controller.runtime.conditions import Clock, find_condition, read_time, utc_
 from controller.runtime.errors import ClusterError
 from controller.runtime.index import Key, Object
 from controller.runtime.port import ClusterPort
-from controller.runtime.subject import MAINTAINED, Subject
+from controller.runtime.subject import MAINTAINED, Subject, refused_upkeep
 
 COMPLETED = "Completed"
 _ENDED = (OperationPhase.COMPLETED, OperationPhase.FAILED)
@@ -129,7 +129,9 @@ class OperationReconciler:
         shown, tells = running, "False"
         if spec.type in MOVES:
             shown, tells = find_condition(status.conditions, MIGRATING), "True"
-        why = f" ({shown.message})" if shown is not None and shown.status == tells and shown.message else ""
+        told = shown.message if shown is not None and shown.status == tells else ""
+        told = "; ".join(filter(None, (told, refused_upkeep(status.conditions))))
+        why = f" ({told})" if told else ""
         message = (
             f"waits for the machine to {spec.type.value.lower()}; it is {status.phase or MachinePhase.PENDING}{why}"
         )

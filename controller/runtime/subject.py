@@ -162,6 +162,12 @@ class Subject(Generic[S]):
             raise exc.during(f"the finalizer {FINALIZER} cannot be {done}") from exc
 
 
+def refused_upkeep(conditions: list[Condition]) -> str:
+    """What the conditions of an object say of its upkeep that is refused now, for what waits for it; else empty."""
+    maintained = find_condition(conditions, MAINTAINED)
+    return maintained.message if maintained is not None and maintained.status == "False" else ""
+
+
 @dataclass(frozen=True)
 class Transition:
     """Something in a status that became different."""

@@ -19,6 +19,7 @@ from controller.api.resource import (
     POD,
     Resource,
 )
+from controller.launcher.spec import DiskStatus, MachineState, MachineStatus
 from controller.runtime.errors import ClusterError, error_from
 from controller.runtime.subject import FINALIZER
 from tests.unit.controller.test_reconcile_story import DISK_SPEC, IMAGE_SPEC, MACHINE_SPEC, ready_image, running_machine
@@ -241,6 +242,40 @@ def test_a_pod_that_may_not_be_stopped_is_told_of_and_stopped_once_it_may() -> N
     world.settle()
     world.finish_deletion()
     assert world.status(MACHINE, "web")["phase"] == "Stopped"
+
+
+def test_an_operation_says_what_is_refused_of_its_machine() -> None:
+    world = World()
+    running_machine(world)
+    world.cluster.locked[POD] = answer()
+    with pytest.raises(ClusterError):
+        operate(world, "Stop")
+    world.reconcile(OPERATION, ("default", "op"))
+    told = f"waits for the machine to stop; it is Running ({WORDS})"
+    assert world.condition(OPERATION, "op", "Completed")["message"] == told
+    world.cluster.locked.clear()
+    world.settle()
+    world.finish_deletion()
+    assert world.status(OPERATION, "op")["phase"] == "Completed"
+
+
+def test_an_attachment_says_what_is_refused_of_its_machine() -> None:
+    world = World()
+    running_machine(world)
+    world.apply(DISK, "data", {"persistentVolumeClaim": {"size": "1Gi"}})
+    world.bind("vmd-data")
+    world.launchers.status = MachineStatus(
+        state=MachineState.RUNNING, disks=(DiskStatus(name="vmd-root", size_bytes=1, attached=True),)
+    )
+    world.cluster.refusals[POD] = answer()
+    block = {"type": "VirtualMachineDisk", "virtualMachineDisk": {"name": "data"}}
+    world.apply(ATTACHMENT, "more", {"virtualMachineName": "web", "blockDevice": block})
+    condition = world.condition(ATTACHMENT, "more", "Attached")
+    told = f"waits for the machine to take the disk ({WORDS})"
+    assert (condition["reason"], condition["message"]) == ("Attaching", told)
+    world.cluster.refusals.clear()
+    world.settle()
+    assert WORDS not in world.condition(ATTACHMENT, "more", "Attached")["message"]
 
 
 def test_a_pod_that_has_ended_and_may_not_be_removed_is_told_of_and_removed_once_it_may() -> None:
