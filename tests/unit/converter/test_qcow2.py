@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from converter.convert import convert
+from converter.headers import QCOW2_CORRUPT
 from converter.inspect import inspect
 from converter.qcow2 import Qcow2Disk
 from converter.qemu_img import QemuImg
@@ -106,6 +107,7 @@ RUN = st.tuples(
     st.sampled_from([12, 14, 16, 21]),
     st.sampled_from(["compat=0.10", "compat=1.1", "compat=1.1,compression_type=zstd", "compat=1.1,lazy_refcounts=on"]),
 )
+@example(runs=[("write -c -P 9", 32, 1), ("write -P 7", 32, 1), ("write -c -P 9", 0, 1)], bits=12, options="compat=1.1")
 def test_whatever_was_written_is_read_as_qemu_img_reads_it(
     tmp_path: Path, runs: list[tuple[str, int, int]], bits: int, options: str
 ) -> None:
@@ -127,6 +129,11 @@ def test_whatever_was_written_is_read_as_qemu_img_reads_it(
         # It refuses to compress what is there already, and goes on.
         subprocess.run(["qemu-io", "-f", "qcow2", *script, file], check=False, capture_output=True)
     data = file.read_bytes()
+    version, features = struct.unpack_from(">4xI64xQ", data)
+    if version > 2 and features & QCOW2_CORRUPT:
+        # qemu-io 7.2 overlaps its own tables where compressed clusters are written over, and says so in the image.
+        assert refused(data)[0] == "CorruptImage"
+        return
     expected = reference(tmp_path, data, "qcow2")
     assert converted(WindowSource(data, 2**40)) == expected
     assert converted(MemorySource(data)) == expected
