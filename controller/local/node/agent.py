@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from controller.api.resource import NODE, POD, PV, PVC
 from controller.local.node.addresses import AddressPool
 from controller.local.node.cgroups import CPU_WEIGHTS, CpuGroups
 from controller.local.node.claims import ClaimBinder
+from controller.local.node.clock import timestamp
 from controller.local.node.devices import BlockDevices
 from controller.local.node.events import NodeEvents
 from controller.local.node.heartbeat import INTERVAL_S, Fact, Heartbeat
-from controller.local.node.placement import misfit
+from controller.local.node.placement import misfit, tell_misfit
 from controller.local.node.pods import HOST_IP, Node, PodWorker
 from controller.local.node.process import Process
 from controller.local.node.restarts import Backoff
@@ -230,8 +232,7 @@ class Agent:
             return
         reason = misfit(pod, node, lambda claim: self._volume_of(metadata["namespace"], claim))
         if reason:
-            message = f"node {self._node.name}: {reason}"
-            self._events.record(pod, "FailedScheduling", message, warning=True)
+            self._refuse(pod, reason)
             return
         binding = {
             "apiVersion": "v1",
@@ -245,6 +246,20 @@ class Agent:
             return  # another node was first, or the pod is gone
         message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {self._node.name}"
         self._events.record(pod, "Scheduled", message)
+
+    def _refuse(self, pod: Object, reason: str) -> None:
+        self._events.record(pod, "FailedScheduling", f"node {self._node.name}: {reason}", warning=True)
+        conditions = tell_misfit(pod, self._node.name, reason, timestamp())
+        if conditions is None:
+            return
+        metadata = pod["metadata"]
+        patch = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "status": {"conditions": conditions},
+        }
+        # Another node took it or spoke first, or it is gone: what is left to tell is told at the next look.
+        with suppress(ConflictError, MissingError):
+            self._cluster.patch(POD, metadata["name"], patch, metadata["namespace"], "status")
 
     def _work_on(self, uid: str, namespace: str, name: str) -> None:
         def lookup() -> Object | None:

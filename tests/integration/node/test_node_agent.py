@@ -208,4 +208,8 @@ def test_one_agent_per_data_folder(site: Site) -> None:
 def test_pods_that_do_not_fit_stay_unbound(site: Site) -> None:
     site.pod("picky", "true", nodeSelector={"disk": "ssd"})
     eventually(lambda: "FailedScheduling" in site.reasons(), "the event")
+    eventually(lambda: site.status("picky").get("conditions"), "the condition")
     assert "nodeName" not in (site.cluster.get(POD, "picky", "default") or {})["spec"]
+    (condition,) = site.status("picky")["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("PodScheduled", "False", "Unschedulable")
+    assert condition["message"] == f"node {site.name}: the node does not have the label disk=ssd"

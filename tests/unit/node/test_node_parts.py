@@ -9,7 +9,7 @@ import pytest
 from controller.local.node import logs
 from controller.local.node.addresses import AddressPool
 from controller.local.node.environment import command_line, environment, expand
-from controller.local.node.placement import misfit
+from controller.local.node.placement import misfit, tell_misfit
 from controller.local.node.probes import Verdict, port_number
 from controller.local.node.restarts import Backoff, restarts
 from controller.local.node.shim import Log
@@ -187,6 +187,25 @@ def test_placement_reads_labels_cordons_and_volumes() -> None:
     assert "node 'two'" in misfit(uses, node, lambda _: volume)
     assert misfit(uses, node | {"metadata": {"name": "two"}}, lambda _: volume) == ""
     assert "cordoned" in misfit({"spec": {}}, node | {"spec": {"unschedulable": True}}, lambda _: None)
+
+
+def test_a_pod_says_why_it_has_no_node_in_the_words_of_the_first_that_refused_it() -> None:
+    before, now = "2026-01-01T00:00:00Z", "2026-01-01T00:00:10Z"
+    told = tell_misfit(
+        {"metadata": {"name": "p"}, "status": {"phase": "Pending"}}, "one", "the node is cordoned", before
+    )
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "node one: the node is cordoned",
+        "lastTransitionTime": before,
+    }
+    assert told == [condition]
+    pod = {"metadata": {"name": "p"}, "status": {"conditions": told}}
+    assert tell_misfit(pod, "one", "the node is cordoned", now) is None
+    assert tell_misfit(pod, "two", "the node is cordoned", now) is None
+    assert tell_misfit(pod, "one", "no", now) == [condition | {"message": "node one: no"}]
 
 
 def test_a_log_is_bounded_and_reads_back(tmp_path: Path) -> None:
