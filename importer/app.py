@@ -23,6 +23,7 @@ from dvcr.jobs.job import IMPORT_QUEUE, IMPORT_TASK
 from dvcr.jobs.redis import RedisJobBoard, celery_queue
 from dvcr.monitoring import Monitoring
 from importer.dispatcher import Dispatcher
+from importer.ending import end_in_time
 from importer.kept import sweep
 from importer.recall import RedisChunkIndex
 from importer.tasks import run_import
@@ -91,6 +92,7 @@ def run_worker(settings: Settings) -> None:
         without_heartbeat=True,
         quiet=True,
     )
+    end_in_time()
     with Monitoring(settings.monitoring, ready.is_set):
         worker.start()
 

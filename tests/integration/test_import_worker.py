@@ -239,3 +239,16 @@ def test_worker_stops_at_once_on_sigterm_and_the_next_one_goes_on(world: World, 
     world.server.gate.set()
     worker.start()
     assert world.succeeded(job, timeout_s=60) == raw
+
+
+def test_worker_ends_though_a_child_of_it_hangs(world: World, worker: Worker) -> None:
+    world.server.content = disk(data_mib=20)
+    world.server.gate_after, world.server.gate = 12 * MIB, threading.Event()
+    job = world.submit()
+    half_way(world, job)
+    for child in worker.children():
+        os.kill(child, signal.SIGSTOP)
+    assert worker.stop() == 1
+    world.server.gate.set()
+    worker.start()
+    assert world.succeeded(job, timeout_s=60) == world.server.content
